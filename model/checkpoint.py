@@ -1,0 +1,251 @@
+"""Published models: `name/step-N/` with `model.safetensors` and `manifest.json`, and the file `LATEST` beside them.
+
+A checkpoint is immutable. It appears whole or not at all, `LATEST` is swapped last, and nothing is read whose
+SHA-256 does not match its manifest. The manifest is read with a bounded size, checked field by field.
+"""
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from model.cells import CellName
+from model.durable import new_directory, replace_file
+from model.language_model import Architecture, LanguageModel
+
+FORMAT_VERSION = 1
+WEIGHTS = "model.safetensors"
+MANIFEST = "manifest.json"
+LATEST = "LATEST"
+SHIPPED = Path(__file__).parent / "pretrained"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_MAX_MANIFEST_BYTES = 16 * 2**20
+_MAX_UNITS = 65_536
+
+
+class CheckpointError(Exception):
+    """A checkpoint is missing, damaged or not of this format; the message names the file and the fault."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The sentiment unit and the straight line between its value and sentiment in [-1, 1].
+
+    sentiment = clip(polarity * (value - center) / scale, -1, 1); a sentiment s asks for center + polarity * s * scale.
+    """
+
+    unit: int
+    polarity: int  # +1: the unit rises with positive text; -1: it falls
+    center: float
+    scale: float
+
+    def sentiment(self, value: float) -> float:
+        return max(-1.0, min(1.0, self.polarity * (value - self.center) / self.scale))
+
+    def value(self, sentiment: float) -> float:
+        return self.center + self.polarity * sentiment * self.scale
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear classifier on the features (raw final cell). Two labels: one row of weights, for the second label."""
+
+    labels: list[str]
+    weights: dict[int, list[float]]  # unit -> its weight for every row; units with no weight are left out
+    bias: list[float]
+    c: float | None = None  # inverse L1 strength it was fitted with
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of a checkpoint beside its weights."""
+
+    name: str
+    step: int
+    architecture: Architecture
+    bytes_seen: int
+    bits_per_byte: float | None  # on held-out text
+    sha256: dict[str, str]
+    sentiment: Calibration | None = None
+    heads: dict[str, Head] = field(default_factory=dict)
+    feature_mean: list[float] | None = None  # (units,), over the texts the heads were fitted on
+    feature_scale: list[float] | None = None  # (units,), standard deviation over the same
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    manifest: Manifest
+    model: LanguageModel
+
+
+def publish(volume: Path, model: LanguageModel, manifest: Manifest, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """Write `volume/name/step-N` and make it `LATEST`. The manifest's sha256 is filled in here.
+
+    Raises CheckpointError for a name outside [a-z0-9._-] or a step that is there already.
+    """
+    if not _NAME.fullmatch(manifest.name):
+        raise CheckpointError(
+            f"name {manifest.name!r}: use 1 to 64 of a-z, 0-9, '.', '_', '-', first a letter or digit"
+        )
+    final = volume / manifest.name / f"step-{manifest.step}"
+    try:
+        with new_directory(final) as temporary:
+            tensors = {
+                name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()
+            }
+            save_file(tensors, temporary / WEIGHTS)
+            record = asdict(manifest) | {"format_version": FORMAT_VERSION}
+            record["sha256"] = {WEIGHTS: hashlib.sha256((temporary / WEIGHTS).read_bytes()).hexdigest()}
+            (temporary / MANIFEST).write_text(json.dumps(record, indent=1, allow_nan=False))
+    except FileExistsError as error:
+        raise CheckpointError(f"{final} exists already: a checkpoint is never changed, publish a later step") from error
+    replace_file(volume / LATEST, f"{manifest.name}/step-{manifest.step}\n")
+    return final
+
+
+def latest(volume: Path) -> Path:
+    """The directory that `LATEST` names. Raises CheckpointError if there is none or it points outside `volume`."""
+    try:
+        pointer = (volume / LATEST).read_text()[:256].strip()
+    except OSError as error:
+        raise CheckpointError(
+            f"{volume} holds no published model: {LATEST} cannot be read ({error.strerror})"
+        ) from error
+    name, _, step = pointer.partition("/")
+    if not _NAME.fullmatch(name) or not re.fullmatch(r"step-\d{1,15}", step):
+        raise CheckpointError(f"{volume / LATEST} says {pointer!r}, which is not NAME/step-N")
+    return volume / name / step
+
+
+def resolve(path: Path) -> Path:
+    """`path` if it is a checkpoint itself, else what its `LATEST` names."""
+    return path if (path / MANIFEST).exists() else latest(path)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Parse and check a manifest. Raises CheckpointError."""
+    path = directory / MANIFEST
+    try:
+        size = path.stat().st_size
+        if size > _MAX_MANIFEST_BYTES:
+            raise CheckpointError(f"{path} has {size} bytes, more than the {_MAX_MANIFEST_BYTES} allowed")
+        raw = json.loads(path.read_bytes())
+        if not isinstance(raw, dict):
+            raise ValueError("not a JSON object")
+        version = raw.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format version {version!r}, this program reads {FORMAT_VERSION}")
+        return _manifest(raw)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a valid manifest: {error}") from error
+
+
+def read(directory: Path) -> Checkpoint:
+    """Load a checkpoint, parameters in float32. Raises CheckpointError if anything does not match its manifest."""
+    manifest = read_manifest(directory)
+    path = directory / WEIGHTS
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != manifest.sha256.get(WEIGHTS):
+        raise CheckpointError(
+            f"{path} is damaged: its SHA-256 is {digest}, the manifest says {manifest.sha256.get(WEIGHTS)}"
+        )
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+    return Checkpoint(manifest, _assemble(path, manifest.architecture, tensors))
+
+
+def _assemble(path: Path, architecture: Architecture, tensors: dict[str, Tensor]) -> LanguageModel:
+    with torch.device("meta"):
+        model = LanguageModel(architecture)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if expected != found:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        name = wrong[0]
+        raise CheckpointError(
+            f"{path}: tensor {name!r} has shape {found.get(name)}, {architecture} needs {expected.get(name)}"
+        )
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: tensor {name!r} holds values that are not finite")
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    return model
+
+
+def _manifest(raw: dict[str, Any]) -> Manifest:
+    architecture = Architecture(**raw.pop("architecture"))
+    _require(architecture.cell in get_args(CellName), f"cell {architecture.cell!r} is unknown")
+    units = architecture.units
+    for label, value in (("units", units), ("embedding_size", architecture.embedding_size)):
+        _require(isinstance(value, int) and 1 <= value <= _MAX_UNITS, f"{label} is {value!r}, not 1 to {_MAX_UNITS}")
+    calibration = raw.pop("sentiment", None)
+    heads = {name: _head(name, units, head) for name, head in raw.pop("heads", {}).items()}
+    manifest = Manifest(
+        architecture=architecture,
+        sentiment=None if calibration is None else Calibration(**calibration),
+        heads=heads,
+        **raw,
+    )
+    _require(bool(_NAME.fullmatch(manifest.name)), f"name {manifest.name!r} is not allowed")
+    _require(isinstance(manifest.step, int) and manifest.step >= 0, f"step is {manifest.step!r}")
+    if manifest.sentiment is not None:
+        unit, scale = manifest.sentiment.unit, manifest.sentiment.scale
+        _require(
+            isinstance(unit, int) and 0 <= unit < units, f"sentiment unit is {unit!r}, the model has {units} units"
+        )
+        _require(manifest.sentiment.polarity in (-1, 1), f"polarity is {manifest.sentiment.polarity!r}, not -1 or 1")
+        _require(
+            _finite(scale) and scale > 0 and _finite(manifest.sentiment.center),
+            "calibration is not finite and positive",
+        )
+    for label, vector in (("feature_mean", manifest.feature_mean), ("feature_scale", manifest.feature_scale)):
+        _require(
+            vector is None or (len(vector) == units and all(map(_finite, vector))), f"{label} is not {units} numbers"
+        )
+    return manifest
+
+
+def _head(name: str, units: int, raw: dict[str, Any]) -> Head:
+    weights = {int(unit): row for unit, row in raw.pop("weights").items()}
+    head = Head(weights=weights, **raw)
+    rows = 1 if len(head.labels) == 2 else len(head.labels)
+    _require(bool(_NAME.fullmatch(name)), f"head name {name!r} is not allowed")
+    _require(
+        len(set(head.labels)) >= 2 and all(isinstance(label, str) for label in head.labels), f"head {name}: labels"
+    )
+    _require(all(0 <= unit < units for unit in weights), f"head {name}: a unit is outside 0 to {units - 1}")
+    vectors = [head.bias, *weights.values()]
+    _require(
+        all(len(v) == rows and all(map(_finite, v)) for v in vectors), f"head {name}: weights are not {rows} numbers"
+    )
+    return head
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,243 @@
+"""Classifiers on the features: L1 logistic regression, the sentiment unit, its threshold and its calibration.
+
+    binary      P(labels[1]) = σ(x·w + b)
+    many        P(labels[k]) = exp(x·w_k + b_k) / sum over j of exp(x·w_j + b_j)
+
+The protocol is the paper's (Radford et al. 2017, section 4): scikit-learn's LogisticRegression with the L1 penalty,
+fitted on the training set for each C in 2^-8 ... 2^0, C chosen by accuracy on the validation set. As in scikit-learn
+at that time, more than two labels are fitted one against the rest. A softmax over those log-odds names the same label
+as the highest of them; its probabilities are a normalization and somewhat more certain than those that were fitted.
+
+Features x are the raw final cell, (rows, units). scikit-learn is imported where something is fitted only, so that
+applying a head needs NumPy alone.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from model.checkpoint import Calibration, Head
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+C_GRID = tuple(2.0**exponent for exponent in range(-8, 1))
+
+# liblinear's newGLMNET needs tens of steps as a rule; scikit-learn's default of 100 can fall short on raw features.
+_MAX_ITERATIONS = 1000
+
+
+class HeadError(ValueError):
+    """A head cannot be fitted to or applied to what was given; the message names the value and what to change."""
+
+
+def fit_l1(
+    train_features: ArrayLike,
+    train_labels: ArrayLike,
+    valid_features: ArrayLike,
+    valid_labels: ArrayLike,
+    labels: list[str],
+    seed: int = 0,
+    standardize: bool = True,
+) -> Head:
+    """Fit on train, choose C on valid (the smallest of equals, so the sparsest), return a head for raw features.
+
+    features: (rows, units); labels of rows: (rows,) integers, the index in `labels`. standardize: fit on features of
+    mean 0 and deviation 1 over train, then fold both into weights and bias, so that one C penalizes every unit alike;
+    the paper fits the raw features (False). Metrics of the head: train_accuracy, valid_accuracy, nonzero_units.
+    Raises HeadError if shapes differ, a label has no training row, or a value is not finite.
+    """
+    if len(labels) < 2 or len(set(labels)) != len(labels):
+        raise HeadError(f"labels are {labels}: at least two different names are needed")
+    train, train_y = _checked("training", train_features, train_labels, len(labels))
+    valid, valid_y = _checked("validation", valid_features, valid_labels, len(labels))
+    if train.shape[1] != valid.shape[1]:
+        raise HeadError(f"training features have {train.shape[1]} units, validation features {valid.shape[1]}")
+    for index, name in enumerate(labels):
+        if not (train_y == index).any():
+            raise HeadError(f"label {name!r} has no training row: add some or leave the label out")
+
+    mean, deviation = _scaling(train) if standardize else (np.zeros(train.shape[1]), np.ones(train.shape[1]))
+    scaled = np.ascontiguousarray((train - mean) / deviation) if standardize else train
+    classes = [1] if len(labels) == 2 else list(range(len(labels)))
+    best_c, best_accuracy = C_GRID[0], -1.0
+    best_weights, best_bias = np.zeros((len(classes), train.shape[1])), np.zeros(len(classes))
+    for c in C_GRID:
+        rows = [_fit_binary(scaled, train_y == index, c, seed) for index in classes]
+        weights = np.stack([row for row, _ in rows]) / deviation  # (rows of the head, units)
+        bias = np.array([intercept for _, intercept in rows]) - weights @ mean
+        accuracy_now = _accuracy(valid @ weights.T + bias, valid_y)
+        if accuracy_now > best_accuracy:
+            best_c, best_accuracy, best_weights, best_bias = c, accuracy_now, weights, bias
+
+    used = np.flatnonzero(best_weights.any(axis=0))
+    return Head(
+        labels=list(labels),
+        weights={int(unit): best_weights[:, unit].tolist() for unit in used},
+        bias=best_bias.tolist(),
+        c=best_c,
+        metrics={
+            "train_accuracy": _accuracy(train @ best_weights.T + best_bias, train_y),
+            "valid_accuracy": best_accuracy,
+            "nonzero_units": float(len(used)),
+        },
+    )
+
+
+def head_probabilities(head: Head, features: ArrayLike) -> Floats:
+    """features: (rows, units), raw -> the probability of every label, (rows, labels); rows sum to 1."""
+    logits = _logits(head, features)
+    if len(head.labels) == 2:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)  # σ(z) is the softmax of (0, z)
+    exponential = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: Floats = exponential / exponential.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def accuracy(head: Head, features: ArrayLike, labels: ArrayLike) -> float:
+    """The share of rows whose most probable label is theirs. features: (rows, units); labels: (rows,) integers."""
+    x, y = _checked("test", features, labels, len(head.labels))
+    return _accuracy(_logits(head, x), y)
+
+
+def find_unit(features: ArrayLike, labels: ArrayLike, seed: int = 0) -> int:
+    """The unit that carries a binary label: the largest absolute weight of an L1 logistic regression (the paper's way).
+
+    features: (rows, units); labels: (rows,) 0 or 1. The features are standardized, so that weights can be compared,
+    and both classes weigh the same. C is four times the least that leaves any weight: so it suits any number of
+    rows, and units that say the same thing must compete. Raises HeadError if no unit varies with the label.
+    """
+    x, y = _checked("labelled", features, labels, 2)
+    _both_classes(y)
+    mean, deviation = _scaling(x)
+    scaled = np.ascontiguousarray((x - mean) / deviation)
+    # At weights of zero the gradient of the summed loss is -Xᵀs; the first weight appears where C * max|Xᵀs| is 1.
+    counts = np.bincount(y, minlength=2)
+    pull = np.where(y == 1, 0.5, -0.5) * len(y) / (2 * counts[y])
+    strongest = float(np.abs(pull @ scaled).max())
+    if strongest < 1e-9 * len(y):
+        raise HeadError(f"none of {x.shape[1]} units differs between the labels of {len(y)} rows: give other texts")
+    weights, _ = _fit_binary(scaled, y == 1, 4.0 / strongest, seed, balanced=True)
+    return int(np.abs(weights).argmax())
+
+
+def fit_threshold(values: ArrayLike, labels: ArrayLike) -> tuple[float, int, float]:
+    """The threshold on one unit with the fewest errors: (threshold, polarity, accuracy), exact, in O(n log n).
+
+    values: (rows,) of the unit; labels: (rows,) 0 or 1. Label 1 is predicted where value > threshold if polarity is
+    +1, where value <= threshold if it is -1. Of equally good thresholds the one in the widest gap is taken.
+    """
+    x, y = _checked_values(values, labels)
+    rising, falling = _best_threshold(x, y, 1), _best_threshold(x, y, -1)
+    return (rising[0], 1, rising[1]) if rising[1] >= falling[1] else (falling[0], -1, falling[1])
+
+
+def calibrate(values: ArrayLike, labels: ArrayLike, unit: int) -> Calibration:
+    """The line from the unit's value to sentiment. values: (rows,) of `unit`; labels: (rows,) 0 or 1.
+
+    Polarity is +1 if label 1 has the higher mean. The center is the best threshold of that polarity. The scale is
+    the mean over both classes of the distance from the center to the class's 95th percentile on its own side, so
+    sentiment +-1 is as far as a clear text goes, whatever its few outliers do. Raises HeadError for a constant unit.
+    """
+    x, y = _checked_values(values, labels)
+    _both_classes(y)
+    polarity = 1 if x[y == 1].mean() >= x[y == 0].mean() else -1
+    center, _ = _best_threshold(x, y, polarity)
+    positive = polarity * (x[y == 1] - center)
+    negative = polarity * (x[y == 0] - center)
+    scale = float(abs(np.percentile(positive, 95)) + abs(np.percentile(negative, 5))) / 2
+    if x.min() == x.max() or scale <= 0.0:
+        raise HeadError(f"unit {unit} stays at {x.mean():g} on {len(x)} rows: it cannot be calibrated, take another")
+    return Calibration(unit=unit, polarity=polarity, center=center, scale=scale)
+
+
+def _best_threshold(x: Floats, y: Labels, polarity: int) -> tuple[float, float]:
+    """(threshold, accuracy) of one polarity. Label 1 is predicted where (x > threshold) == (polarity > 0)."""
+    order = np.argsort(x, kind="stable")
+    ordered = x[order]
+    high = (y[order] == 1) == (polarity > 0)  # rows that want to lie above the threshold
+    # correct[k]: with the k smallest values at or below the threshold.
+    correct = np.concatenate([[0], np.cumsum(~high)]) + high.sum() - np.concatenate([[0], np.cumsum(high)])
+    below = np.concatenate([[np.nextafter(ordered[0], -np.inf)], ordered])
+    above = np.append(ordered, ordered[-1])
+    cuts = np.flatnonzero((below < above) | (np.arange(len(below)) == len(ordered)))  # equal values stay together
+    gap = above[cuts] - below[cuts]
+    chosen = cuts[np.lexsort((-gap, -correct[cuts]))[0]]
+    low, next_value = below[chosen], above[chosen]
+    middle = low / 2 + next_value / 2
+    threshold = middle if low <= middle < next_value else low
+    return float(threshold), float(correct[chosen] / len(x))
+
+
+def _fit_binary(
+    scaled: Floats, positive: NDArray[np.bool_], c: float, seed: int, balanced: bool = False
+) -> tuple[Floats, float]:
+    """One L1 logistic regression: weights (units,) and intercept."""
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(
+        l1_ratio=1.0,
+        C=c,
+        solver="liblinear",
+        random_state=seed,
+        max_iter=_MAX_ITERATIONS,
+        class_weight="balanced" if balanced else None,
+    ).fit(scaled, positive)
+    return fitted.coef_[0], float(fitted.intercept_[0])
+
+
+def _scaling(x: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of every unit, (units,) each; a unit that never changes gets deviation 1."""
+    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    return mean, np.where(deviation > 1e-12 * np.abs(mean), deviation, 1.0)
+
+
+def _logits(head: Head, features: ArrayLike) -> Floats:
+    """(rows, units) -> (rows, rows of the head)."""
+    x = np.asarray(features)
+    units = sorted(head.weights)
+    if x.ndim != 2 or (units and units[-1] >= x.shape[1]):
+        raise HeadError(
+            f"features have shape {x.shape}, the head needs (rows, units) with unit {max(units, default=0)}"
+        )
+    weights = np.array([head.weights[unit] for unit in units], dtype=np.float64).reshape(len(units), len(head.bias))
+    logits: Floats = x[:, units].astype(np.float64) @ weights + np.array(head.bias)
+    return logits
+
+
+def _accuracy(logits: Floats, y: Labels) -> float:
+    chosen = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
+    return float((chosen == y).mean())
+
+
+def _checked(what: str, features: ArrayLike, labels: ArrayLike, classes: int) -> tuple[Floats, Labels]:
+    x = np.ascontiguousarray(features, dtype=np.float64)
+    y = _integers(what, labels, classes)
+    if x.ndim != 2 or x.shape[1] == 0 or len(x) != len(y) or len(y) == 0:
+        raise HeadError(
+            f"{what} features have shape {x.shape} and labels {y.shape}: need (rows, units) and (rows,), rows > 0"
+        )
+    if not np.isfinite(x).all():
+        raise HeadError(f"{what} features hold values that are not finite")
+    return x, y
+
+
+def _checked_values(values: ArrayLike, labels: ArrayLike) -> tuple[Floats, Labels]:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1:
+        raise HeadError(f"values have shape {x.shape}: give those of one unit, (rows,)")
+    _, y = _checked("unit", x[:, None], labels, 2)
+    return x, y
+
+
+def _integers(what: str, labels: ArrayLike, classes: int) -> Labels:
+    y = np.asarray(labels)
+    if y.ndim != 1 or y.dtype.kind not in "biu":
+        raise HeadError(f"{what} labels have shape {y.shape} and type {y.dtype}: need (rows,) integers")
+    if ((y < 0) | (y >= classes)).any():
+        raise HeadError(f"{what} labels run from {y.min()} to {y.max()}, outside 0 to {classes - 1}")
+    return y.astype(np.int64)
+
+
+def _both_classes(y: Labels) -> None:
+    if y.min() == y.max():
+        raise HeadError(f"all {len(y)} rows have label {y[0]}: both 0 and 1 are needed")

@@ -1,0 +1,38 @@
+"""One matrix in the layout that its device multiplies fastest: `Matrix(weight)(x) == x @ weight`.
+
+On a CPU, oneDNN wants the weight re-ordered into its own blocked layout; done once here instead of inside every
+product, that is worth 2.5x at 64 rows in fp32 and up to 2x at few rows in bf16.
+"""
+
+import torch
+from torch import Tensor
+
+_PACKABLE = (torch.float32, torch.bfloat16)
+
+
+class Matrix:
+    """A constant right-hand side of products. Gradients do not flow through it."""
+
+    def __init__(self, weight: Tensor, rows: int) -> None:
+        """weight: (inputs, outputs); rows: the usual number of rows, which the packed layout is tuned for."""
+        self.inputs, self.outputs = weight.shape
+        self._packed = (
+            weight.device.type == "cpu" and weight.dtype in _PACKABLE and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        )
+        transposed = weight.detach().t().contiguous()  # (outputs, inputs)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(transposed, rows) if self._packed else transposed
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: (rows, inputs) -> (rows, outputs), in the weight's dtype."""
+        if self._packed:
+            product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
+            return product
+        return torch.nn.functional.linear(x, self._weight)
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32

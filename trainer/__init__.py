@@ -1,0 +1,1 @@
+"""Corpus, training, evaluation and publishing: the way of a model from raw text to the checkpoint volume."""

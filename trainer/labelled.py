@@ -1,0 +1,54 @@
+"""Labelled texts from CSV files (also .xz and .gz): the material for units, calibration and heads."""
+
+import csv
+import gzip
+import lzma
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+
+class LabelledError(Exception):
+    """A labelled file cannot be used; the message names the file and the fault."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    texts: list[str]
+    labels: list[str]
+
+    def head(self, limit: int | None) -> "Labelled":
+        """The first `limit` rows; all for None."""
+        return Labelled(self.texts[:limit], self.labels[:limit])
+
+
+def read_labelled(path: Path, text_column: str | None = None, label_column: str = "label") -> Labelled:
+    """Read a CSV with a header. text_column: by default the one column that is not the label."""
+    # A review may be longer than the csv module's 128 KiB.
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    with _open(path) as handle:
+        reader = csv.DictReader(handle)
+        columns = list(reader.fieldnames or [])
+        others = [column for column in columns if column != label_column]
+        chosen = text_column or (others[0] if len(others) == 1 else None)
+        if label_column not in columns or chosen not in columns:
+            raise LabelledError(f"{path}: its columns are {columns}; name those of the text and the label")
+        rows = [(row[chosen], row[label_column]) for row in reader]
+    if not rows:
+        raise LabelledError(f"{path} holds no rows")
+    return Labelled([text for text, _ in rows], [label for _, label in rows])
+
+
+def joined(parts: Iterable[Labelled]) -> Labelled:
+    parts = list(parts)
+    return Labelled([text for part in parts for text in part.texts], [label for part in parts for label in part.labels])
+
+
+def _open(path: Path) -> TextIO:
+    if path.suffix == ".xz":
+        return lzma.open(path, "rt", encoding="utf-8", newline="")
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8", newline="")
+    return path.open(encoding="utf-8", newline="")

@@ -1,0 +1,5 @@
+"""`python -m api`: one gateway process."""
+
+from api.server import main
+
+main()

@@ -1,0 +1,18 @@
+"""The gateway's Prometheus metrics."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter("neuron_requests", "HTTP requests answered", ["method", "route", "status"])
+REQUEST_SECONDS = Histogram(
+    "neuron_request_seconds",
+    "Time from a request's first byte to its answer's last",
+    ["route"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+REFUSED = Counter("neuron_refused_requests", "Requests refused at the door", ["reason"])
+ACCEPTED = Counter("neuron_accepted_jobs", "Jobs put on the queue", ["kind"])
+CANCELLED = Counter("neuron_cancelled_jobs", "Jobs cancelled", ["reason"])  # reason: request, disconnect
+MESSAGE_JOBS = Histogram("neuron_message_jobs", "Jobs in one queue message", buckets=(1, 2, 4, 8, 16, 32))
+WAITING = Gauge("neuron_waiting_requests", "Requests held open for their answer")
+STREAMS = Gauge("neuron_open_streams", "Event streams that are being read")
+LISTENER_ERRORS = Counter("neuron_listener_errors", "Failures of the loop that hears of ended jobs")

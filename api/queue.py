@@ -1,0 +1,259 @@
+"""The gateway's side of Redis: admit and queue a job, hear of its end, cancel it, follow its stream.
+
+Ended jobs are heard of through one list per gateway, its mailbox, read by one loop; so the number of requests that
+wait costs no connections, and an id pushed while the loop was away is still there when it comes back.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis.asyncio as redis
+
+from api import metrics
+from api.problems import Problem
+from api.publisher import Publisher
+from api.settings import ApiSettings
+from contract import wire
+from contract.jobs import ClassifyJob, FeaturizeJob, GenerateJob, JobState, Outcome, TraceJob, WorkerStatus
+
+log = logging.getLogger(__name__)
+
+AnyJob = ClassifyJob | FeaturizeJob | TraceJob | GenerateJob
+
+# A mailbox entry can be lost with its list (Redis restarted without it): waiting jobs are looked up this often too.
+_SWEEP_S = 2.0
+_BLOCK_S = 5
+
+_ADMIT = """
+local texts = tonumber(redis.call('HGET', KEYS[2], 'texts') or '0')
+local bytes = tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0')
+if texts + tonumber(ARGV[2]) > tonumber(ARGV[4]) or bytes + tonumber(ARGV[3]) > tonumber(ARGV[5]) then
+  return {0, texts, bytes}
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ':' .. ARGV[3])
+redis.call('HINCRBY', KEYS[2], 'texts', ARGV[2])
+redis.call('HINCRBY', KEYS[2], 'bytes', ARGV[3])
+redis.call('HSET', KEYS[3], 'state', 'queued', 'kind', ARGV[6], 'created', ARGV[7])
+redis.call('HSET', KEYS[3], 'encoding', ARGV[8], 'abandon', ARGV[9])
+return {1, texts, bytes}
+"""
+
+_WITHDRAW = """
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 then
+  redis.call('HINCRBY', KEYS[2], 'texts', -tonumber(ARGV[2]))
+  redis.call('HINCRBY', KEYS[2], 'bytes', -tonumber(ARGV[3]))
+end
+redis.call('DEL', KEYS[3])
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a job beside its outcome."""
+
+    kind: str
+    state: JobState
+    created: float
+    encoding: str
+    abandon: bool  # cancel it when nobody reads its stream any more
+
+
+def new_id() -> str:
+    """Unguessable: who knows the id may read the result."""
+    return secrets.token_urlsafe(18)
+
+
+class JobQueue:
+    """Raises redis.RedisError when Redis is away; `submit` raises Problem when the queue is full."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._settings = settings
+        self._redis: redis.Redis = redis.Redis.from_url(
+            str(settings.redis_url), socket_connect_timeout=2, socket_timeout=_BLOCK_S + 5, health_check_interval=30
+        )
+        self._admit = self._redis.register_script(_ADMIT)
+        self._withdraw = self._redis.register_script(_WITHDRAW)
+        self._publisher = Publisher(settings)
+        self.mailbox = secrets.token_hex(8)
+        self._waiting: dict[str, asyncio.Future[Outcome]] = {}
+        self._loops: list[asyncio.Task[None]] = []
+        self._partings: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        loops = (self._listen(), self._sweep(), self._publisher.run())
+        self._loops = [asyncio.create_task(loop) for loop in loops]
+
+    async def close(self) -> None:
+        for task in [*self._loops, *self._partings]:
+            task.cancel()
+        await asyncio.gather(*self._loops, *self._partings, return_exceptions=True)
+        self._publisher.close()
+        await self._redis.aclose()
+
+    async def submit(self, job: AnyJob, texts: int, size: int, encoding: str = "float", abandon: bool = False) -> None:
+        """Admit and queue `job`. texts, size (bytes to read or generate): what it counts against the limits."""
+        limits = self._settings
+        admitted, queued_texts, queued_bytes = await self._admit(
+            keys=[wire.OPEN, wire.LOAD, wire.job(job.id)],
+            args=[
+                job.id, texts, size, limits.api_max_queued_texts, limits.api_max_queued_bytes,
+                job.kind, time.time(), encoding, int(abandon),
+            ],
+        )  # fmt: skip
+        if not admitted:
+            raise self._full(int(queued_texts), int(queued_bytes), texts, size)
+        try:
+            await self._publisher.publish(job)
+        except BaseException:
+            await self._withdraw(keys=[wire.OPEN, wire.LOAD, wire.job(job.id)], args=[job.id, texts, size])
+            raise
+        metrics.ACCEPTED.labels(job.kind).inc()
+
+    @contextmanager
+    def expect(self, job_id: str) -> Iterator["asyncio.Future[Outcome]"]:
+        """A future for the outcome of a job that will be queued with this gateway's mailbox."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting[job_id] = future
+        metrics.WAITING.set(len(self._waiting))
+        try:
+            yield future
+        finally:
+            del self._waiting[job_id]
+            metrics.WAITING.set(len(self._waiting))
+
+    async def record(self, job_id: str) -> Record | None:
+        """None for a job that never was, or ended long ago."""
+        raw = await cast(Any, self._redis.hgetall(wire.job(job_id)))
+        if b"kind" not in raw:
+            return None
+        text = {name.decode(): value.decode() for name, value in raw.items()}
+        return Record(
+            text["kind"],
+            cast(JobState, text["state"]),
+            float(text["created"]),
+            text["encoding"],
+            text["abandon"] == "1",
+        )
+
+    async def outcome(self, job_id: str) -> Outcome | None:
+        """None while the job runs, and when its result has expired."""
+        raw = await self._redis.get(wire.result(job_id))
+        return None if raw is None else Outcome.model_validate_json(raw)
+
+    async def cancel(self, job_id: str, reason: str) -> None:
+        """Ask the worker to stop the job. It ends soon after, wherever it stands."""
+        await self._redis.set(wire.cancel(job_id), "1", ex=wire.CANCEL_TTL_S)
+        metrics.CANCELLED.labels(reason).inc()
+
+    async def events(self, job_id: str, after: str) -> AsyncGenerator[tuple[str, str, str] | None]:
+        """(id, event, data) of the job's stream after the id `after`; None now and then while nothing comes.
+
+        Counts as a reader of the job as long as it is iterated; when the last reader of a job that is to be
+        abandoned leaves, the job is cancelled after the grace period.
+        """
+        await cast(Any, self._redis.hincrby(wire.job(job_id), "readers", 1))
+        metrics.STREAMS.inc()
+        ended = False
+        try:
+            while not ended:
+                answer = await cast(
+                    Any, self._redis.xread({wire.events(job_id): after}, count=256, block=_BLOCK_S * 1000)
+                )
+                if not answer:
+                    yield None
+                for _, entries in answer:
+                    for entry, fields in entries:
+                        after, event = entry.decode(), fields[b"event"].decode()
+                        ended = event != "token"
+                        yield after, event, fields[b"data"].decode()
+        finally:
+            metrics.STREAMS.dec()
+            # A task of its own: this generator may be closing because its request was cancelled.
+            parting = asyncio.create_task(self._part(job_id, ended))
+            self._partings.add(parting)
+            parting.add_done_callback(self._partings.discard)
+
+    async def has_events(self, job_id: str) -> bool:
+        return bool(await self._redis.exists(wire.events(job_id)))
+
+    async def workers(self) -> list[WorkerStatus]:
+        """The workers that sent a heartbeat lately."""
+        ids = sorted(member.decode() for member in await cast(Any, self._redis.smembers(wire.WORKERS)))
+        if not ids:
+            return []
+        found = await self._redis.mget([wire.worker(worker_id) for worker_id in ids])
+        gone = [worker_id for worker_id, raw in zip(ids, found, strict=True) if raw is None]
+        if gone:
+            await cast(Any, self._redis.srem(wire.WORKERS, *gone))
+        return [WorkerStatus.model_validate_json(raw) for raw in found if raw is not None]
+
+    def _full(self, queued_texts: int, queued_bytes: int, texts: int, size: int) -> Problem:
+        limits = self._settings
+        metrics.REFUSED.labels("queue-full").inc()
+        if queued_texts + texts > limits.api_max_queued_texts:
+            what, queued, more, limit, setting = (
+                "texts", queued_texts, texts, limits.api_max_queued_texts, "NEURON_API_MAX_QUEUED_TEXTS",
+            )  # fmt: skip
+        else:
+            what, queued, more, limit, setting = (
+                "bytes", queued_bytes, size, limits.api_max_queued_bytes, "NEURON_API_MAX_QUEUED_BYTES",
+            )  # fmt: skip
+        members: dict[str, Any] = {"limit": limit, "queued": queued, "setting": setting}
+        if more > limit:
+            detail = f"{more:,} {what} can never fit the queue's limit of {limit:,} ({setting}): send fewer at once"
+            return Problem("too-large", detail, actual=more, **members)
+        detail = f"{queued:,} {what} are queued and {more:,} more would pass the limit of {limit:,} ({setting})"
+        return Problem("queue-full", detail, {"Retry-After": str(limits.api_retry_after_s)}, **members)
+
+    async def _part(self, job_id: str, ended: bool) -> None:
+        """A reader has left. Whether the job is now abandoned is seen after the grace period."""
+        try:
+            readers = await cast(Any, self._redis.hincrby(wire.job(job_id), "readers", -1))
+            if ended or readers > 0:
+                return
+            await asyncio.sleep(self._settings.api_disconnect_grace_s)
+            abandon, state, readers = await cast(
+                Any, self._redis.hmget(wire.job(job_id), ["abandon", "state", "readers"])
+            )
+            if abandon == b"1" and state in (b"queued", b"running") and int(readers) <= 0:
+                await self.cancel(job_id, "disconnect")
+        except redis.RedisError as error:
+            metrics.LISTENER_ERRORS.inc()
+            log.warning("a reader's leaving could not be noted: %s", error)
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                popped = await cast(
+                    Any, self._redis.blmpop(_BLOCK_S, 1, wire.mailbox(self.mailbox), direction="LEFT", count=256)
+                )
+                if popped is not None:
+                    await self._deliver([job_id.decode() for job_id in popped[1]])
+            except redis.RedisError as error:
+                metrics.LISTENER_ERRORS.inc()
+                log.warning("the mailbox cannot be read: %s", error)
+                await asyncio.sleep(0.5)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            try:
+                await self._deliver(list(self._waiting))
+            except redis.RedisError as error:
+                metrics.LISTENER_ERRORS.inc()
+                log.warning("waiting jobs cannot be looked up: %s", error)
+
+    async def _deliver(self, job_ids: list[str]) -> None:
+        wanted = [job_id for job_id in job_ids if job_id in self._waiting]
+        if not wanted:
+            return
+        for job_id, raw in zip(wanted, await self._redis.mget([wire.result(job_id) for job_id in wanted]), strict=True):
+            future = self._waiting.get(job_id)
+            if raw is not None and future is not None and not future.done():
+                future.set_result(Outcome.model_validate_json(raw))

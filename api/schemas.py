@@ -1,0 +1,160 @@
+"""Request and response bodies. The limits that a setting moves are checked in requests.py, not here."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from contract.jobs import JobState, ModelInfo, Pooling
+
+
+def _encodable(text: str) -> str:
+    # JSON can spell half of a surrogate pair, which is no character and has no UTF-8.
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start} is a lone surrogate, which is not valid Unicode") from error
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the text is empty")
+    return text
+
+
+AnyText = Annotated[str, AfterValidator(_encodable)]
+Text = Annotated[AnyText, AfterValidator(_not_blank)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TextsRequest(Body):
+    """Give `texts`, or `text` for a single one."""
+
+    texts: list[Text] | None = Field(None, min_length=1, examples=[["A delightful film.", "A waste of time."]])
+    text: Text | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "TextsRequest":
+        if (self.texts is None) == (self.text is None):
+            raise ValueError("give either texts or text")
+        return self
+
+    def all_texts(self) -> list[str]:
+        return self.texts if self.texts is not None else [self.text or ""]
+
+
+class ClassifyRequest(TextsRequest):
+    head: AnyText = Field("sentiment", max_length=64, description="Name of the classifier.")
+
+
+class FeaturizeRequest(TextsRequest):
+    pooling: Pooling = Field("cell", description="The final cell itself (released code) or its tanh (the paper).")
+    encoding: Literal["float", "base64"] = Field("float", description="base64: little-endian float32.")
+
+
+class TraceRequest(Body):
+    text: Text
+    units: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=1, max_length=64, description="Units to trace; the sentiment unit if left out."
+    )
+
+
+class GenerateRequest(Body):
+    prompt: AnyText = Field("", description="What the review begins with; may be empty.")
+    sentiment: float | None = Field(None, ge=-1, le=1, description="Hold the sentiment unit at this sentiment.")
+    clamp: dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=-100, le=100)]] = Field(
+        default_factory=dict, max_length=64, description="Hold units at raw values; wins over `sentiment`."
+    )
+    length: int = Field(200, ge=1, description="Bytes to generate at most.")
+    temperature: float = Field(0.7, ge=0, le=10, description="0 takes the likeliest byte.")
+    top_k: int = Field(256, ge=1, le=256)
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int | None = Field(None, ge=0, lt=2**63, description="The same seed gives the same text; drawn if left out.")
+    n: int = Field(1, ge=1, description="Samples to return.")
+    best_of: int | None = Field(None, ge=1, description="Samples to draw; the n most likely are returned.")
+    stop: list[Annotated[AnyText, Field(min_length=1, max_length=64)]] = Field(
+        default=["\n"], max_length=16, description="End before any of these. A newline ends a review."
+    )
+    stream: bool = Field(False, description="Answer with server-sent events.")
+
+    @model_validator(mode="after")
+    def _samples_agree(self) -> "GenerateRequest":
+        if self.best_of is not None and self.best_of < self.n:
+            raise ValueError(f"best_of is {self.best_of}, less than n, which is {self.n}")
+        if self.stream and self.best_of is not None and self.best_of != self.n:
+            raise ValueError("a stream cannot take the best of several: leave best_of or stream out")
+        return self
+
+
+class ModelName(BaseModel):
+    name: str
+    step: int
+
+
+class Classification(BaseModel):
+    label: str
+    score: float = Field(description="Probability of the label.")
+    probabilities: dict[str, float]
+    sentiment: float | None = Field(description="The sentiment unit, calibrated to [-1, 1].")
+    unit_value: float | None = Field(description="The sentiment unit's raw value.")
+
+
+class ClassifyResponse(BaseModel):
+    model: ModelName
+    head: str
+    results: list[Classification]
+
+
+class Features(BaseModel):
+    features: list[float] | str
+
+
+class FeaturizeResponse(BaseModel):
+    model: ModelName
+    pooling: Pooling
+    encoding: Literal["float", "base64"]
+    results: list[Features]
+
+
+class TracedByte(BaseModel):
+    byte: int
+    start: int = Field(description="First character of the text as sent that the byte belongs to.")
+    end: int = Field(description="The character after the last; equal to start for bytes that preparation adds.")
+    text: str
+    values: list[float] = Field(description="One for each of `units`, after the byte was read.")
+    sentiment: float | None = Field(None, description="Calibrated, where the sentiment unit is traced.")
+
+
+class TraceResponse(BaseModel):
+    model: ModelName
+    units: list[int]
+    bytes: list[TracedByte]
+
+
+class Sample(BaseModel):
+    index: int = Field(description="Number of the sample; `token` events name it.")
+    text: str = Field(description="The continuation, without the prompt.")
+    mean_log_probability: float = Field(description="Nats a byte under the model at temperature 1.")
+    finish_reason: Literal["length", "stop"]
+
+
+class GenerateResponse(BaseModel):
+    model: ModelName
+    seed: int
+    results: list[Sample] = Field(description="The most likely first.")
+
+
+class JobResponse(BaseModel):
+    id: str
+    kind: str
+    state: JobState
+    created: float = Field(description="Unix time in seconds.")
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = Field(None, description="A problem document.")
+
+
+class ModelsResponse(BaseModel):
+    models: list[ModelInfo]

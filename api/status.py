@@ -1,0 +1,48 @@
+"""What the service says of itself: models, liveness, readiness, metrics."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from api import schemas
+from api.problems import Problem
+from api.queue import JobQueue
+
+router = APIRouter(tags=["service"])
+
+
+@router.get("/models", response_model=schemas.ModelsResponse)
+async def models(request: Request) -> dict[str, Any]:
+    """The models that workers serve now, with their heads."""
+    queue: JobQueue = request.app.state.queue
+    found = {
+        worker.model.name + str(worker.model.step): worker.model for worker in await queue.workers() if worker.model
+    }
+    return {"models": list(found.values())}
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The gateway process answers. Says nothing of Redis or workers, so that their faults never restart it."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses={503: {"content": {"application/problem+json": {}}}})
+async def readyz(request: Request) -> Response:
+    """200 when Redis answers and at least one worker has a warm model and an engine that moves."""
+    queue: JobQueue = request.app.state.queue
+    workers = await queue.workers()
+    ready = [worker for worker in workers if worker.ready]
+    if not ready:
+        stalled = [f"{worker.id} (engine silent for {worker.engine_age_s:.0f} s)" for worker in workers]
+        detail = f"not ready: {', '.join(stalled)}" if stalled else "no worker has sent a heartbeat"
+        raise Problem("not-ready", detail, {"Retry-After": str(request.app.state.settings.api_retry_after_s)})
+    return JSONResponse({"status": "ready", "workers": len(ready)})
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics() -> Response:
+    """Prometheus metrics of this gateway process."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,112 @@
+"""The JSON shape of every job, of its outcome, and of what a worker says about itself."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+Priority = Literal["interactive", "bulk"]
+Pooling = Literal["cell", "tanh"]
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+
+
+class Message(BaseModel):
+    """Strict and immutable: a message with unknown or missing fields is refused, never guessed at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JobBase(Message):
+    id: str = Field(pattern=r"^[A-Za-z0-9_-]{16,64}$")
+    priority: Priority = "interactive"
+    deadline: float  # Unix time in seconds; what has not finished by then fails
+    mailbox: str | None = None  # the list that is told the id when the job ends
+    events: bool = False  # whether the end is also told on the job's stream
+
+
+class ClassifyJob(JobBase):
+    kind: Literal["classify"] = "classify"
+    texts: list[str] = Field(min_length=1)
+    head: str
+
+
+class FeaturizeJob(JobBase):
+    kind: Literal["featurize"] = "featurize"
+    texts: list[str] = Field(min_length=1)
+    pooling: Pooling
+
+
+class TraceJob(JobBase):
+    kind: Literal["trace"] = "trace"
+    text: str
+    units: list[int] | None  # None: the sentiment unit
+
+
+class GenerateJob(JobBase):
+    kind: Literal["generate"] = "generate"
+    prompt: str
+    sentiment: float | None = Field(ge=-1, le=1)
+    clamp: dict[int, float]
+    length: int = Field(ge=1)  # bytes
+    temperature: float = Field(ge=0)
+    top_k: int = Field(ge=1, le=256)
+    top_p: float = Field(gt=0, le=1)
+    seed: int = Field(ge=0, lt=2**63)
+    n: int = Field(ge=1)
+    best_of: int = Field(ge=1)
+    stop: list[str]
+    stream: bool = False  # write `token` events
+
+
+Job = Annotated[ClassifyJob | FeaturizeJob | TraceJob | GenerateJob, Field(discriminator="kind")]
+JOB: TypeAdapter[ClassifyJob | FeaturizeJob | TraceJob | GenerateJob] = TypeAdapter(Job)
+
+
+class ErrorCode(StrEnum):
+    """Why a job failed. The gateway maps each to an HTTP status."""
+
+    UNKNOWN_HEAD = "unknown-head"
+    UNKNOWN_UNIT = "unknown-unit"
+    NO_SENTIMENT_UNIT = "no-sentiment-unit"
+    DEADLINE_EXCEEDED = "deadline-exceeded"
+    ENGINE_FAILURE = "engine-failure"
+    INVALID_JOB = "invalid-job"
+
+
+class JobError(Message):
+    code: ErrorCode
+    detail: str
+
+
+class Outcome(Message):
+    """How a job ended: exactly one of result and error, or neither when it was cancelled."""
+
+    state: Literal["done", "failed", "cancelled"]
+    result: dict[str, Any] | None = None
+    error: JobError | None = None
+
+
+class ModelInfo(Message):
+    """A model as a worker serves it."""
+
+    name: str
+    step: int
+    cell: str
+    units: int
+    bytes_seen: int
+    bits_per_byte: float | None
+    sentiment_unit: int | None
+    heads: dict[str, list[str]]  # name -> labels
+    dtype: str
+    device: str
+
+
+class WorkerStatus(Message):
+    """A worker's heartbeat. engine_age_s: seconds since the engine last went round its loop."""
+
+    id: str
+    ready: bool
+    model: ModelInfo | None
+    engine_age_s: float
+    rows_active: int
+    rows_waiting: int

@@ -1,0 +1,58 @@
+"""What every process's settings have in common: the prefix, the shared names, and that unknown names are refused.
+
+A process's own settings begin with its name (`NEURON_API_...`, `NEURON_WORKER_...`), so that each can tell a
+misspelt name from one that is meant for its neighbour.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, RedisDsn
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "NEURON_"
+PROCESSES = ("api", "worker")
+# Read by the tests alone.
+_ELSEWHERE = {"NEURON_OPENAI_WEIGHTS"}
+
+
+class UnknownSettingError(ValueError):
+    """An environment variable looks like a setting but is none."""
+
+
+class ProcessSettings(BaseSettings):
+    """Settings from environment variables `NEURON_<FIELD>`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    process: ClassVar[str]
+
+    redis_url: RedisDsn = Field(
+        RedisDsn("redis://127.0.0.1:6379/0"),
+        description="Redis for queue, results and streams. Unset under `neuron up`: an embedded one.",
+    )
+    checkpoint_dir: Path | None = Field(
+        None, description="Volume of checkpoints; its `LATEST` is served. Unset: the model shipped with the package."
+    )
+    data_dir: Path = Field(Path("data"), description="Where the embedded Redis of `neuron up` keeps its data.")
+
+    def __init__(self, **values: Any) -> None:
+        self._refuse_unknown()
+        super().__init__(**values)
+
+    @classmethod
+    def _refuse_unknown(cls) -> None:
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        others = tuple(f"{PREFIX}{process.upper()}_" for process in PROCESSES if process != cls.process)
+        for name in sorted(os.environ):
+            if name.startswith(PREFIX) and not name.startswith(others) and name not in known | _ELSEWHERE:
+                raise UnknownSettingError(
+                    f"{name} is not a setting of {cls.process}: known are {', '.join(sorted(known))}"
+                )
+
+    def effective(self) -> dict[str, str]:
+        """Every setting as it is in force, the password of a URL masked, for the log."""
+        shown = {PREFIX + name.upper(): str(value) for name, value in self}
+        if self.redis_url.password:
+            shown[PREFIX + "REDIS_URL"] = shown[PREFIX + "REDIS_URL"].replace(self.redis_url.password, "***")
+        return shown

@@ -1,0 +1,76 @@
+"""Names on the wire: the Celery task and queue, and every Redis key with what it holds and how long.
+
+| key | type | holds | lives |
+|---|---|---|---|
+| `neuron:job:ID` | hash | kind, state, created, encoding, abandon, readers | RECORD_TTL_S after the end |
+| `neuron:result:ID` | string | the `Outcome` as JSON; the first one written stays | the worker's result_ttl_s |
+| `neuron:events:ID` | stream | `token` events and the end | as the result |
+| `neuron:cancel:ID` | string | "1" when the job shall stop | CANCEL_TTL_S |
+| `neuron:open` | hash | ID -> "texts:bytes" of every accepted, unfinished job | until the job ends |
+| `neuron:load` | hash | texts, bytes: the sums over `neuron:open` | always |
+| `neuron:mailbox:NAME` | list | ids of ended jobs, for the gateway of that name | MAILBOX_TTL_S |
+| `neuron:workers` | set | ids of workers | until found dead |
+| `neuron:worker:ID` | string | `WorkerStatus` as JSON | HEARTBEAT_TTL_S |
+"""
+
+from typing import Any
+
+TASK = "neuron.run"
+QUEUE = "neuron"
+
+OPEN = "neuron:open"
+LOAD = "neuron:load"
+WORKERS = "neuron:workers"
+
+RECORD_TTL_S = 24 * 3600  # so that an expired result answers 410, not 404, for a day
+CANCEL_TTL_S = 3600
+MAILBOX_TTL_S = 120
+HEARTBEAT_INTERVAL_S = 1.0
+HEARTBEAT_TTL_S = 10
+
+# An engine that has not gone round its loop for this long is hung: a block of steps takes well under a second.
+ENGINE_STALLED_S = 10.0
+
+
+def job(job_id: str) -> str:
+    return f"neuron:job:{job_id}"
+
+
+def result(job_id: str) -> str:
+    return f"neuron:result:{job_id}"
+
+
+def events(job_id: str) -> str:
+    return f"neuron:events:{job_id}"
+
+
+def cancel(job_id: str) -> str:
+    return f"neuron:cancel:{job_id}"
+
+
+def mailbox(name: str) -> str:
+    return f"neuron:mailbox:{name}"
+
+
+def worker(worker_id: str) -> str:
+    return f"neuron:worker:{worker_id}"
+
+
+def celery_settings() -> dict[str, Any]:
+    """What both ends of the queue must agree on."""
+    return {
+        # Never pickle: a queue that others can write to must not run their code.
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_default_queue": QUEUE,
+        # Workers write outcomes to Redis themselves.
+        "task_ignore_result": True,
+        "broker_transport_options": {
+            # A message that a worker took and did not finish goes to another after this long. It must exceed the
+            # longest job, or a job would run twice.
+            "visibility_timeout": 3600,
+            # Redis away must show at once, not when the kernel gives up.
+            "socket_connect_timeout": 2,
+            "socket_timeout": 10,
+        },
+    }

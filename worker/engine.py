@@ -1,0 +1,195 @@
+"""The engine: one loop on one thread that owns the device and advances every active row, one byte a step.
+
+Rows join and leave between blocks of steps. There is no separate path for reading, tracing or generating: they are
+rows with different wishes. Each row stays on the model that was served when it was submitted, so a new model can be
+served while the rows of the old one finish.
+"""
+
+import functools
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from worker import metrics
+from worker.backends import Backend, BlockRow
+from worker.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled, RowRequest
+from worker.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+# Below the threads that bring it rows, so that on a CPU they are not kept waiting by the rows that run already: a step
+# with all of them costs little more than a step with few.
+_NICENESS = 5
+
+# The loop goes round at least this often, so that `age_s` of an idle engine stays small.
+_IDLE_WAIT_S = 0.5
+
+
+class Engine:
+    """Start it with `start`, give it rows with `submit`, end it with `close`."""
+
+    def __init__(self, max_rows: int = 256, block_steps: int = 16, ageing_s: float = 10.0) -> None:
+        """max_rows: rows side by side; block_steps: steps between two chances to join, leave or be cancelled."""
+        self.block_steps = block_steps
+        self._scheduler: Scheduler[tuple[Backend, Row]] = Scheduler(max_rows, ageing_s)
+        self._arrivals: queue.SimpleQueue[list[tuple[Backend, Row]] | None] = queue.SimpleQueue()
+        self._active: list[tuple[Backend, Row]] = []
+        self._closing = False
+        self._last_turn = time.monotonic()
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the loop after the block it is in; rows that are left fail with EngineFailure."""
+        self._closing = True
+        self._arrivals.put(None)
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the loop last went round."""
+        return time.monotonic() - self._last_turn
+
+    @property
+    def rows_active(self) -> int:
+        return self._scheduler.active
+
+    @property
+    def rows_waiting(self) -> int:
+        return self._scheduler.waiting
+
+    def submit(
+        self,
+        backend: Backend,
+        requests: Sequence[RowRequest],
+        cancelled: threading.Event,
+        on_text: Callable[[int, str], None] | None = None,
+    ) -> list[Row]:
+        """Queue rows. Each row's `done` gets its RowResult, or RowCancelled, DeadlineExceeded or EngineFailure.
+
+        Setting `cancelled` ends them all within a block. on_text(index of the request, whole characters) hears
+        generated text as it comes, on the engine's thread: it must not block.
+        """
+        if self._closing:
+            raise EngineFailure("the engine is shutting down")
+        rows = [
+            Row(request, cancelled, None if on_text is None else functools.partial(on_text, index))
+            for index, request in enumerate(requests)
+        ]
+        self._arrivals.put([(backend, row) for row in rows])
+        return rows
+
+    def _loop(self) -> None:
+        if sys.platform == "linux":  # elsewhere niceness belongs to the whole process
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        while not self._closing:
+            self._last_turn = time.monotonic()
+            self._take_arrivals(wait=not self._active and not self._scheduler.waiting)
+            self._drop_dead()
+            for backend, row in self._scheduler.admit():
+                row.slot = backend.open()
+                self._active.append((backend, row))
+            metrics.ROWS_ACTIVE.set(self._scheduler.active)
+            metrics.ROWS_WAITING.set(self._scheduler.waiting)
+            for backend in dict.fromkeys(backend for backend, _ in self._active):
+                self._advance(backend)
+        self._take_arrivals(wait=False)
+        failure = EngineFailure("the engine was shut down")
+        for _, row in [*self._active, *self._scheduler.waiting_rows()]:
+            row.done.set_exception(failure)
+
+    def _take_arrivals(self, wait: bool) -> None:
+        try:
+            arrivals = self._arrivals.get(block=wait, timeout=_IDLE_WAIT_S)
+            while True:
+                for backend, row in arrivals or ():
+                    self._scheduler.add((backend, row), row.request.priority, time.monotonic())
+                arrivals = self._arrivals.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _drop_dead(self) -> None:
+        now = time.time()
+
+        def cause(row: Row) -> Exception | None:
+            if row.cancelled.is_set():
+                return RowCancelled()
+            if row.request.deadline < now:
+                return DeadlineExceeded(f"not finished by its deadline, {now - row.request.deadline:.1f} s ago")
+            return None
+
+        for backend, row in list(self._active):
+            if (reason := cause(row)) is not None:
+                self._leave(backend, row, "cancelled" if isinstance(reason, RowCancelled) else "late")
+                row.done.set_exception(reason)
+        dead = [(item, reason) for item in self._scheduler.waiting_rows() if (reason := cause(item[1])) is not None]
+        if dead:
+            self._scheduler.withdraw([item for item, _ in dead])
+            for (_, row), reason in dead:
+                row.done.set_exception(reason)
+
+    def _advance(self, backend: Backend) -> None:
+        """One block for every active row of one model."""
+        rows = [row for owner, row in self._active if owner is backend]
+        rows.sort(key=lambda row: row.steps_left, reverse=True)
+        block = [self._plan(row) for row in rows]
+        started = time.perf_counter()
+        try:
+            results = backend.run(block)
+        except Exception as error:  # whatever a device throws, the other jobs must go on
+            log.exception("a block of %d rows failed", len(rows))
+            for row in rows:
+                self._leave(backend, row, "failed")
+                row.done.set_exception(EngineFailure(f"{type(error).__name__}: {error}"))
+            return
+        metrics.BLOCK_SECONDS.observe(time.perf_counter() - started)
+        active = len(block)
+        for step in range(block[0].steps):
+            while block[active - 1].steps <= step:
+                active -= 1
+            metrics.STEP_ROWS.observe(active)
+        read = sum(len(part.text) for part in block)
+        metrics.BYTES.labels("read").inc(read)
+        metrics.BYTES.labels("generated").inc(sum(len(result.sampled) for result in results))
+
+        for row, part, outcome in zip(rows, block, results, strict=True):
+            row.read += len(part.text)
+            if row.request.traced:
+                row.traces.append(outcome.trace[: len(part.text)])
+            row.take_samples(outcome.sampled, outcome.log_probability)
+            if row.steps_left == 0:
+                cell = backend.cell(row.slot)
+                self._leave(backend, row, "done")
+                row.done.set_result(row.result(cell))
+
+    def _plan(self, row: Row) -> BlockRow:
+        steps = min(row.steps_left, self.block_steps)
+        text = row.next_bytes(steps)
+        reads_all = row.read + len(text) == len(row.request.text)
+        samples = row.request.generate > 0 and reads_all
+        return BlockRow(
+            slot=row.slot,
+            steps=steps,
+            text=text,
+            samples_from=max(0, len(text) - 1) if samples else steps,
+            first_draw=row.sampled,
+            sampling=row.request.sampling,
+            clamps=row.request.clamps,
+            traced=row.request.traced,
+        )
+
+    def _leave(self, backend: Backend, row: Row, how: str) -> None:
+        backend.close(row.slot)
+        self._active.remove((backend, row))
+        self._scheduler.leave()
+        metrics.ROWS_ENDED.labels(how).inc()

@@ -1,0 +1,255 @@
+"""A job to its result: `plan` turns it into rows, `Plan.shape` turns what they give into the result's JSON.
+
+`run` does whole jobs, one or many side by side. It needs neither Celery nor Redis: the command line uses it
+in-process, the worker from its queue.
+"""
+
+import base64
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import numpy as np
+
+from contract.jobs import ClassifyJob, ErrorCode, FeaturizeJob, GenerateJob, JobError, Outcome, TraceJob
+from model.heads import head_probabilities
+from model.reading import pool
+from model.text import align, prepare, prepare_prompt
+from worker.engine import Engine
+from worker.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled, RowRequest, RowResult, Sampling
+from worker.serving import ServedModel
+
+AnyJob = ClassifyJob | FeaturizeJob | TraceJob | GenerateJob
+
+# Draws of the samples of one job are kept apart by this stride between their seeds (the golden ratio of 2^63).
+_SEED_STRIDE = 5700357409661599241
+
+
+class JobFailed(Exception):
+    """The job cannot be done; carries what its sender is told."""
+
+    def __init__(self, code: ErrorCode, detail: str) -> None:
+        super().__init__(detail)
+        self.error = JobError(code=code, detail=detail)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job as rows: what the engine shall do, and how its results become the job's."""
+
+    requests: list[RowRequest]
+    shape: Callable[[list[RowResult]], dict[str, Any]]
+    stream: bool = False  # whether generated text is wanted as it comes
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job that is to run, and the flag that cancels it."""
+
+    job: AnyJob
+    cancelled: threading.Event
+
+
+OnText = Callable[[AnyJob, int, str], None]  # (job, index of the sample, whole characters)
+OnOutcome = Callable[[AnyJob, Outcome], None]
+
+
+def run(tasks: Sequence[Task], served: ServedModel, engine: Engine, on_text: OnText, on_outcome: OnOutcome) -> None:
+    """Do jobs side by side. Both callbacks come on this thread; every job gets one outcome, as soon as it has ended."""
+    # Rows report through a queue: the engine's thread must never wait for what the callbacks do.
+    heard: queue.SimpleQueue[tuple[int, int, str | None]] = queue.SimpleQueue()  # (task, row, text or its end)
+    rows: list[list[Row]] = []
+    plans: list[Plan] = []
+    left: list[int] = []
+    for number, task in enumerate(tasks):
+        try:
+            plan_ = plan(task.job, served)
+            reporter = _reporter(heard, number) if plan_.stream else None
+            submitted = engine.submit(served.backend, plan_.requests, task.cancelled, reporter)
+        except (JobFailed, EngineFailure) as error:
+            on_outcome(task.job, _failure(error))
+            plan_, submitted = Plan([], lambda _: {}), []
+        plans.append(plan_)
+        rows.append(submitted)
+        left.append(len(submitted))
+        for index, row in enumerate(submitted):
+            row.done.add_done_callback(lambda _, at=(number, index, None): heard.put(at))  # type: ignore[misc]
+    while any(left):
+        number, index, text = heard.get()
+        if text is not None:
+            on_text(tasks[number].job, index, text)
+            continue
+        left[number] -= 1
+        if rows[number][index].done.exception() is not None:
+            tasks[number].cancelled.set()  # one row has failed, so the job's others need not go on
+        if left[number] == 0:
+            on_outcome(tasks[number].job, _outcome(plans[number], rows[number]))
+
+
+def execute(
+    job: AnyJob, served: ServedModel, engine: Engine, on_text: Callable[[int, str], None] = lambda *_: None
+) -> dict[str, Any]:
+    """One job's result as JSON. Raises JobFailed."""
+    outcomes: list[Outcome] = []
+    task = Task(job, threading.Event())
+    run(
+        [task], served, engine, lambda _, index, text: on_text(index, text), lambda _, outcome: outcomes.append(outcome)
+    )
+    (outcome,) = outcomes
+    if outcome.error is not None:
+        raise JobFailed(outcome.error.code, outcome.error.detail)
+    return outcome.result or {}
+
+
+def plan(job: AnyJob, served: ServedModel) -> Plan:
+    """Raises JobFailed where the model cannot do what the job asks."""
+    match job:
+        case ClassifyJob():
+            return _classify(job, served)
+        case FeaturizeJob():
+            return _featurize(job, served)
+        case TraceJob():
+            return _trace(job, served)
+        case GenerateJob():
+            return _generate(job, served)
+        case _:
+            assert_never(job)
+
+
+def _outcome(plan_: Plan, rows: list[Row]) -> Outcome:
+    # The first cause counts: once a row has failed, its neighbours are cancelled.
+    errors = [error for row in rows if (error := row.done.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, RowCancelled)):
+        return _failure(error)
+    return Outcome(state="done", result=plan_.shape([row.done.result() for row in rows]))
+
+
+def _failure(error: BaseException) -> Outcome:
+    match error:
+        case RowCancelled():
+            return Outcome(state="cancelled")
+        case JobFailed():
+            return Outcome(state="failed", error=error.error)
+        case DeadlineExceeded():
+            return Outcome(state="failed", error=JobError(code=ErrorCode.DEADLINE_EXCEEDED, detail=str(error)))
+        case _:
+            return Outcome(state="failed", error=JobError(code=ErrorCode.ENGINE_FAILURE, detail=str(error)))
+
+
+def _reporter(heard: "queue.SimpleQueue[tuple[int, int, str | None]]", number: int) -> Callable[[int, str], None]:
+    return lambda index, text: heard.put((number, index, text))
+
+
+def _name(served: ServedModel) -> dict[str, Any]:
+    return {"model": {"name": served.info.name, "step": served.info.step}}
+
+
+def _readings(job: ClassifyJob | FeaturizeJob) -> list[RowRequest]:
+    return [RowRequest(prepare(text), priority=job.priority, deadline=job.deadline) for text in job.texts]
+
+
+def _classify(job: ClassifyJob, served: ServedModel) -> Plan:
+    head = served.manifest.heads.get(job.head)
+    if head is None:
+        known = ", ".join(sorted(served.manifest.heads)) or "none"
+        raise JobFailed(ErrorCode.UNKNOWN_HEAD, f"the model has no head {job.head!r}; its heads: {known}")
+    calibration = served.manifest.sentiment
+
+    def shape(rows: list[RowResult]) -> dict[str, Any]:
+        cells = np.stack([row.cell for row in rows])
+        results = []
+        for cell, probabilities in zip(cells, head_probabilities(head, cells), strict=True):
+            best = int(probabilities.argmax())
+            value = None if calibration is None else float(cell[calibration.unit])
+            results.append(
+                {
+                    "label": head.labels[best],
+                    "score": float(probabilities[best]),
+                    "probabilities": dict(zip(head.labels, probabilities.tolist(), strict=True)),
+                    "sentiment": None if calibration is None or value is None else calibration.sentiment(value),
+                    "unit_value": value,
+                }
+            )
+        return _name(served) | {"head": job.head, "results": results}
+
+    return Plan(_readings(job), shape)
+
+
+def _featurize(job: FeaturizeJob, served: ServedModel) -> Plan:
+    def shape(rows: list[RowResult]) -> dict[str, Any]:
+        features = pool(np.stack([row.cell for row in rows]), job.pooling).astype("<f4")
+        # Little-endian float32, a third of the size of decimal digits; the gateway gives it its final form.
+        packed = base64.b64encode(features.tobytes()).decode("ascii")
+        return _name(served) | {"pooling": job.pooling, "units": served.backend.units, "features": packed}
+
+    return Plan(_readings(job), shape)
+
+
+def _trace(job: TraceJob, served: ServedModel) -> Plan:
+    calibration = served.manifest.sentiment
+    units = job.units
+    if units is None:
+        if calibration is None:
+            raise JobFailed(ErrorCode.NO_SENTIMENT_UNIT, "the model has no sentiment unit: name the units to trace")
+        units = [calibration.unit]
+    _check_units(units, served)
+    sentiment_at = units.index(calibration.unit) if calibration is not None and calibration.unit in units else None
+
+    def shape(rows: list[RowResult]) -> dict[str, Any]:
+        steps = []
+        for origin, values in zip(align(job.text), rows[0].trace.tolist(), strict=True):
+            of_text = job.text[origin.start : origin.end]
+            step = {"byte": origin.byte, "start": origin.start, "end": origin.end, "text": of_text, "values": values}
+            if calibration is not None and sentiment_at is not None:
+                step["sentiment"] = calibration.sentiment(values[sentiment_at])
+            steps.append(step)
+        return _name(served) | {"units": units, "bytes": steps}
+
+    request = RowRequest(prepare(job.text), traced=tuple(units), priority=job.priority, deadline=job.deadline)
+    return Plan([request], shape)
+
+
+def _generate(job: GenerateJob, served: ServedModel) -> Plan:
+    clamps = dict(job.clamp)
+    _check_units(clamps, served)
+    if job.sentiment is not None:
+        calibration = served.manifest.sentiment
+        if calibration is None:
+            raise JobFailed(ErrorCode.NO_SENTIMENT_UNIT, "the model has no sentiment unit: leave sentiment out")
+        clamps.setdefault(calibration.unit, calibration.value(job.sentiment))
+    requests = [
+        RowRequest(
+            text=prepare_prompt(job.prompt),
+            generate=job.length,
+            sampling=Sampling(job.temperature, job.top_k, job.top_p, (job.seed + index * _SEED_STRIDE) % 2**63),
+            stop=tuple(stop.encode("utf-8") for stop in job.stop),
+            clamps=clamps,
+            priority=job.priority,
+            deadline=job.deadline,
+        )
+        for index in range(job.best_of)
+    ]
+
+    def shape(rows: list[RowResult]) -> dict[str, Any]:
+        results = [
+            {
+                "index": index,
+                "text": row.text,
+                "mean_log_probability": row.log_probability / max(1, row.generated),
+                "finish_reason": row.finish_reason,
+            }
+            for index, row in enumerate(rows)
+        ]
+        results.sort(key=lambda result: -float(str(result["mean_log_probability"])))
+        return _name(served) | {"seed": job.seed, "results": results[: job.n]}
+
+    return Plan(requests, shape, stream=job.stream)
+
+
+def _check_units(units: Iterable[int], served: ServedModel) -> None:
+    for unit in units:
+        if not 0 <= unit < served.backend.units:
+            detail = f"unit {unit} does not exist: the model has units 0 to {served.backend.units - 1}"
+            raise JobFailed(ErrorCode.UNKNOWN_UNIT, detail)

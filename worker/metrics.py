@@ -1,0 +1,23 @@
+"""The worker's Prometheus metrics. Rows and steps are the engine's, jobs are Celery's."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+STEP_ROWS = Histogram("neuron_step_rows", "Rows that took part in a step", buckets=_ROWS)
+BLOCK_SECONDS = Histogram(
+    "neuron_block_seconds",
+    "Duration of one block of steps",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+BYTES = Counter("neuron_bytes", "Bytes that went through the model", ["kind"])  # kind: read, generated
+ROWS_ACTIVE = Gauge("neuron_rows_active", "Rows in the engine")
+ROWS_WAITING = Gauge("neuron_rows_waiting", "Rows that wait for room in the engine")
+ROWS_ENDED = Counter("neuron_rows_ended", "Rows that left the engine", ["how"])
+JOBS = Counter("neuron_jobs", "Jobs that ended", ["kind", "state"])
+JOB_SECONDS = Histogram("neuron_job_seconds", "Time from taking a job off the queue to its outcome", ["kind"])
+REFUSED_MESSAGES = Counter("neuron_refused_messages", "Queue messages that are not a job")
+REDIS_ERRORS = Counter("neuron_worker_redis_errors", "Redis operations of the worker that failed", ["operation"])
+RELOADS = Counter("neuron_reloads", "Attempts to load a newly published checkpoint", ["outcome"])
+MODEL = Gauge("neuron_model_info", "1 for the model that is served", ["name", "step"])
+HEARTBEATS = Counter("neuron_heartbeats", "Heartbeats written")

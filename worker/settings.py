@@ -1,0 +1,45 @@
+"""The worker's settings, from environment variables."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from contract.settings import ProcessSettings
+
+
+class WorkerSettings(ProcessSettings):
+    process: ClassVar[str] = "worker"
+
+    worker_metrics_host: str = Field("127.0.0.1", description="Address that the worker's `/metrics` listens on.")
+    worker_metrics_port: int = Field(
+        9101, ge=0, le=65535, description="Port of the worker's `/metrics`; 0 takes a free one and logs it."
+    )
+    worker_jobs: int = Field(
+        128,
+        ge=1,
+        description="Jobs in progress at once (threads). Fewer than the rows that the engine can hold starve it of "
+        "single-text jobs; each costs a thread.",
+    )
+    worker_max_rows: int = Field(
+        256, ge=1, description="Rows side by side. More raise throughput and the time that each step takes."
+    )
+    worker_block_steps: int = Field(
+        16,
+        ge=1,
+        description="Steps between two chances for rows to join, leave or be cancelled. Larger blocks cost less "
+        "overhead; smaller ones answer sooner.",
+    )
+    worker_bulk_ageing_s: float = Field(
+        10.0, ge=0, description="How long interactive rows may overtake bulk rows that came before them."
+    )
+    worker_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device; auto takes CUDA where it is.")
+    worker_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Numbers in products; auto takes bfloat16 where the device multiplies it natively."
+    )
+    worker_threads: int = Field(
+        0, ge=0, description="CPU threads of one product; 0 leaves torch's own choice, usually one per core."
+    )
+    worker_poll_s: float = Field(2.0, gt=0, description="How often `LATEST` is looked at for a newer model.")
+    worker_result_ttl_s: int = Field(
+        3600, ge=1, description="How long results and streams can be fetched; after that they answer 410."
+    )

@@ -35,7 +35,7 @@ def replace_file(path: Path, content: str) -> None:
     """Write a small file so that a reader sees the old content or the new, never a part."""
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
     try:
-        temporary.write_text(content)
+        temporary.write_text(content, encoding="utf-8")
         _sync(temporary)
         temporary.replace(path)
     except BaseException:

@@ -5,6 +5,7 @@ in-process, the worker from its queue.
 """
 
 import base64
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,8 @@ from model.text import align, prepare, prepare_prompt
 from worker.engine import Engine
 from worker.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled, RowRequest, RowResult, Sampling
 from worker.serving import ServedModel
+
+log = logging.getLogger(__name__)
 
 AnyJob = ClassifyJob | FeaturizeJob | TraceJob | GenerateJob
 
@@ -68,7 +71,7 @@ def run(tasks: Sequence[Task], served: ServedModel, engine: Engine, on_text: OnT
             plan_ = plan(task.job, served)
             reporter = _reporter(heard, number) if plan_.stream else None
             submitted = engine.submit(served.backend, plan_.requests, task.cancelled, reporter)
-        except (JobFailed, EngineFailure) as error:
+        except Exception as error:  # one job's fault must not reach its neighbours
             on_outcome(task.job, _failure(error))
             plan_, submitted = Plan([], lambda _: {}), []
         plans.append(plan_)
@@ -123,7 +126,10 @@ def _outcome(plan_: Plan, rows: list[Row]) -> Outcome:
     errors = [error for row in rows if (error := row.done.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, RowCancelled)):
         return _failure(error)
-    return Outcome(state="done", result=plan_.shape([row.done.result() for row in rows]))
+    try:
+        return Outcome(state="done", result=plan_.shape([row.done.result() for row in rows]))
+    except Exception as error:  # as above
+        return _failure(error)
 
 
 def _failure(error: BaseException) -> Outcome:
@@ -134,8 +140,12 @@ def _failure(error: BaseException) -> Outcome:
             return Outcome(state="failed", error=error.error)
         case DeadlineExceeded():
             return Outcome(state="failed", error=JobError(code=ErrorCode.DEADLINE_EXCEEDED, detail=str(error)))
-        case _:
+        case EngineFailure():
             return Outcome(state="failed", error=JobError(code=ErrorCode.ENGINE_FAILURE, detail=str(error)))
+        case _:
+            log.error("a job failed in a way that nobody foresaw", exc_info=error)
+            detail = f"{type(error).__name__}, which was logged"
+            return Outcome(state="failed", error=JobError(code=ErrorCode.ENGINE_FAILURE, detail=detail))
 
 
 def _reporter(heard: "queue.SimpleQueue[tuple[int, int, str | None]]", number: int) -> Callable[[int, str], None]:

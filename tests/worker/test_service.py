@@ -1,0 +1,144 @@
+"""The worker process: hot reload, refused checkpoints, redelivered and malformed messages, batches, shared steps."""
+
+import concurrent.futures
+import json
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+from celery import Celery
+
+from contract import wire
+from tests.conftest import Stack, publish_tiny, run_stack, wait_until
+
+JOB = {"kind": "classify", "texts": ["Good."], "head": "sentiment", "deadline": time.time() + 3600}
+
+
+def send(stack: Stack, messages: object) -> None:
+    with Celery("test", broker=stack.environment["NEURON_REDIS_URL"]) as app:
+        app.conf.update(wire.celery_settings())
+        app.send_task(wire.TASK, args=[messages], queue=wire.QUEUE)
+
+
+def outcome(client: "redis.Redis", job_id: str) -> dict[str, object]:
+    wait_until(lambda: client.exists(wire.result(job_id)), what="an outcome")
+    found: dict[str, object] = json.loads(client.get(wire.result(job_id)))  # type: ignore[arg-type]
+    return found
+
+
+@pytest.fixture
+def client_of_redis(stack: Stack) -> "redis.Redis":
+    return redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"])
+
+
+def test_a_published_model_is_served_without_a_failed_request(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    publish_tiny(volume, step=1)
+    settings = {"NEURON_CHECKPOINT_DIR": str(volume), "NEURON_WORKER_POLL_S": "0.2"}
+    with run_stack(tmp_path, **settings) as stack, stack.client() as client:
+        for step in range(2, 7):
+            publish_tiny(volume, step, seed=step)
+            seen: list[int] = []
+            deadline = time.monotonic() + 60
+            while step not in seen:
+                answer = client.post("/classify", json={"texts": ["Good.", "Bad."] * 4})
+                assert answer.status_code == 200
+                seen.append(answer.json()["model"]["step"])
+                assert time.monotonic() < deadline, f"step {step} is not served; seen {seen[-5:]}"
+            assert set(seen) <= {step - 1, step}
+        assert stack.worker_metric("neuron_reloads_total", '{outcome="served"}') == 5
+        wait_until(lambda: client.get("/models").json()["models"][0]["step"] == 6, what="the new model in /models")
+
+
+def test_a_bad_checkpoint_is_refused_counted_and_logged_and_the_old_one_serves_on(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    publish_tiny(volume, step=1)
+    settings = {"NEURON_CHECKPOINT_DIR": str(volume), "NEURON_WORKER_POLL_S": "0.2"}
+    with run_stack(tmp_path, **settings) as stack, stack.client() as client:
+        weights = publish_tiny(tmp_path / "elsewhere", step=2) / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+        weights.parent.rename(volume / "tiny" / "step-2")
+        (volume / "LATEST").write_text("tiny/step-2\n")
+        refused = '{outcome="refused"}'
+        wait_until(lambda: stack.worker_metric("neuron_reloads_total", refused) == 1, what="the refusal")
+        assert client.post("/classify", json={"text": "Good."}).json()["model"]["step"] == 1
+        assert "is damaged: its SHA-256" in stack.log.read_text()
+        publish_tiny(volume, step=3)
+        wait_until(lambda: stack.worker_metric("neuron_model_info", '{name="tiny",step="3"}') == 1, what="step 3")
+        assert stack.worker_metric("neuron_reloads_total", refused) == 1  # refused once, not at every look
+
+
+def test_a_job_delivered_twice_is_answered_once(stack: Stack, client_of_redis: "redis.Redis") -> None:
+    job = JOB | {"id": "delivered-twice-0001"}
+    client_of_redis.hset(wire.job(str(job["id"])), mapping={"state": "queued", "kind": "classify"})
+    send(stack, [job])
+    first = outcome(client_of_redis, str(job["id"]))
+    client_of_redis.set(wire.result(str(job["id"])), json.dumps(first | {"marked": True}))
+    send(stack, [job])
+    send(stack, [JOB | {"id": "after-the-second-one"}])
+    outcome(client_of_redis, "after-the-second-one")
+    assert outcome(client_of_redis, str(job["id"]))["marked"]
+    assert client_of_redis.hget(wire.job(str(job["id"])), "state") == b"done"
+
+
+def test_a_message_that_is_no_job_is_refused_and_its_neighbours_run(
+    stack: Stack, client_of_redis: "redis.Redis"
+) -> None:
+    before = stack.worker_metric("neuron_refused_messages_total")
+    forged = [
+        {"kind": "shell", "id": "x" * 20},
+        JOB,
+        JOB | {"id": "../../etc/passwd-------"},
+        JOB | {"id": "right-but-for-a-field", "surprise": 1},
+        "text",
+        None,
+    ]
+    send(stack, [*forged, JOB | {"id": "beside-forged-messages"}])
+    assert outcome(client_of_redis, "beside-forged-messages")["state"] == "done"
+    assert stack.worker_metric("neuron_refused_messages_total") == before + len(forged)
+
+
+def test_a_job_cancelled_before_it_is_begun_costs_nothing(stack: Stack, client_of_redis: "redis.Redis") -> None:
+    client_of_redis.set(wire.cancel("cancelled-beforehand"), "1")
+    read = stack.worker_metric("neuron_bytes_total", '{kind="read"}')
+    send(stack, [JOB | {"id": "cancelled-beforehand"}])
+    assert outcome(client_of_redis, "cancelled-beforehand") == {"state": "cancelled"}
+    assert stack.worker_metric("neuron_bytes_total", '{kind="read"}') == read
+
+
+def test_small_requests_share_messages_and_give_back_what_admission_counted(
+    stack: Stack, client_of_redis: "redis.Redis"
+) -> None:
+    texts = [f"Text number {number}, which is like no other." for number in range(96)]
+
+    def post(text: str) -> dict[str, object]:
+        result: dict[str, object] = httpx.post(stack.url + "/classify", json={"text": text}, timeout=60).json()
+        return result
+
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(post, texts))
+    together = httpx.post(stack.url + "/classify", json={"texts": texts}, timeout=60).json()
+    for answer, expected in zip(answers, together["results"], strict=True):
+        (result,) = answer["results"]  # type: ignore[misc]
+        assert result["label"] == expected["label"]
+        assert result["unit_value"] == pytest.approx(expected["unit_value"], abs=1e-5)
+    full = httpx.get(stack.url + "/metrics").text
+    messages = float(full.split("neuron_message_jobs_count ")[1].split()[0])
+    jobs = float(full.split("neuron_message_jobs_sum ")[1].split()[0])
+    assert messages < jobs
+    assert client_of_redis.hlen(wire.OPEN) == 0
+    assert client_of_redis.hgetall(wire.LOAD) == {b"texts": b"0", b"bytes": b"0"}
+
+
+def test_sigterm_finishes_what_is_in_progress(tiny_volume: Path, tmp_path: Path) -> None:
+    with run_stack(tmp_path, NEURON_CHECKPOINT_DIR=str(tiny_volume)) as stack, stack.client() as client:
+        accepted = client.post("/generate", json={"length": 10_000, "stop": []}, headers={"Prefer": "respond-async"})
+        where = accepted.headers["location"]
+        wait_until(lambda: client.get(where).json()["state"] == "running", what="the job's start")
+        stack.processes["worker"].terminate()
+        assert stack.processes["worker"].wait(60) == 0
+        assert client.get(where).json()["state"] == "done"

@@ -175,7 +175,8 @@ class _Call:
             try:
                 await asyncio.wait(ends, timeout=self._wait_s, return_when=asyncio.FIRST_COMPLETED)
                 if outcome.done():
-                    return answers.respond(outcome.result(), job.kind, encoding)
+                    # Vectors of many texts take a while to spell out; other requests go on meanwhile.
+                    return await asyncio.to_thread(answers.respond, outcome.result(), job.kind, encoding)
                 if gone.done():
                     await self.queue.cancel(job.id, "disconnect")
                     return Response(status_code=499)  # nobody reads it; the status is for metrics

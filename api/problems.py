@@ -89,6 +89,8 @@ def install(app: FastAPI, retry_after_s: int) -> None:
             return response(error)
         if isinstance(error.__cause__, UnicodeDecodeError):
             return response(Problem("invalid-request", f"the body is not valid UTF-8: {error.__cause__}"))
+        if isinstance(error.__cause__, RecursionError):
+            return response(Problem("invalid-request", "the JSON of the body is nested too deeply"))
         kind = _BY_STATUS.get(error.status_code, "invalid-request")
         return response(Problem(kind, str(error.detail), dict(error.headers or {})))
 

@@ -7,6 +7,7 @@ leaves at once; where another left less than `api_coalesce_ms` ago, it waits tha
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ from typing import Any
 
 import redis.asyncio as redis
 from celery import Celery
-from kombu.exceptions import OperationalError
 
 from api import metrics
 from api.settings import ApiSettings
 from contract import wire
 from contract.jobs import ClassifyJob, FeaturizeJob, GenerateJob, TraceJob
+
+log = logging.getLogger(__name__)
 
 # A message stays small enough that one worker does not take what several could share.
 _MAX_JOBS = 32
@@ -66,7 +68,8 @@ class Publisher:
             error: Exception | None = None
             try:
                 await asyncio.to_thread(self._send, [waiting.message for waiting in batch])
-            except (OperationalError, OSError) as failure:
+            except Exception as failure:  # noqa: BLE001 - whatever it is, those who wait must hear of it and the loop must go on
+                log.warning("%d jobs could not be queued: %s", len(batch), failure)
                 error = redis.ConnectionError(f"the job could not be queued: {failure}")
             metrics.MESSAGE_JOBS.observe(len(batch))
             for waiting in batch:

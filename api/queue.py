@@ -235,7 +235,7 @@ class JobQueue:
                 )
                 if popped is not None:
                     await self._deliver([job_id.decode() for job_id in popped[1]])
-            except redis.RedisError as error:
+            except Exception as error:  # noqa: BLE001 - a loop that ends would leave every request without its answer
                 metrics.LISTENER_ERRORS.inc()
                 log.warning("the mailbox cannot be read: %s", error)
                 await asyncio.sleep(0.5)
@@ -245,7 +245,7 @@ class JobQueue:
             await asyncio.sleep(_SWEEP_S)
             try:
                 await self._deliver(list(self._waiting))
-            except redis.RedisError as error:
+            except Exception as error:  # noqa: BLE001 - as above
                 metrics.LISTENER_ERRORS.inc()
                 log.warning("waiting jobs cannot be looked up: %s", error)
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "cli.training:train",
     "publish": "cli.training:publish",
     "checkpoint": "cli.checkpoints:checkpoint",
+    "settings": "cli.settings:settings",
 }
 
 # What may be missing for a command, and the extra that brings it.

@@ -27,6 +27,7 @@ _NICENESS = 5
 
 # The loop goes round at least this often, so that `age_s` of an idle engine stays small.
 _IDLE_WAIT_S = 0.5
+_LOOK_INTERVAL_S = 0.25
 
 
 class Engine:
@@ -39,6 +40,7 @@ class Engine:
         self._arrivals: queue.SimpleQueue[list[tuple[Backend, Row]] | None] = queue.SimpleQueue()
         self._active: list[tuple[Backend, Row]] = []
         self._closing = False
+        self._next_look = 0.0
         self._last_turn = time.monotonic()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
 
@@ -132,6 +134,10 @@ class Engine:
             if (reason := cause(row)) is not None:
                 self._leave(backend, row, "cancelled" if isinstance(reason, RowCancelled) else "late")
                 row.done.set_exception(reason)
+        # Rows that wait cost nothing, so they are looked through less often than there are blocks.
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_INTERVAL_S
         dead = [(item, reason) for item in self._scheduler.waiting_rows() if (reason := cause(item[1])) is not None]
         if dead:
             self._scheduler.withdraw([item for item, _ in dead])

@@ -71,7 +71,7 @@ def run(tasks: Sequence[Task], served: ServedModel, engine: Engine, on_text: OnT
             plan_ = plan(task.job, served)
             reporter = _reporter(heard, number) if plan_.stream else None
             submitted = engine.submit(served.backend, plan_.requests, task.cancelled, reporter)
-        except Exception as error:  # one job's fault must not reach its neighbours
+        except Exception as error:  # noqa: BLE001 - one job's fault must not reach its neighbours
             on_outcome(task.job, _failure(error))
             plan_, submitted = Plan([], lambda _: {}), []
         plans.append(plan_)
@@ -128,7 +128,7 @@ def _outcome(plan_: Plan, rows: list[Row]) -> Outcome:
         return _failure(error)
     try:
         return Outcome(state="done", result=plan_.shape([row.done.result() for row in rows]))
-    except Exception as error:  # as above
+    except Exception as error:  # noqa: BLE001 - as above
         return _failure(error)
 
 

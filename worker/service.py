@@ -19,6 +19,8 @@ import torch
 from celery import Celery
 from prometheus_client import start_http_server
 from pydantic import ValidationError
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
 
 from contract import wire
 from contract.jobs import JOB, Outcome, WorkerStatus
@@ -50,6 +52,8 @@ class Service:
             socket_timeout=10,
             socket_connect_timeout=2,
             health_check_interval=30,
+            # A job whose outcome cannot be stored is lost, so Redis gets a minute to come back.
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=60),
         )
         self.results = Results(client, settings.worker_result_ttl_s)
         self._volume = settings.checkpoint_dir or checkpoint.SHIPPED
@@ -149,9 +153,9 @@ class Service:
         while not self._closing.is_set():
             try:
                 act()
-            except redis.RedisError as error:
-                metrics.REDIS_ERRORS.labels(act.__name__.strip("_")).inc()
-                log.warning("%s: Redis: %s", act.__name__.strip("_"), error)
+            except Exception:  # a watcher that ends would not be missed until it is needed
+                metrics.WATCHER_ERRORS.labels(act.__name__.strip("_")).inc()
+                log.exception("%s failed and will be tried again", act.__name__.strip("_"))
             self._closing.wait(period_s)
 
 
@@ -173,6 +177,8 @@ def celery_app(settings: WorkerSettings, service: Service) -> Celery:
         wire.celery_settings(),
         # A job is taken off the queue when it is answered, not when it is begun: what a dead worker held runs again.
         task_acks_late=True,
+        # A job that could not be answered stays on the queue.
+        task_acks_on_failure_or_timeout=False,
         # Take no more than can run: waiting jobs stay in Redis, where another worker can have them.
         worker_prefetch_multiplier=1,
         # Redis may come up after the worker, and may go away and come back.

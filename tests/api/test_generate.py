@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 
 import httpx
 import pytest
@@ -69,7 +70,7 @@ def test_length_and_stop(client: httpx.Client) -> None:
     full = generate(client, length=200, seed=11, stop=[])["results"][0]  # type: ignore[index]
     assert full["finish_reason"] == "length"
     # Not a replacement character, which stands for bytes that are no UTF-8.
-    middle = next(pair for pair in map("".join, zip(full["text"][40:], full["text"][41:])) if pair.isascii())
+    middle = next(pair for pair in map("".join, pairwise(full["text"][40:])) if pair.isascii())
     begin = full["text"].index(middle)
     stopped = generate(client, length=200, seed=11, stop=[middle])["results"][0]  # type: ignore[index]
     assert stopped["finish_reason"] == "stop"

@@ -6,8 +6,8 @@ SHA-256 does not match its manifest. The manifest is read with a bounded size, c
 
 import hashlib
 import json
-import math
 import re
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -30,6 +30,7 @@ SHIPPED = Path(__file__).parent / "pretrained"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _MAX_UNITS = 65_536
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 class CheckpointError(Exception):
@@ -108,6 +109,7 @@ def publish(volume: Path, model: LanguageModel, manifest: Manifest, dtype: torch
             record = asdict(manifest) | {"format_version": FORMAT_VERSION}
             record["sha256"] = {WEIGHTS: hashlib.sha256((temporary / WEIGHTS).read_bytes()).hexdigest()}
             (temporary / MANIFEST).write_text(json.dumps(record, indent=1, allow_nan=False))
+            read(temporary)  # LATEST must never name what cannot be read
     except FileExistsError as error:
         raise CheckpointError(f"{final} exists already: a checkpoint is never changed, publish a later step") from error
     replace_file(volume / LATEST, f"{manifest.name}/step-{manifest.step}\n")
@@ -117,7 +119,8 @@ def publish(volume: Path, model: LanguageModel, manifest: Manifest, dtype: torch
 def latest(volume: Path) -> Path:
     """The directory that `LATEST` names. Raises CheckpointError if there is none or it points outside `volume`."""
     try:
-        pointer = (volume / LATEST).read_text()[:256].strip()
+        with (volume / LATEST).open("rb") as file:
+            pointer = file.read(256).decode("utf-8", errors="replace").strip()
     except OSError as error:
         raise CheckpointError(
             f"{volume} holds no published model: {LATEST} cannot be read ({error.strerror})"
@@ -170,7 +173,7 @@ def read(directory: Path) -> Checkpoint:
         )
     try:
         tensors = load(content)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: a type that torch does not have
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
     return Checkpoint(manifest, _assemble(path, manifest.architecture, tensors))
 
@@ -187,6 +190,8 @@ def _assemble(path: Path, architecture: Architecture, tensors: dict[str, Tensor]
             f"{path}: tensor {name!r} has shape {found.get(name)}, {architecture} needs {expected.get(name)}"
         )
     for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise CheckpointError(f"{path}: tensor {name!r} is {tensor.dtype}, not one of {_DTYPES}")
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: tensor {name!r} holds values that are not finite")
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
@@ -198,7 +203,7 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
     _require(architecture.cell in get_args(CellName), f"cell {architecture.cell!r} is unknown")
     units = architecture.units
     for label, value in (("units", units), ("embedding_size", architecture.embedding_size)):
-        _require(isinstance(value, int) and 1 <= value <= _MAX_UNITS, f"{label} is {value!r}, not 1 to {_MAX_UNITS}")
+        _require(_whole(value) and 1 <= value <= _MAX_UNITS, f"{label} is {value!r}, not 1 to {_MAX_UNITS}")
     calibration = raw.pop("sentiment", None)
     heads = {name: _head(name, units, head) for name, head in raw.pop("heads", {}).items()}
     manifest = Manifest(
@@ -208,12 +213,14 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
         **raw,
     )
     _require(bool(_NAME.fullmatch(manifest.name)), f"name {manifest.name!r} is not allowed")
-    _require(isinstance(manifest.step, int) and manifest.step >= 0, f"step is {manifest.step!r}")
+    for label, count in (("step", manifest.step), ("bytes_seen", manifest.bytes_seen)):
+        _require(_whole(count) and 0 <= count < 10**15, f"{label} is {count!r}")
+    _require(manifest.bits_per_byte is None or _finite(manifest.bits_per_byte), "bits_per_byte is not a number")
+    _require(isinstance(manifest.sha256, dict), "sha256 is not an object")
+    _require(isinstance(manifest.notes, str), "notes are not text")
     if manifest.sentiment is not None:
         unit, scale = manifest.sentiment.unit, manifest.sentiment.scale
-        _require(
-            isinstance(unit, int) and 0 <= unit < units, f"sentiment unit is {unit!r}, the model has {units} units"
-        )
+        _require(_whole(unit) and 0 <= unit < units, f"sentiment unit is {unit!r}, the model has {units} units")
         _require(manifest.sentiment.polarity in (-1, 1), f"polarity is {manifest.sentiment.polarity!r}, not -1 or 1")
         _require(
             _finite(scale) and scale > 0 and _finite(manifest.sentiment.center),
@@ -232,18 +239,27 @@ def _head(name: str, units: int, raw: dict[str, Any]) -> Head:
     rows = 1 if len(head.labels) == 2 else len(head.labels)
     _require(bool(_NAME.fullmatch(name)), f"head name {name!r} is not allowed")
     _require(
-        len(set(head.labels)) >= 2 and all(isinstance(label, str) for label in head.labels), f"head {name}: labels"
+        isinstance(head.labels, list) and all(isinstance(label, str) for label in head.labels),
+        f"head {name}: labels are not a list of text",
     )
+    _require(len(set(head.labels)) == len(head.labels) >= 2, f"head {name}: at least two different labels are needed")
     _require(all(0 <= unit < units for unit in weights), f"head {name}: a unit is outside 0 to {units - 1}")
     vectors = [head.bias, *weights.values()]
     _require(
         all(len(v) == rows and all(map(_finite, v)) for v in vectors), f"head {name}: weights are not {rows} numbers"
     )
+    _require(head.c is None or _finite(head.c), f"head {name}: c is {head.c!r}")
+    _require(all(map(_finite, head.metrics.values())), f"head {name}: a metric is not a number")
     return head
 
 
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    """Also False for an integer beyond any float."""
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _require(condition: bool, message: str) -> None:

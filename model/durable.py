@@ -24,7 +24,7 @@ def new_directory(final: Path) -> Iterator[Path]:
         for path in temporary.iterdir():
             _sync(path)
         _sync(temporary)
-        temporary.rename(final)
+        _take_name(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -42,6 +42,15 @@ def replace_file(path: Path, content: str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync(path.parent)
+
+
+def _take_name(temporary: Path, final: Path) -> None:
+    try:
+        temporary.rename(final)
+    except OSError as error:
+        if final.exists():  # another process was first
+            raise FileExistsError(f"{final} exists already and is never overwritten") from error
+        raise
 
 
 def _sync(path: Path) -> None:

@@ -16,9 +16,13 @@ class Choice:
 
     seed: Tensor  # int64
     position: Tensor  # int64: number of the draw
-    temperature: Tensor  # float32; 0 is greedy
-    top_k: Tensor  # int64; 256 keeps every byte
+    temperature: Tensor  # float32; below 1e-4 is greedy
+    top_k: Tensor  # int64, at least 1; 256 keeps every byte
     top_p: Tensor  # float32; 1 keeps every byte
+
+
+# Colder than this, dividing by it could overflow, and the likeliest byte is as good as certain anyway.
+_GREEDY_BELOW = 1e-4
 
 
 def uniform(seed: Tensor, position: Tensor) -> Tensor:
@@ -35,7 +39,7 @@ def sample(logits: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
     drawn in different ways can be compared.
     """
     log_probability = torch.log_softmax(logits, dim=1)
-    greedy = choice.temperature <= 0
+    greedy = choice.temperature < _GREEDY_BELOW
     scaled = logits / torch.where(greedy, 1.0, choice.temperature)[:, None]
     ordered, order = scaled.sort(dim=1, descending=True, stable=True)
     probability = torch.softmax(ordered.double(), dim=1)

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import lzma
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,16 +46,19 @@ class CorpusManifest:
 
 def read_reviews(source: Path) -> Iterator[str]:
     """The lines of a text file, plain or packed by gzip or xz; one line is one review."""
-    with _open(source) as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                text = clean(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise CorpusError(
-                    f"{source}, line {number}: not UTF-8 ({error.reason} at byte {error.start})"
-                ) from error
-            if text:
-                yield text
+    try:
+        with _open(source) as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    text = clean(line.decode("utf-8"))
+                except UnicodeDecodeError as error:
+                    raise CorpusError(
+                        f"{source}, line {number}: not UTF-8 ({error.reason} at byte {error.start})"
+                    ) from error
+                if text:
+                    yield text
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise CorpusError(f"{source} cannot be read: {error}") from error
 
 
 def _open(source: Path) -> BinaryIO:
@@ -126,7 +130,7 @@ class Corpus:
     def read(self, entry: ShardEntry) -> NDArray[np.uint8]:
         """The bytes of one shard, memory-mapped, (bytes,)."""
         path = self.directory / entry.file
-        size = path.stat().st_size
+        size = path.stat().st_size if path.exists() else 0
         if size != entry.bytes:
             raise CorpusError(f"{path} holds {size} bytes, its manifest says {entry.bytes}: build the corpus again")
         return np.memmap(path, dtype=np.uint8, mode="r")

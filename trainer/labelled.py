@@ -4,6 +4,7 @@ import csv
 import gzip
 import lzma
 import sys
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +29,21 @@ def read_labelled(path: Path, text_column: str | None = None, label_column: str 
     """Read a CSV with a header. text_column: by default the one column that is not the label."""
     # A review may be longer than the csv module's 128 KiB.
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with _open(path) as handle:
-        reader = csv.DictReader(handle)
-        columns = list(reader.fieldnames or [])
-        others = [column for column in columns if column != label_column]
-        chosen = text_column or (others[0] if len(others) == 1 else None)
-        if label_column not in columns or chosen not in columns:
-            raise LabelledError(f"{path}: its columns are {columns}; name those of the text and the label")
-        rows = [(row[chosen], row[label_column]) for row in reader]
+    rows = []
+    try:
+        with _open(path) as handle:
+            reader = csv.DictReader(handle)
+            columns = list(reader.fieldnames or [])
+            others = [column for column in columns if column != label_column]
+            chosen = text_column or (others[0] if len(others) == 1 else None)
+            if label_column not in columns or chosen not in columns:
+                raise LabelledError(f"{path}: its columns are {columns}; name those of the text and the label")
+            for row in reader:
+                if row[chosen] is None or row[label_column] is None:
+                    raise LabelledError(f"{path}, line {reader.line_num}: it has fewer columns than the header")
+                rows.append((row[chosen], row[label_column]))
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, lzma.LZMAError, zlib.error) as error:
+        raise LabelledError(f"{path} cannot be read: {error}") from error
     if not rows:
         raise LabelledError(f"{path} holds no rows")
     return Labelled([text for text, _ in rows], [label for _, label in rows])

@@ -1,5 +1,6 @@
 """From a model to a published checkpoint: find its sentiment unit, calibrate it, fit the head `sentiment`, publish."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,8 @@ def publish(
     """
     manifest = Manifest(name, step, model.architecture, bytes_seen, bits_per_byte, sha256={}, notes=notes)
     if sentiment is not None:
-        manifest = _with_sentiment(manifest, FoldedModel(model), sentiment, on_progress)
+        rounded = copy.deepcopy(model).bfloat16().float()  # the head must fit what a worker will load
+        manifest = _with_sentiment(manifest, FoldedModel(rounded), sentiment, on_progress)
     return checkpoint.publish(volume, model, manifest, torch.bfloat16)
 
 

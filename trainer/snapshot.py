@@ -40,7 +40,8 @@ def save(
     keep: int,
 ) -> Path:
     """Write `directory/step-N` and delete all but the newest `keep`."""
-    tensors: dict[str, Tensor] = {"state.cell": state.cell, "state.hidden": state.hidden}
+    # A GRU's hidden is its cell; safetensors refuses tensors that share memory.
+    tensors: dict[str, Tensor] = {"state.cell": state.cell, "state.hidden": state.hidden.clone()}
     tensors["random"] = torch.get_rng_state()
     for name, parameter in model.named_parameters():
         tensors[f"model.{name}"] = parameter.detach()

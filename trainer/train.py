@@ -72,6 +72,13 @@ class Run:
         corpus = Corpus(Path(options.corpus))
         self.lanes = Lanes(corpus, options.lanes, options.window)
         self._validation = corpus.read(corpus.validation)
+        usable = min(len(self._validation), options.validation_bytes)
+        self._validation_steps = (usable - 1) // options.lanes // options.window * options.window
+        if self._validation_steps == 0:
+            raise TrainingError(
+                f"the validation shard gives {usable} bytes, too few for {options.lanes} lanes x {options.window}: "
+                "build the corpus with fewer --shards"
+            )
         self.model = LanguageModel(Architecture(options.cell, options.units, options.embedding_size))
         self.model.reset(torch.Generator().manual_seed(options.seed), options.embedding_std)
         self.model.to(device)
@@ -79,6 +86,7 @@ class Run:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=options.learning_rate, fused=True)
         self.state = self.model.zero_state(options.lanes)
         self.progress = snapshot.Progress()
+        self.rate = 0.0  # learning rate of the last step
 
     @classmethod
     def create(cls, directory: Path, options: Options, report: Report) -> "Run":
@@ -118,9 +126,9 @@ class Run:
         bytes_ = torch.from_numpy(block.astype(np.int64)).to(self.state.cell.device)
         fresh = torch.from_numpy(begins).to(self.state.cell.device)[:, None]
         state = State(self.state.cell.masked_fill(fresh, 0.0), self.state.hidden.masked_fill(fresh, 0.0))
-        rate = self.learning_rate()
+        self.rate = self.learning_rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.rate
         loss, self.state = self.model.loss(bytes_[:-1], bytes_[1:], state, self._window)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm))
@@ -128,6 +136,8 @@ class Run:
             self.optimizer.step()
         else:
             self.progress.skipped_steps += 1
+            # What made the gradient so may have reached the carried state, and would stay there.
+            self.state = self.model.zero_state(self.options.lanes)
         self.optimizer.zero_grad()
         self.progress.step += 1
         self.progress.bytes_seen += self.options.lanes * self.options.window
@@ -136,14 +146,7 @@ class Run:
     @torch.no_grad()
     def validate(self) -> float:
         """Bits per byte of the head of the validation shard, read in as many pieces as there are lanes."""
-        lanes, window = self.options.lanes, self.options.window
-        usable = min(len(self._validation), self.options.validation_bytes)
-        steps = (usable - 1) // lanes // window * window
-        if steps == 0:
-            raise TrainingError(
-                f"the validation shard gives {usable} bytes, too few for {lanes} lanes x {window}: "
-                "build the corpus with fewer --shards"
-            )
+        lanes, window, steps = self.options.lanes, self.options.window, self._validation_steps
         columns = [self._validation[lane * steps : (lane + 1) * steps + 1] for lane in range(lanes)]
         text = torch.from_numpy(np.stack(columns, axis=1).astype(np.int64)).to(self.state.cell.device)
         state, total = self.model.zero_state(lanes), 0.0
@@ -169,9 +172,17 @@ class Run:
 
     def train(self) -> None:
         """Train to `total_bytes`, or until `stop` or SIGTERM or SIGINT; the last step is always saved."""
+        handlers = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: self.stop())
+                handlers[number] = signal.signal(number, lambda *_: self.stop())
+        try:
+            self._train()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _train(self) -> None:
         started = last_save = last_log = time.monotonic()
         seconds_before, bytes_at_log = self.progress.seconds, self.progress.bytes_seen
         next_validation = self._next_validation()
@@ -186,7 +197,7 @@ class Run:
                 "bytes_seen": self.progress.bytes_seen,
                 "bits_per_byte": sum(losses) / len(losses),
                 "gradient_norm": norm,
-                "learning_rate": self.learning_rate(),
+                "learning_rate": self.rate,
                 "seconds": round(self.progress.seconds, 1),
                 "skipped_steps": self.progress.skipped_steps,
             }
@@ -200,6 +211,7 @@ class Run:
             if now - last_save >= self.options.snapshot_every_s:
                 self.save()
                 last_save = now
+        self.save()  # before the validation: whoever sent SIGTERM may not wait for it
         self._log(
             {
                 "step": self.progress.step,
@@ -209,7 +221,6 @@ class Run:
                 "skipped_steps": self.progress.skipped_steps,
             }
         )
-        self.save()
 
     def _next_validation(self) -> int:
         every = self.options.validate_every_bytes

@@ -1,0 +1,617 @@
+"""A checkpoint reads back as it was published or is refused, and no crash leaves LATEST naming half of one."""
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from model import checkpoint, durable
+from model.checkpoint import Calibration, CheckpointError, Head, Manifest, latest, publish, read, read_manifest, resolve
+from model.language_model import Architecture, LanguageModel
+
+Json = dict[str, Any]
+
+UNITS = 8
+MANIFEST = Manifest(
+    name="tiny-model.v1",
+    step=120,
+    architecture=Architecture("mlstm", UNITS, 4),
+    bytes_seen=123_456_789_012,
+    bits_per_byte=1.5,
+    sha256={},
+    sentiment=Calibration(unit=3, polarity=-1, center=0.125, scale=0.75),
+    heads={
+        "sentiment": Head(["negative", "positive"], {0: [0.5], 7: [-1.25]}, [0.25], 0.5, {"test_accuracy": 0.75}),
+        "stars": Head(["1", "2", "3"], {2: [1.0, 0.0, -1.0]}, [0.0, 0.5, -0.5]),
+    },
+    feature_mean=[0.5] * UNITS,
+    feature_scale=[1.5] * UNITS,
+    notes="Made for a test: \u00fc.",
+)
+
+
+def tiny_model(seed: int = 0, architecture: Architecture = MANIFEST.architecture) -> LanguageModel:
+    model = LanguageModel(architecture)
+    model.reset(torch.Generator().manual_seed(seed), embedding_std=1.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Never written to: a test that damages a checkpoint takes a copy."""
+    return publish(tmp_path_factory.mktemp("volume"), tiny_model(), MANIFEST, torch.float32)
+
+
+@pytest.fixture
+def copied(published: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(published, tmp_path / "copy")
+
+
+def forge(directory: Path, weights: bytes) -> None:
+    """Other weights with the right SHA-256, as somebody with write access could make them."""
+    (directory / checkpoint.WEIGHTS).write_bytes(weights)
+    edit(directory, lambda record: record["sha256"].update({checkpoint.WEIGHTS: hashlib.sha256(weights).hexdigest()}))
+
+
+def edit(directory: Path, change: Callable[[Json], object]) -> None:
+    path = directory / checkpoint.MANIFEST
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+# ---- round trip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cell", ["mlstm", "lstm", "gru"])
+def test_round_trip(tmp_path: Path, cell: str, dtype: torch.dtype) -> None:
+    architecture = Architecture(cell, UNITS, 4)  # type: ignore[arg-type]
+    model = tiny_model(1, architecture)
+    where = publish(tmp_path, model, replace(MANIFEST, architecture=architecture), dtype)
+    assert where == tmp_path / "tiny-model.v1" / "step-120" == latest(tmp_path)
+    found = read(where)
+    digest = hashlib.sha256((where / "model.safetensors").read_bytes()).hexdigest()
+    assert found.manifest == replace(MANIFEST, architecture=architecture, sha256={"model.safetensors": digest})
+    assert found.model.architecture == architecture
+    for name, tensor in model.state_dict().items():
+        loaded = found.model.state_dict()[name]
+        assert loaded.dtype == torch.float32
+        assert torch.equal(loaded, tensor.to(dtype).float()), name
+
+
+def test_bfloat16_is_what_is_published_by_default(tmp_path: Path) -> None:
+    where = publish(tmp_path, tiny_model(), MANIFEST)
+    assert {tensor.dtype for tensor in load_file(where / "model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_manifest_fields_on_disk(published: Path) -> None:
+    record = json.loads((published / "manifest.json").read_text())
+    assert record["format_version"] == 1
+    assert record["architecture"] == {"cell": "mlstm", "units": UNITS, "embedding_size": 4}
+    assert record["sentiment"] == {"unit": 3, "polarity": -1, "center": 0.125, "scale": 0.75}
+    assert record["heads"]["sentiment"]["weights"] == {"0": [0.5], "7": [-1.25]}
+    assert sorted(path.name for path in published.iterdir()) == ["manifest.json", "model.safetensors"]
+    assert (published.parents[1] / "LATEST").read_text() == "tiny-model.v1/step-120\n"
+
+
+def test_a_bare_manifest_reads_back(tmp_path: Path) -> None:
+    bare = Manifest("bare", 0, MANIFEST.architecture, 0, None, sha256={})
+    found = read(publish(tmp_path, tiny_model(), bare)).manifest
+    assert (found.sentiment, found.heads, found.feature_mean, found.bits_per_byte) == (None, {}, None, None)
+
+
+def test_resolve_takes_a_checkpoint_or_a_volume(published: Path) -> None:
+    assert resolve(published) == published
+    assert resolve(published.parents[1]) == published
+
+
+def test_calibration_is_a_line_there_and_back() -> None:
+    falling = Calibration(unit=0, polarity=-1, center=0.5, scale=2.0)
+    assert falling.value(1.0) == -1.5
+    assert falling.sentiment(-1.5) == 1.0
+    assert falling.sentiment(0.5) == 0.0
+    assert (falling.sentiment(99.0), falling.sentiment(-99.0)) == (-1.0, 1.0)
+
+
+# ---- publishing
+
+
+def test_a_step_is_published_once(tmp_path: Path) -> None:
+    where = publish(tmp_path, tiny_model(0), MANIFEST)
+    before = (where / checkpoint.WEIGHTS).read_bytes()
+    with pytest.raises(CheckpointError, match="exists already"):
+        publish(tmp_path, tiny_model(1), MANIFEST)
+    assert (where / checkpoint.WEIGHTS).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["", "..", "../evil", "a/b", "/abs", ".hidden", "UPPER", "a" * 65, "a\n", "ä"])
+def test_names_that_are_no_plain_folder_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match="name"):
+        publish(tmp_path, tiny_model(), replace(MANIFEST, name=name))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_latest_is_swapped_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path, tiny_model(0), MANIFEST)
+    seen = []
+    swap = checkpoint.replace_file
+
+    def look(path: Path, content: str) -> None:
+        assert latest(tmp_path).name == "step-120"
+        seen.append(read(tmp_path / content.strip()).manifest.step)
+        swap(path, content)
+
+    monkeypatch.setattr(checkpoint, "replace_file", look)
+    publish(tmp_path, tiny_model(1), replace(MANIFEST, step=121))
+    assert seen == [121]
+    assert latest(tmp_path).name == "step-121"
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        replace(MANIFEST, step=-1),
+        replace(MANIFEST, architecture=replace(MANIFEST.architecture, units=9)),
+        replace(MANIFEST, feature_mean=[0.0]),
+        replace(MANIFEST, sentiment=Calibration(UNITS, 1, 0.0, 1.0)),
+    ],
+    ids=["negative step", "other architecture", "short mean", "no such unit"],
+)
+def test_what_would_not_read_back_is_not_published(tmp_path: Path, manifest: Manifest) -> None:
+    where = publish(tmp_path, tiny_model(), replace(MANIFEST, step=7))
+    with pytest.raises(CheckpointError):
+        publish(tmp_path, tiny_model(), manifest)
+    assert latest(tmp_path) == where
+    assert list(where.parent.iterdir()) == [where]
+
+
+def test_a_diverged_model_is_not_published(tmp_path: Path) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.output_w[3, 200] = float("nan")
+    with pytest.raises(CheckpointError, match=r"output_w.*not finite"):
+        publish(tmp_path, model, MANIFEST)
+    assert not (tmp_path / "LATEST").exists()
+
+
+# ---- crashes
+
+
+def test_no_failing_sync_leaves_latest_on_half_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path, tiny_model(0), MANIFEST)
+    sync, calls, step = durable._sync, 0, 121
+    for fails_at in range(8):
+        calls = 0
+
+        def fail(path: Path, fails_at: int = fails_at) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == fails_at + 1:
+                raise OSError("input/output error")
+            sync(path)
+
+        monkeypatch.setattr(durable, "_sync", fail)
+        step += 1
+        try:
+            publish(tmp_path, tiny_model(step), replace(MANIFEST, step=step))
+        except OSError:
+            assert read(latest(tmp_path)).manifest.step <= step
+        else:
+            assert fails_at == 6, "a publish has six syncs"
+            assert latest(tmp_path).name == f"step-{step}"
+            break
+
+
+@pytest.mark.parametrize("place", ["os.rename", "os.replace", "model.checkpoint.save_file"])
+@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
+def test_a_crash_in_the_middle_keeps_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, failure: type[BaseException]
+) -> None:
+    old = publish(tmp_path, tiny_model(0), MANIFEST)
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, fail)
+        with pytest.raises(failure):
+            publish(tmp_path, tiny_model(1), replace(MANIFEST, step=121))
+    assert latest(tmp_path) == old
+    assert read(old).manifest.step == 120
+    assert not list(tmp_path.rglob("*.partial"))
+    # And the next one goes through.
+    assert latest(tmp_path) == old
+    assert read(publish(tmp_path, tiny_model(2), replace(MANIFEST, step=122))).manifest.step == 122
+
+
+PUBLISH_AND_KILL = """
+    import os, random, signal, sys, time
+    from dataclasses import replace
+    from pathlib import Path
+    import torch
+    from model.checkpoint import Manifest, latest, publish, read
+    from model.language_model import Architecture, LanguageModel
+
+    torch.set_num_threads(1)
+    volume, draw = Path(sys.argv[1]), random.Random(0)
+    architecture = Architecture("mlstm", 32, 8)
+    model = LanguageModel(architecture)
+    model.reset(torch.Generator().manual_seed(0))
+    manifest = Manifest("loop", 0, architecture, 0, None, sha256={})
+    publish(volume, model, manifest, torch.float32)
+    for _ in range(40):
+        first = 1 + max(int(path.name[5:]) for path in (volume / "loop").glob("step-*"))
+        child = os.fork()
+        if child == 0:
+            for step in range(first, first + 10_000):
+                publish(volume, model, replace(manifest, step=step), torch.float32)
+            os._exit(1)
+        time.sleep(draw.uniform(0.0, 0.06))
+        os.kill(child, signal.SIGKILL)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        found = read(latest(volume))
+        assert f"step-{found.manifest.step}" == latest(volume).name
+        for whole in (volume / "loop").glob("step-*"):
+            read(whole)
+        print(found.manifest.step)
+"""
+
+
+def test_kill_9_while_publishing_never_leaves_half_a_checkpoint(tmp_path: Path) -> None:
+    script = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(PUBLISH_AND_KILL), str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=Path(checkpoint.__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    steps = [int(line) for line in done.stdout.split()]
+    assert len(steps) == 40
+    assert steps == sorted(steps)
+    assert steps[-1] > steps[0], "nothing was published between the kills"
+    assert list(tmp_path.rglob("*.partial")), "no kill came while something was being written"
+
+
+# ---- LATEST
+
+
+@pytest.mark.parametrize(
+    "pointer",
+    [
+        b"../outside/step-1",
+        b"/outside/step-1",
+        b"tiny-model.v1/../../outside/step-1",
+        b"tiny-model.v1/step-120/../../../outside",
+        b"../step-1",
+        b"./step-1",
+        b"tiny-model.v1",
+        b"tiny-model.v1/",
+        b"tiny-model.v1/step-",
+        b"tiny-model.v1/step-1x",
+        b"tiny-model.v1/step--1",
+        b"tiny-model.v1\\step-1",
+        b"",
+        b"\xff\xfe\x00",
+        b"a" * 100_000,
+    ],
+)
+def test_latest_outside_the_volume_is_refused(tmp_path: Path, published: Path, pointer: bytes) -> None:
+    shutil.copytree(published, tmp_path / "outside" / "step-1")
+    shutil.copytree(published.parents[1], tmp_path / "volume")
+    (tmp_path / "volume" / "LATEST").write_bytes(pointer)
+    with pytest.raises(CheckpointError, match="LATEST"):
+        latest(tmp_path / "volume")
+
+
+def test_a_volume_without_latest_is_refused(tmp_path: Path) -> None:
+    for volume in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(CheckpointError, match="no published model"):
+            resolve(volume)
+    (tmp_path / "LATEST").mkdir()
+    with pytest.raises(CheckpointError, match="no published model"):
+        latest(tmp_path)
+
+
+def test_latest_naming_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "LATEST").write_text("gone/step-3\n")
+    with pytest.raises(CheckpointError, match="gone"):
+        read(latest(tmp_path))
+
+
+# ---- weights
+
+
+@given(position=st.integers(0, 2**40), flip=st.integers(1, 255))
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_damaged_byte_of_the_weights_is_noticed(copied: Path, position: int, flip: int) -> None:
+    path = copied / checkpoint.WEIGHTS
+    content = path.read_bytes()
+    position %= len(content)
+    path.write_bytes(content[:position] + bytes([content[position] ^ flip]) + content[position + 1 :])
+    with pytest.raises(CheckpointError, match="damaged"):
+        read(copied)
+    path.write_bytes(content)
+
+
+def test_truncated_or_longer_weights_are_refused(copied: Path) -> None:
+    path = copied / checkpoint.WEIGHTS
+    content = path.read_bytes()
+    for other in (b"", content[:7], content[: len(content) // 2], content[:-1], content + b"\0"):
+        path.write_bytes(other)
+        with pytest.raises(CheckpointError, match="damaged"):
+            read(copied)
+        forge(copied, other)
+        with pytest.raises(CheckpointError):
+            read(copied)
+
+
+@pytest.mark.parametrize("file", [checkpoint.WEIGHTS, checkpoint.MANIFEST])
+def test_a_missing_file_is_refused(copied: Path, file: str) -> None:
+    (copied / file).unlink()
+    with pytest.raises(CheckpointError, match=file):
+        read(copied)
+    (copied / file).mkdir()
+    with pytest.raises(CheckpointError, match=file):
+        read(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda tensors: tensors.update(output_b=torch.zeros(255)), "output_b.*shape"),
+        (lambda tensors: tensors.update(output_b=torch.zeros(1, 256)), "output_b.*shape"),
+        (lambda tensors: tensors.pop("cell.gmh"), "cell.gmh"),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), "extra"),
+        (lambda tensors: tensors["cell.wh"].__setitem__((2, 5), float("nan")), "cell.wh.*not finite"),
+        (lambda tensors: tensors["embedding"].__setitem__((255, 3), float("-inf")), "embedding.*not finite"),
+        (lambda tensors: tensors.update(output_b=torch.zeros(256, dtype=torch.int64)), "output_b.*int64"),
+        (lambda tensors: tensors.update(output_b=torch.zeros(256, dtype=torch.complex64)), "output_b.*complex64"),
+        (lambda tensors: tensors.update(output_b=torch.zeros(256, dtype=torch.float8_e4m3fn)), "output_b.*float8"),
+        (lambda tensors: tensors.clear(), "shape"),
+    ],
+)
+def test_weights_of_another_shape_or_kind_are_refused(
+    copied: Path, change: Callable[[dict[str, torch.Tensor]], object], fault: str
+) -> None:
+    tensors = load_file(copied / checkpoint.WEIGHTS)
+    change(tensors)
+    save_file(tensors, copied / "other")
+    forge(copied, (copied / "other").read_bytes())
+    with pytest.raises(CheckpointError, match=fault):
+        read(copied)
+
+
+def header_of(content: bytes) -> tuple[Json, bytes]:
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F8_E8M0", "U16", "BOOL", "F64", "nonsense", 5])
+def test_types_that_no_weights_have_are_refused(copied: Path, dtype: object) -> None:
+    """In a file that is otherwise well formed: one tensor's bytes are declared to be of another type."""
+    header, data = header_of((copied / checkpoint.WEIGHTS).read_bytes())
+    header["output_b"]["dtype"] = dtype
+    spelled = json.dumps(header).encode()
+    forge(copied, struct.pack("<Q", len(spelled)) + spelled + data)
+    with pytest.raises(CheckpointError):
+        read(copied)
+    size = {"F4": 0.5, "F6_E2M3": 0.75, "U16": 2, "F64": 8}.get(str(dtype), 1)
+    begin, end = header["output_b"]["data_offsets"]
+    header["output_b"]["shape"] = [int((end - begin) / size)]
+    spelled = json.dumps(header).encode()
+    forge(copied, struct.pack("<Q", len(spelled)) + spelled + data)
+    with pytest.raises(CheckpointError):
+        read(copied)
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_forged_weights_load_or_are_refused(published: Path, copied: Path, data: st.DataObject) -> None:
+    content = bytearray((published / checkpoint.WEIGHTS).read_bytes())
+    if data.draw(st.booleans(), label="garbage"):
+        content = bytearray(data.draw(st.binary(max_size=300)))
+    else:
+        for _ in range(data.draw(st.integers(1, 3))):
+            content[data.draw(st.integers(0, 1200), label="position")] = data.draw(st.integers(0, 255), label="byte")
+    forge(copied, bytes(content))
+    with suppress(CheckpointError):
+        read(copied)
+
+
+# ---- manifests
+
+
+def put(*path: str) -> Callable[[Json, object], None]:
+    def change(record: Json, value: object) -> None:
+        for key in path[:-1]:
+            record = record[key]
+        record[path[-1]] = value
+
+    return change
+
+
+HOSTILE: list[tuple[tuple[str, ...], object]] = [
+    (("name",), "../../etc"),
+    (("name",), "/etc/passwd"),
+    (("name",), "a/b"),
+    (("name",), None),
+    (("name",), ["tiny"]),
+    (("step",), -1),
+    (("step",), 1.5),
+    (("step",), "120"),
+    (("step",), True),
+    (("step",), 10**400),
+    (("bytes_seen",), "many"),
+    (("bytes_seen",), -1),
+    (("bits_per_byte",), float("nan")),
+    (("bits_per_byte",), "low"),
+    (("sha256",), None),
+    (("sha256",), []),
+    (("sha256",), "0" * 64),
+    (("sha256",), {}),
+    (("sha256",), {checkpoint.WEIGHTS: None}),
+    (("notes",), {"deep": []}),
+    (("format_version",), 2),
+    (("format_version",), None),
+    (("format_version",), "1"),
+    (("unknown",), 1),
+    (("architecture",), None),
+    (("architecture",), []),
+    (("architecture",), "mlstm"),
+    (("architecture", "cell"), "transformer"),
+    (("architecture", "cell"), ["mlstm"]),
+    (("architecture", "cell"), {}),
+    (("architecture", "units"), UNITS + 1),
+    (("architecture", "units"), UNITS - 1),
+    (("architecture", "units"), 0),
+    (("architecture", "units"), -8),
+    (("architecture", "units"), 10**12),
+    (("architecture", "units"), 8.0),
+    (("architecture", "units"), True),
+    (("architecture", "units"), "8"),
+    (("architecture", "embedding_size"), 5),
+    (("architecture", "embedding_size"), None),
+    (("architecture", "layers"), 2),
+    (("sentiment",), []),
+    (("sentiment",), {}),
+    (("sentiment",), "3"),
+    (("sentiment", "unit"), UNITS),
+    (("sentiment", "unit"), -1),
+    (("sentiment", "unit"), 2.0),
+    (("sentiment", "polarity"), 0),
+    (("sentiment", "polarity"), []),
+    (("sentiment", "scale"), 0.0),
+    (("sentiment", "scale"), -1.0),
+    (("sentiment", "scale"), float("inf")),
+    (("sentiment", "scale"), 10**400),
+    (("sentiment", "center"), float("nan")),
+    (("sentiment", "center"), None),
+    (("heads",), []),
+    (("heads",), "sentiment"),
+    (("heads",), None),
+    (("heads", "../x"), {"labels": ["a", "b"], "weights": {}, "bias": [0.0]}),
+    (("heads", "sentiment"), None),
+    (("heads", "sentiment"), []),
+    (("heads", "sentiment"), {}),
+    (("heads", "sentiment", "labels"), ["only"]),
+    (("heads", "sentiment", "labels"), ["same", "same"]),
+    (("heads", "stars", "labels"), ["same", "same", "other"]),
+    (("heads", "sentiment", "labels"), [1, 2]),
+    (("heads", "sentiment", "labels"), [[], []]),
+    (("heads", "sentiment", "labels"), "ab"),
+    (("heads", "sentiment", "labels"), 2),
+    (("heads", "sentiment", "weights"), []),
+    (("heads", "sentiment", "weights"), None),
+    (("heads", "sentiment", "weights"), {"8": [1.0]}),
+    (("heads", "sentiment", "weights"), {"-1": [1.0]}),
+    (("heads", "sentiment", "weights"), {"one": [1.0]}),
+    (("heads", "sentiment", "weights"), {"1": 1.0}),
+    (("heads", "sentiment", "weights"), {"1": [1.0, 2.0]}),
+    (("heads", "sentiment", "weights"), {"1": [None]}),
+    (("heads", "sentiment", "weights"), {"1": [10**400]}),
+    (("heads", "sentiment", "bias"), []),
+    (("heads", "sentiment", "bias"), 0.0),
+    (("heads", "sentiment", "bias"), [float("nan")]),
+    (("heads", "sentiment", "c"), "strong"),
+    (("heads", "sentiment", "metrics"), []),
+    (("heads", "sentiment", "metrics"), {"accuracy": "good"}),
+    (("heads", "sentiment", "extra"), 1),
+    (("feature_mean",), [0.0] * (UNITS + 1)),
+    (("feature_mean",), [[]] * UNITS),
+    (("feature_mean",), 0.0),
+    (("feature_mean",), "12345678"),
+    (("feature_scale",), [float("inf")] * UNITS),
+    (("feature_scale",), {str(unit): 1.0 for unit in range(UNITS)}),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), HOSTILE, ids=[f"{'.'.join(path)}={value!r}"[:60] for path, value in HOSTILE]
+)
+def test_hostile_manifests_are_refused(copied: Path, path: tuple[str, ...], value: object) -> None:
+    edit(copied, lambda record: put(*path)(record, value))
+    with pytest.raises(CheckpointError):
+        read(copied)
+
+
+@pytest.mark.parametrize(
+    "field", ["name", "step", "architecture", "bytes_seen", "bits_per_byte", "sha256", "format_version"]
+)
+def test_a_manifest_without_a_field_that_it_needs_is_refused(copied: Path, field: str) -> None:
+    edit(copied, lambda record: record.pop(field))
+    with pytest.raises(CheckpointError, match="manifest"):
+        read_manifest(copied)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"\xff\xfe{}",
+        b"[" * 1_000_000,
+        b'{"heads":' * 100_000,
+        b'{"step": ' + b"9" * 100_000 + b"}",
+    ],
+    ids=["empty", "open", "null", "list", "text", "not UTF-8", "deep list", "deep object", "long number"],
+)
+def test_what_is_no_manifest_is_refused(copied: Path, content: bytes) -> None:
+    (copied / checkpoint.MANIFEST).write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a valid manifest"):
+        read_manifest(copied)
+
+
+def test_a_huge_manifest_is_refused_unread(copied: Path) -> None:
+    os.truncate(copied / checkpoint.MANIFEST, 2**34)  # sparse: takes no space, but would take all memory
+    with pytest.raises(CheckpointError, match="more than"):
+        read_manifest(copied)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = [
+    *[(name,) for name in Manifest.__dataclass_fields__],
+    *[("architecture", name) for name in Architecture.__dataclass_fields__],
+    *[("sentiment", name) for name in Calibration.__dataclass_fields__],
+    *[("heads", "stars", name) for name in Head.__dataclass_fields__],
+    ("heads", "stars", "weights", "2"),
+]
+
+
+@given(path=st.sampled_from(FIELDS), value=ANYTHING)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_value_in_any_field_reads_or_is_refused(
+    published: Path, copied: Path, path: tuple[str, ...], value: object
+) -> None:
+    shutil.copy(published / checkpoint.MANIFEST, copied / checkpoint.MANIFEST)
+    edit(copied, lambda record: put(*path)(record, value))
+    with suppress(CheckpointError):
+        read(copied)
+
+
+@given(position=st.integers(0, 2**20), byte=st.integers(0, 255))
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_manifest_reads_or_is_refused(published: Path, copied: Path, position: int, byte: int) -> None:
+    content = bytearray((published / checkpoint.MANIFEST).read_bytes())
+    content[position % len(content)] = byte
+    (copied / checkpoint.MANIFEST).write_bytes(content)
+    with suppress(CheckpointError):
+        read(copied)

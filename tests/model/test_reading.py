@@ -1,0 +1,80 @@
+"""`read_features` gives every text the cell it would have alone, in the order of the texts, whatever the batch."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from model.folded import FoldedModel
+from model.language_model import Architecture, LanguageModel
+from model.reading import pool, read_features
+from model.text import prepare
+
+UNITS = 16
+
+
+def folded(cell: str = "mlstm") -> FoldedModel:
+    model = LanguageModel(Architecture(cell, UNITS, 6))  # type: ignore[arg-type]
+    model.reset(torch.Generator().manual_seed(0), embedding_std=1.0)
+    return FoldedModel(model, dtype=torch.float32)
+
+
+MODEL = folded()
+
+
+def read_alone(model: FoldedModel, text: bytes) -> NDArray[np.float32]:
+    state = model.zero_state(1)
+    for byte in text:
+        state = model.step(torch.tensor([byte]), state)
+    cell: NDArray[np.float32] = state.cell[0].numpy()
+    return cell
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=12), st.integers(1, 14))
+@settings(deadline=None, max_examples=40)
+def test_every_text_in_its_own_place(texts: list[bytes], rows: int) -> None:
+    features = read_features(MODEL, texts, rows=rows)
+    assert features.dtype == np.float32
+    assert features.shape == (len(texts), UNITS)
+    for text, found in zip(texts, features, strict=True):
+        np.testing.assert_allclose(found, read_alone(MODEL, text), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_other_cells(cell: str) -> None:
+    model, texts = folded(cell), [prepare(text) for text in ("a long text, rather", "short", "", "middle one")]
+    features = read_features(model, texts, rows=3)
+    for text, found in zip(texts, features, strict=True):
+        np.testing.assert_allclose(found, read_alone(model, text), rtol=0, atol=1e-5)
+
+
+def test_many_texts_of_one_length() -> None:
+    texts = [f"{number:04d}".encode() for number in range(50)]
+    features = read_features(MODEL, texts, rows=16)
+    np.testing.assert_allclose(features[37], read_alone(MODEL, texts[37]), rtol=0, atol=1e-5)
+    assert len(np.unique(features.round(4), axis=0)) == 50
+
+
+def test_a_text_of_no_bytes_is_the_zero_state() -> None:
+    features = read_features(MODEL, [b"", b"abc", b""])
+    assert not features[[0, 2]].any()
+    np.testing.assert_allclose(features[1], read_alone(MODEL, b"abc"), rtol=0, atol=1e-5)
+    assert not read_features(MODEL, [b""]).any()
+
+
+def test_no_texts() -> None:
+    assert read_features(MODEL, []).shape == (0, UNITS)
+
+
+def test_progress_counts_every_text_once() -> None:
+    finished: list[int] = []
+    read_features(MODEL, [b"x" * length for length in range(1, 24)], rows=10, on_progress=finished.append)
+    assert finished == [10, 10, 3]
+
+
+def test_pooling_names_raw_cell_or_its_tanh() -> None:
+    cell = np.array([[-2.0, 0.0, 0.5, 3.0]], dtype=np.float32)
+    np.testing.assert_array_equal(pool(cell, "cell"), cell)
+    np.testing.assert_allclose(pool(cell, "tanh"), np.tanh(cell.astype(np.float64)), rtol=1e-6)

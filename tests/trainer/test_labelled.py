@@ -1,0 +1,100 @@
+"""Labelled CSV files, plain or packed, give their texts and labels in order, or an error that names the fault."""
+
+import gzip
+import lzma
+from pathlib import Path
+
+import pytest
+
+from trainer.labelled import Labelled, LabelledError, joined, read_labelled
+
+CSV = 'label,sentence\n1,good\n0,"bad, ""really""\nbad"\n1,café 😀\n'
+EXPECTED = Labelled(["good", 'bad, "really"\nbad', "café 😀"], ["1", "0", "1"])
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    raw = content.encode() if isinstance(content, str) else content
+    match path.suffix:
+        case ".xz":
+            raw = lzma.compress(raw)
+        case ".gz":
+            raw = gzip.compress(raw)
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.xz", "a.csv.gz"])
+def test_plain_and_packed_files_read_alike(tmp_path: Path, name: str) -> None:
+    assert read_labelled(write(tmp_path / name, CSV)) == EXPECTED
+
+
+def test_columns_in_any_order_and_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "title,text,stars\nT1,first,5\nT2,second,1\n")
+    assert read_labelled(path, "text", "stars") == Labelled(["first", "second"], ["5", "1"])
+    assert read_labelled(path, "title", "stars").texts == ["T1", "T2"]
+    swapped = write(tmp_path / "b.csv", "text,label\nonly,1\n")
+    assert read_labelled(swapped) == Labelled(["only"], ["1"])
+
+
+@pytest.mark.parametrize(
+    ("content", "text_column"),
+    [
+        ("a,b,label\n1,2,3\n", None),  # which of the two is the text?
+        ("a,b\n1,2\n", None),
+        ("a,label\n1,2\n", "missing"),
+        ("label\n1\n", None),
+        ("", None),
+    ],
+)
+def test_columns_that_are_not_clear_are_named(tmp_path: Path, content: str, text_column: str | None) -> None:
+    with pytest.raises(LabelledError, match=r"a\.csv: its columns are"):
+        read_labelled(write(tmp_path / "a.csv", content), text_column)
+
+
+def test_a_text_may_be_longer_than_the_csv_modules_limit(tmp_path: Path) -> None:
+    long = "x" * 300_000
+    assert read_labelled(write(tmp_path / "a.csv", f"label,text\n1,{long}\n")).texts == [long]
+
+
+def test_line_ends_inside_a_text_are_kept(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", b'label,text\r\n1,"one\r\ntwo\rthree"\r\n')
+    assert read_labelled(path) == Labelled(["one\r\ntwo\rthree"], ["1"])
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(LabelledError, match="no rows"):
+        read_labelled(write(tmp_path / "a.csv", "label,text\n"))
+
+
+def test_a_short_row_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LabelledError, match=r"a\.csv, line 3"):
+        read_labelled(write(tmp_path / "a.csv", "label,text\n1,good\n0\n1,good\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("latin.csv", "label,text\n1,café\n".encode("latin-1")),
+        ("wrong.csv.xz", b"label,text\n1,good\n"),
+        ("wrong.csv.gz", b"label,text\n1,good\n"),
+        ("cut.csv.xz", lzma.compress(CSV.encode() * 50)[:-30]),
+        ("cut.csv.gz", gzip.compress(CSV.encode() * 50)[:-30]),
+    ],
+    ids=["not UTF-8", "no xz", "no gzip", "cut xz", "cut gzip"],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, raw: bytes) -> None:
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(LabelledError, match=name):
+        read_labelled(tmp_path / name)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(LabelledError, match=r"nowhere\.csv"):
+        read_labelled(tmp_path / "nowhere.csv")
+
+
+def test_head_and_joined() -> None:
+    assert EXPECTED.head(2) == Labelled(EXPECTED.texts[:2], ["1", "0"])
+    assert EXPECTED.head(None) == EXPECTED
+    other = Labelled(["x"], ["0"])
+    assert joined(iter([EXPECTED, other])) == Labelled([*EXPECTED.texts, "x"], ["1", "0", "1", "0"])

@@ -33,10 +33,15 @@ _LOOK_INTERVAL_S = 0.25
 class Engine:
     """Start it with `start`, give it rows with `submit`, end it with `close`."""
 
-    def __init__(self, max_rows: int = 256, block_steps: int = 16, ageing_s: float = 10.0) -> None:
-        """max_rows: rows side by side; block_steps: steps between two chances to join, leave or be cancelled."""
+    def __init__(
+        self, max_rows: int = 256, block_steps: int = 16, ageing_s: float = 10.0, gather_s: float = 0.0
+    ) -> None:
+        """max_rows: rows side by side; block_steps: steps between two chances to join, leave or be cancelled.
+
+        ageing_s, gather_s: as in scheduler.py.
+        """
         self.block_steps = block_steps
-        self._scheduler: Scheduler[tuple[Backend, Row]] = Scheduler(max_rows, ageing_s)
+        self._scheduler: Scheduler[tuple[Backend, Row]] = Scheduler(max_rows, ageing_s, gather_s)
         self._arrivals: queue.SimpleQueue[list[tuple[Backend, Row]] | None] = queue.SimpleQueue()
         self._active: list[tuple[Backend, Row]] = []
         self._closing = False
@@ -96,7 +101,9 @@ class Engine:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while not self._closing:
             self._last_turn = time.monotonic()
-            self._take_arrivals(wait=not self._active and not self._scheduler.waiting)
+            idle = not self._active and not self._scheduler.waiting
+            self._take_arrivals(_IDLE_WAIT_S if idle else 0.0)
+            self._gather()
             self._drop_dead()
             for backend, row in self._scheduler.admit():
                 row.slot = backend.open()
@@ -105,20 +112,29 @@ class Engine:
             metrics.ROWS_WAITING.set(self._scheduler.waiting)
             for backend in dict.fromkeys(backend for backend, _ in self._active):
                 self._advance(backend)
-        self._take_arrivals(wait=False)
+        self._take_arrivals(0.0)
         failure = EngineFailure("the engine was shut down")
         for _, row in [*self._active, *self._scheduler.waiting_rows()]:
             row.done.set_exception(failure)
 
-    def _take_arrivals(self, wait: bool) -> None:
+    def _take_arrivals(self, timeout_s: float) -> None:
+        """All that has been submitted; if nothing has, what comes first within the timeout."""
         try:
-            arrivals = self._arrivals.get(block=wait, timeout=_IDLE_WAIT_S)
+            arrivals = self._arrivals.get(block=timeout_s > 0, timeout=timeout_s)
             while True:
+                now = time.monotonic()
                 for backend, row in arrivals or ():
-                    self._scheduler.add((backend, row), row.request.priority, time.monotonic())
+                    self._scheduler.add((backend, row), row.request.priority, now)
                 arrivals = self._arrivals.get_nowait()
         except queue.Empty:
             pass
+
+    def _gather(self) -> None:
+        """Wait for company where the scheduler finds it worth while, once before a block."""
+        now = time.monotonic()
+        until = now + self._scheduler.company_wait_s(now)
+        while (left_s := until - time.monotonic()) > 0 and not self._closing:
+            self._take_arrivals(left_s)
 
     def _drop_dead(self) -> None:
         now = time.time()

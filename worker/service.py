@@ -44,7 +44,12 @@ class Service:
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.engine = Engine(settings.worker_max_rows, settings.worker_block_steps, settings.worker_bulk_ageing_s)
+        self.engine = Engine(
+            settings.worker_max_rows,
+            settings.worker_block_steps,
+            settings.worker_bulk_ageing_s,
+            settings.worker_gather_ms / 1000,
+        )
         # Every job thread may talk to Redis at once.
         client = redis.Redis.from_url(
             str(settings.redis_url),

@@ -32,6 +32,13 @@ class WorkerSettings(ProcessSettings):
     worker_bulk_ageing_s: float = Field(
         10.0, ge=0, description="How long interactive rows may overtake bulk rows that came before them."
     )
+    worker_gather_ms: float = Field(
+        5.0,
+        ge=0,
+        le=1000,
+        description="How long a block of few rows waits for more while requests keep coming. Waiting fills steps that "
+        "cost the same anyway; a request that comes alone never waits.",
+    )
     worker_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device; auto takes CUDA where it is.")
     worker_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Numbers in products; auto takes bfloat16 where the device multiplies it natively."

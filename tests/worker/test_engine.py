@@ -141,6 +141,22 @@ def test_a_block_that_fails_fails_its_rows_and_the_engine_goes_on(engine: Engine
     assert run(engine, backend, RowRequest(b"a"))[0].cell.shape == (48,)
 
 
+def test_a_block_that_hangs_shows_in_the_engines_age(engine: Engine, backend: TorchBackend) -> None:
+    release = threading.Event()
+
+    class Hanging(TorchBackend):
+        def run(self, block: list[BlockRow]) -> list[BlockRowResult]:
+            release.wait(60)
+            return super().run(block)
+
+    (row,) = engine.submit(Hanging(FOLDED, 4), [RowRequest(b"a")], threading.Event())
+    wait_until(lambda: engine.age_s > 1.0, what="the engine's silence")  # an idle loop goes round twice a second
+    assert engine.alive
+    release.set()
+    row.done.result(60)
+    wait_until(lambda: engine.age_s < 1.0, what="the engine's next turn")
+
+
 def test_rows_finish_on_the_model_they_began_with(engine: Engine, backend: TorchBackend) -> None:
     newer = FoldedModel(tiny_model(seed=1), dtype=torch.float32)
     old_rows = engine.submit(backend, [RowRequest(text) for text in TEXTS[:10]], threading.Event())

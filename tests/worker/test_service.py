@@ -11,7 +11,7 @@ import redis
 from celery import Celery
 
 from contract import wire
-from tests.conftest import Stack, publish_tiny, run_stack, wait_until
+from tests.conftest import Stack, free_port, publish_tiny, run_stack, wait_until
 
 JOB = {"kind": "classify", "texts": ["Good."], "head": "sentiment", "deadline": time.time() + 3600}
 
@@ -132,6 +132,30 @@ def test_small_requests_share_messages_and_give_back_what_admission_counted(
     assert messages < jobs
     assert client_of_redis.hlen(wire.OPEN) == 0
     assert client_of_redis.hgetall(wire.LOAD) == {b"texts": b"0", b"bytes": b"0"}
+
+
+def test_two_workers_share_the_queue_and_either_suffices(tiny_volume: Path, tmp_path: Path) -> None:
+    with run_stack(tmp_path, NEURON_CHECKPOINT_DIR=str(tiny_volume)) as stack, stack.client() as client:
+        first = stack.processes.pop("worker")
+        stack.processes["first"] = first
+        first_port = stack.environment["NEURON_WORKER_METRICS_PORT"]
+        stack.environment["NEURON_WORKER_METRICS_PORT"] = str(free_port())
+        stack.spawn("worker")
+        wait_until(lambda: client.get("/readyz").json().get("workers") == 2, what="two ready workers")
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            body = {"length": 2000, "stop": [], "n": 4}
+            answers = list(pool.map(lambda _: httpx.post(stack.url + "/generate", json=body, timeout=60), range(24)))
+        assert [answer.status_code for answer in answers] == [200] * 24
+        generated = '{kind="generated"}'
+        shares = [stack.worker_metric("neuron_bytes_total", generated)]
+        stack.environment["NEURON_WORKER_METRICS_PORT"] = first_port
+        shares.append(stack.worker_metric("neuron_bytes_total", generated))
+        assert sum(shares) == 24 * 4 * 2000
+        assert min(shares) > 0
+        first.terminate()
+        assert first.wait(60) == 0
+        assert client.post("/classify", json={"text": "Good."}).status_code == 200
+        assert client.get("/readyz").json() == {"status": "ready", "workers": 1}
 
 
 def test_sigterm_finishes_what_is_in_progress(tiny_volume: Path, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def publish(volume: Path, model: LanguageModel, manifest: Manifest, dtype: torch
                 name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()
             }
             save_file(tensors, temporary / WEIGHTS)
+            (temporary / WEIGHTS).chmod(0o644)  # written for its owner alone, but workers are other users
             record = asdict(manifest) | {"format_version": FORMAT_VERSION}
             record["sha256"] = {WEIGHTS: hashlib.sha256((temporary / WEIGHTS).read_bytes()).hexdigest()}
             (temporary / MANIFEST).write_text(json.dumps(record, indent=1, allow_nan=False))

@@ -4,19 +4,20 @@ import importlib
 
 import click
 
+# name -> where it is, and its line in `neuron --help`, which must load none of them
 COMMANDS = {
-    "up": "cli.up:up",
-    "api": "cli.processes:api",
-    "worker": "cli.processes:worker",
-    "classify": "cli.local:classify",
-    "featurize": "cli.local:featurize",
-    "trace": "cli.local:trace",
-    "generate": "cli.local:generate",
-    "corpus": "cli.training:corpus",
-    "train": "cli.training:train",
-    "publish": "cli.training:publish",
-    "checkpoint": "cli.checkpoints:checkpoint",
-    "settings": "cli.settings:settings",
+    "up": ("cli.up:up", "Serve on this machine: Redis, a worker and the gateway."),
+    "api": ("cli.processes:api", "Run the gateway."),
+    "worker": ("cli.processes:worker", "Run a worker."),
+    "classify": ("cli.local:classify", "Label texts, without a server."),
+    "featurize": ("cli.local:featurize", "Feature vectors of a file of texts, without a server."),
+    "trace": ("cli.local:trace", "Show units at work on a text, without a server."),
+    "generate": ("cli.local:generate", "Write text, without a server."),
+    "corpus": ("cli.training:corpus", "Build training shards from review files, and show them."),
+    "train": ("cli.training:train", "Train a model, or go on training it."),
+    "publish": ("cli.training:publish", "Publish a trained model to a volume of checkpoints."),
+    "checkpoint": ("cli.checkpoints:checkpoint", "Show, verify, import and fetch checkpoints."),
+    "settings": ("cli.settings:settings", "List every setting."),
 }
 
 # What may be missing for a command, and the extra that brings it.
@@ -36,7 +37,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, _, name = COMMANDS[cmd_name].partition(":")
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
         try:
             command: click.Command = getattr(importlib.import_module(module), name)
         except ModuleNotFoundError as error:
@@ -47,6 +48,10 @@ class _Commands(click.Group):
                 f"`neuron {cmd_name}` needs {error.name}: pip install 'sentiment-neuron[{extra}]'"
             ) from error
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
 @click.command(cls=_Commands)

@@ -1,0 +1,42 @@
+"""`neuron` itself: every command exists, help loads none, and a missing extra is named."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cli.main import COMMANDS, main
+
+# As on a machine where only the gateway's dependencies are installed.
+_WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from cli.main import main; main()"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    shown = CliRunner().invoke(main, [name, "--help"])
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.startswith(f"Usage: main {name}")
+
+
+def test_help_lists_all_and_needs_no_torch() -> None:
+    command = [sys.executable, "-c", _WITHOUT_TORCH, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for name, (_, line) in COMMANDS.items():
+        assert f"  {name} " in done.stdout
+        assert line.split()[0] in done.stdout
+
+
+def test_a_missing_extra_is_named() -> None:
+    command = [sys.executable, "-c", _WITHOUT_TORCH, "classify", "Good."]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "needs torch: pip install 'sentiment-neuron[worker]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_command() -> None:
+    shown = CliRunner().invoke(main, ["clasify"])
+    assert shown.exit_code == click.UsageError.exit_code
+    assert "clasify" in shown.output

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -39,7 +38,7 @@ def main(train: Path, valid: Path, test: Path, directory: Path, report_file: Pat
     loaded = checkpoint.read(checkpoint.resolve(directory))
     manifest = loaded.manifest
     sets = {name: read_labelled(path) for name, path in (("train", train), ("valid", valid), ("test", test))}
-    labels = {name: np.array([int(label) for label in part.labels]) for name, part in sets.items()}
+    labels = {name: part.binary() for name, part in sets.items()}
     model = FoldedModel(loaded.model)
     features = {name: read_features(model, [prepare(text) for text in part.texts]) for name, part in sets.items()}
 

@@ -16,7 +16,8 @@ from model.checkpoint import Calibration, CheckpointError, Manifest
 from model.heads import HeadError
 from model.language_model import Architecture, LanguageModel
 from model.openai_weights import import_openai
-from trainer.openai import OPENAI, FetchError, fetch_openai
+from trainer.download import FetchError
+from trainer.openai import OPENAI, fetch_openai
 
 _directory = click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 _out = click.option(

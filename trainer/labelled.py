@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class LabelledError(Exception):
     """A labelled file cannot be used; the message names the file and the fault."""
@@ -19,6 +22,13 @@ class LabelledError(Exception):
 class Labelled:
     texts: list[str]
     labels: list[str]
+
+    def binary(self) -> NDArray[np.int64]:
+        """Labels as 0 (negative) or 1 (positive), (texts,). Raises LabelledError for any other."""
+        unknown = sorted(set(self.labels) - {"0", "1"})
+        if unknown:
+            raise LabelledError(f"labels {unknown[:10]} are neither 0 (negative) nor 1 (positive)")
+        return np.array([int(label) for label in self.labels], dtype=np.int64)
 
     def head(self, limit: int | None) -> "Labelled":
         """The first `limit` rows; all for None."""

@@ -4,18 +4,10 @@ Nothing is believed before it matches: every file its git blob hash, the arithme
 downloaded before a failure stays in `out/.download` and is not asked for again.
 """
 
-import csv
-import errno
-import hashlib
-import http.client
 import shutil
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,13 +21,10 @@ from model.language_model import LanguageModel
 from model.openai_weights import import_openai
 from model.reading import read_features
 from model.text import prepare
+from trainer.download import FetchError, Progress, download, room, verify_local
+from trainer.labelled import LabelledError, read_labelled
 
-Progress = Callable[[str, int, int | None], None]  # what is worked on, done so far, total if known (bytes or texts)
 Message = Callable[[str], None]
-
-
-class FetchError(Exception):
-    """The published model could not be fetched; the message says what failed and what to do."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +96,6 @@ LABELS = ["negative", "positive"]
 HEAD = "sentiment"
 CACHE = ".download"
 
-_ATTEMPTS = 5  # for each file
-_TIMEOUT_S = 30.0  # of a connection, and of silence on it
-_CHUNK_BYTES = 1 << 18
-_RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
-
 
 def fetch_openai(
     out: Path,
@@ -139,7 +123,7 @@ def fetch_openai(
         on_message(f"{final} is there already and whole: made LATEST")
         return final
     base = release.url if mirror is None else mirror
-    with _room(out):
+    with room(out):
         out.mkdir(parents=True, exist_ok=True)
     scheme, is_url, _ = base.partition("://")
     if is_url:
@@ -149,14 +133,14 @@ def fetch_openai(
         _check_space(out, release, source, dtype)
         on_message(f"downloading {len(release.files)} files from {base}")
         for path, blob in release.files.items():
-            _download(f"{base.rstrip('/')}/{path}", source / path, blob, release.download_bytes, on_progress, backoff_s)
+            download(f"{base.rstrip('/')}/{path}", source / path, blob, release.download_bytes, on_progress, backoff_s)
     else:
         source = Path(base)
         if not source.is_dir():
             raise FetchError(f"mirror {base!r} is neither an http(s) URL nor a folder")
         _check_space(out, release, None, dtype)
         for path, blob in release.files.items():
-            _verify_local(source / path, blob)
+            verify_local(source / path, blob)
     on_message(f"{len(release.files)} files verified by their git blob hashes")
 
     model = import_openai(source / release.weights)
@@ -169,34 +153,20 @@ def fetch_openai(
         for parameter in model.parameters():
             parameter.copy_(parameter.to(dtype))  # as the checkpoint will hold them
     manifest = _describe(model, release, source, device, on_progress, on_message)
-    with _room(out):
+    with room(out):
         published = checkpoint.publish(out, model, manifest, dtype)
     shutil.rmtree(out / CACHE, ignore_errors=True)
     on_message(f"published {published}")
     return published
 
 
-def read_labelled(path: Path) -> tuple[list[bytes], NDArray[np.int64]]:
-    """Prepared texts and labels (texts,) of a CSV file with the columns `label` (0 or 1) and `sentence`, in UTF-8."""
-    texts, labels = [], []
-    with path.open(encoding="utf-8", newline="") as lines:
-        reader = csv.DictReader(lines)
-        for row in reader:
-            label, sentence = row.get("label"), row.get("sentence")
-            if label not in ("0", "1") or not sentence:
-                raise FetchError(f"{path}, line {reader.line_num}: expected label 0 or 1 and a sentence, found {row}")
-            texts.append(prepare(sentence))
-            labels.append(int(label))
-    return texts, np.array(labels, dtype=np.int64)
-
-
-def blob_hash(path: Path) -> str:
-    """The hash by which git names a file of this content: SHA-1 of "blob SIZE", a zero byte and the content."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as content:
-        while chunk := content.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def read_sentences(path: Path) -> tuple[list[bytes], NDArray[np.int64]]:
+    """Prepared texts and labels (texts,) of a CSV file with the columns `label` (0 or 1) and `sentence`."""
+    try:
+        labelled = read_labelled(path, text_column="sentence")
+        return [prepare(text) for text in labelled.texts], labelled.binary()
+    except LabelledError as error:
+        raise FetchError(str(error)) from error
 
 
 def _check_golden(model: LanguageModel, release: Release) -> None:
@@ -216,7 +186,7 @@ def _describe(
 ) -> Manifest:
     """Read the sentences, fit the default head as the paper did, and write all that is known into a manifest."""
     folded = FoldedModel(model, device)
-    sets = [read_labelled(source / path) for path in (release.train, release.valid, release.test)]
+    sets = [read_sentences(source / path) for path in (release.train, release.valid, release.test)]
     total, done, features = sum(len(texts) for texts, _ in sets), 0, []
 
     def count(finished: int) -> None:
@@ -250,100 +220,6 @@ def _describe(
     )
 
 
-def _verify_local(path: Path, blob: str) -> None:
-    if not path.is_file():
-        raise FetchError(f"{path} is missing: the mirror must hold every file of the release under the same path")
-    found = blob_hash(path)
-    if found != blob:
-        raise FetchError(f"{path} has git blob hash {found}, expected {blob}: replace it by the published file")
-
-
-def _download(url: str, path: Path, blob: str, limit: int, on_progress: Progress, backoff_s: float) -> None:
-    """Have the file at `url` in `path`, verified. Goes on where an earlier call left `path` + ".partial"."""
-    if path.exists() and blob_hash(path) == blob:
-        return
-    partial = path.with_name(path.name + ".partial")
-    with _room(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(_ATTEMPTS):
-        try:
-            _continue(url, partial, blob, limit, on_progress)
-            break
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code not in _RETRY_STATUS:
-                advice = "name a --mirror that has it" if error.code in (404, 410) else "name another --mirror"
-                raise FetchError(f"{url} was answered with {error.code} {error.reason}: {advice}") from error
-            fault: Exception = error
-        # A cut or silent connection, a name that does not resolve. Faults of the disk left `_room` as FetchError.
-        except (OSError, http.client.HTTPException) as error:
-            fault = error
-        if attempt + 1 == _ATTEMPTS:
-            raise FetchError(
-                f"{url} failed {_ATTEMPTS} times, last by {fault!r}. What has arrived is kept: run the command again "
-                "to go on, or name a --mirror"
-            ) from fault
-        time.sleep(backoff_s * 2**attempt)
-    found = blob_hash(partial)
-    if found != blob:
-        partial.unlink()
-        raise FetchError(
-            f"{url} has git blob hash {found}, expected {blob}: the file was deleted. Run the command again; if the "
-            "hash is the same then, the server holds another file: name another --mirror"
-        )
-    partial.replace(path)
-
-
-def _continue(url: str, partial: Path, blob: str, limit: int, on_progress: Progress) -> None:
-    """One request for what `partial` lacks. Raises OSError or HTTPException if it ends early."""
-    have = partial.stat().st_size if partial.exists() else 0
-    # Identity: a byte range of a packed answer is not one of the file.
-    headers = {"User-Agent": "sentiment-neuron", "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-    try:
-        answer = _opener().open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_S)  # noqa: S310, see _opener
-    except urllib.error.HTTPError as error:
-        if error.code != 416 or not have:
-            raise
-        error.close()
-        if blob_hash(partial) != blob:  # not merely complete: longer than the file, or of another one
-            partial.unlink()
-            raise ConnectionError(f"the server has nothing after byte {have}: starting over") from error
-        return
-    with answer:
-        begins_at = f"bytes {have}-"
-        resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(begins_at)
-        if answer.status == 206 and not resumed:
-            partial.unlink(missing_ok=True)
-            raise ConnectionError(f"asked for {begins_at}, got {answer.headers.get('Content-Range')!r}: starting over")
-        have = have if resumed else 0  # a server that ignores Range sends the whole
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length is not None and length.isdigit() else None
-        with _room(partial), partial.open("ab" if resumed else "wb") as stream:
-            while chunk := answer.read(_CHUNK_BYTES):
-                have += len(chunk)
-                if have > limit:
-                    raise FetchError(f"{url} sends more than {limit} bytes, more than the whole release: wrong server")
-                stream.write(chunk)
-                on_progress(PurePosixPath(url).name, have, total)
-    if total is not None and have < total:
-        raise ConnectionError(f"connection cut after {have} of {total} bytes")
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Speaks http and https alone, also after a redirect: urllib's own would open file:, ftp: and data: as well."""
-    opener, request = urllib.request.OpenerDirector(), urllib.request
-    opener.add_handler(request.ProxyHandler())
-    opener.add_handler(request.HTTPHandler())
-    opener.add_handler(request.HTTPSHandler())
-    opener.add_handler(request.HTTPErrorProcessor())
-    opener.add_handler(request.HTTPDefaultErrorHandler())
-    opener.add_handler(request.HTTPRedirectHandler())
-    opener.add_handler(request.UnknownHandler())
-    return opener
-
-
 def _check_space(out: Path, release: Release, cache: Path | None, dtype: torch.dtype) -> None:
     """Refuse before the first byte what the disk cannot hold. cache: where downloads go, None if there are none."""
     needed = release.download_bytes * dtype.itemsize // 4  # the checkpoint; the files are float32
@@ -355,16 +231,3 @@ def _check_space(out: Path, release: Release, cache: Path | None, dtype: torch.d
         raise FetchError(
             f"{out} has {free / 1e6:.0f} MB free, {needed / 1e6:.0f} MB are needed: make room or name another --out"
         )
-
-
-@contextmanager
-def _room(path: Path) -> Iterator[None]:
-    """Turn a full disk into a FetchError; anything else passes."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise FetchError(
-            f"no space left while writing {path}: make room and run the command again, what has arrived is kept"
-        ) from error

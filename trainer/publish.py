@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model import checkpoint
 from model.checkpoint import Manifest
 from model.folded import FoldedModel
-from model.heads import HeadError, accuracy, calibrate, find_unit, fit_l1, fit_threshold
+from model.heads import accuracy, calibrate, find_unit, fit_l1, fit_threshold
 from model.language_model import LanguageModel
 from model.reading import read_features
 from model.text import prepare
@@ -20,7 +20,7 @@ from trainer.labelled import Labelled
 
 OnProgress = Callable[[int], None]
 
-_NAMES = {"0": "negative", "1": "positive"}
+_LABELS = ["negative", "positive"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _with_sentiment(
     unit = find_unit(train_x, train_y)
     calibration = calibrate(train_x[:, unit], train_y, unit)
     threshold, polarity, _ = fit_threshold(train_x[:, unit], train_y)
-    head = fit_l1(train_x, train_y, valid_x, valid_y, [_NAMES["0"], _NAMES["1"]])
+    head = fit_l1(train_x, train_y, valid_x, valid_y, _LABELS)
     if sentiment.test is not None:
         test_x, test_y = _featurized(model, sentiment.test, on_progress)
         head.metrics["test_accuracy"] = accuracy(head, test_x, test_y)
@@ -82,8 +82,6 @@ def _with_sentiment(
 def _featurized(
     model: FoldedModel, labelled: Labelled, on_progress: OnProgress | None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    unknown = set(labelled.labels) - set(_NAMES)
-    if unknown:
-        raise HeadError(f"labels {sorted(unknown)} are neither 0 (negative) nor 1 (positive)")
+    labels = labelled.binary()
     features = read_features(model, [prepare(text) for text in labelled.texts], on_progress=on_progress)
-    return features, np.array([int(label) for label in labelled.labels])
+    return features, labels

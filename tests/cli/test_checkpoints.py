@@ -14,7 +14,7 @@ from cli import checkpoints
 from model import checkpoint
 from model.language_model import Architecture
 from model.openai_weights import import_openai
-from trainer.openai import FetchError
+from trainer.download import FetchError
 
 Neuron = Callable[..., Result]
 

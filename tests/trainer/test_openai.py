@@ -20,7 +20,8 @@ from model.folded import FoldedModel
 from model.openai_weights import import_openai
 from model.reading import read_features
 from model.text import prepare
-from trainer.openai import OPENAI, FetchError, Release, blob_hash, fetch_openai, read_labelled
+from trainer.download import FetchError, blob_hash
+from trainer.openai import OPENAI, Release, fetch_openai, read_sentences
 
 UNITS, EMBEDDING_SIZE, UNIT = 24, 8, 17
 BIG = "model/13.npy"  # (24, 256): 24,704 bytes
@@ -183,8 +184,8 @@ def test_from_url_to_a_loadable_checkpoint(tmp_path: Path, release: Release, ser
 
     # What the manifest says is true of the checkpoint as it is loaded.
     folded = FoldedModel(found.model)
-    train_texts, _ = read_labelled(server.folder / release.train)
-    test_texts, test_labels = read_labelled(server.folder / release.test)
+    train_texts, _ = read_sentences(server.folder / release.train)
+    test_texts, test_labels = read_sentences(server.folder / release.test)
     train = read_features(folded, train_texts)
     assert manifest.feature_mean == pytest.approx(train.mean(axis=0).tolist(), abs=1e-5)
     assert manifest.feature_scale == pytest.approx(train.std(axis=0).tolist(), abs=1e-5)
@@ -400,8 +401,8 @@ def test_neither_url_nor_folder(tmp_path: Path, release: Release) -> None:
 def test_damaged_sentences_are_named(tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     path.write_text("label,sentence\n0,fine\n2,what\n")
-    with pytest.raises(FetchError, match=r"bad\.csv, line 3: expected label 0 or 1"):
-        read_labelled(path)
+    with pytest.raises(FetchError, match=r"labels \['2'\] are neither 0"):
+        read_sentences(path)
 
 
 def test_blob_hash_is_that_of_git(tmp_path: Path) -> None:

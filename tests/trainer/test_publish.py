@@ -8,11 +8,11 @@ import torch
 
 from model.checkpoint import Checkpoint, CheckpointError, latest, read
 from model.folded import FoldedModel
-from model.heads import HeadError, accuracy
+from model.heads import accuracy
 from model.language_model import Architecture, LanguageModel
 from model.reading import read_features
 from model.text import prepare
-from trainer.labelled import Labelled
+from trainer.labelled import Labelled, LabelledError
 from trainer.publish import Sentiment, publish
 
 UNITS = 24
@@ -110,7 +110,7 @@ def test_labels_other_than_0_and_1_are_refused(tmp_path: Path, part: str, label:
     small = Labelled(["good", "bad", "good", "bad"], ["1", "0", "1", "0"])
     odd = Labelled([*small.texts, "x"], [*small.labels, label])
     parts = {"train": small, "valid": small, "test": small} | {part: odd}
-    with pytest.raises(HeadError, match=r"neither 0 .* nor 1"):
+    with pytest.raises(LabelledError, match=r"neither 0 .* nor 1"):
         publish(untrained(), tmp_path, "odd", 1, 0, None, Sentiment(**parts))
     assert not (tmp_path / "LATEST").exists()
 

@@ -22,7 +22,6 @@ SERVE = "make up\n"
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NEURON_")}
-    (ROOT / "runs").mkdir(exist_ok=True)
     return environment | {
         "NEURON_API_PORT": str(free_port()),
         "NEURON_WORKER_METRICS_PORT": str(free_port()),

@@ -105,9 +105,7 @@ class Engine:
             self._take_arrivals(_IDLE_WAIT_S if idle else 0.0)
             self._gather()
             self._drop_dead()
-            for backend, row in self._scheduler.admit():
-                row.slot = backend.open()
-                self._active.append((backend, row))
+            self._admit()
             metrics.ROWS_ACTIVE.set(self._scheduler.active)
             metrics.ROWS_WAITING.set(self._scheduler.waiting)
             for backend in dict.fromkeys(backend for backend, _ in self._active):
@@ -138,27 +136,31 @@ class Engine:
 
     def _drop_dead(self) -> None:
         now = time.time()
-
-        def cause(row: Row) -> Exception | None:
-            if row.cancelled.is_set():
-                return RowCancelled()
-            if row.request.deadline < now:
-                return DeadlineExceeded(f"not finished by its deadline, {now - row.request.deadline:.1f} s ago")
-            return None
-
         for backend, row in list(self._active):
-            if (reason := cause(row)) is not None:
+            if (reason := _cause_of_death(row, now)) is not None:
                 self._leave(backend, row, "cancelled" if isinstance(reason, RowCancelled) else "late")
                 row.done.set_exception(reason)
         # Rows that wait cost nothing, so they are looked through less often than there are blocks.
         if now < self._next_look:
             return
         self._next_look = now + _LOOK_INTERVAL_S
-        dead = [(item, reason) for item in self._scheduler.waiting_rows() if (reason := cause(item[1])) is not None]
+        waiting = self._scheduler.waiting_rows()
+        dead = [(item, reason) for item in waiting if (reason := _cause_of_death(item[1], now)) is not None]
         if dead:
             self._scheduler.withdraw([item for item, _ in dead])
             for (_, row), reason in dead:
                 row.done.set_exception(reason)
+
+    def _admit(self) -> None:
+        """Let rows join. One that died while it waited ends here, before it costs a step."""
+        now = time.time()
+        for backend, row in self._scheduler.admit():
+            if (reason := _cause_of_death(row, now)) is not None:
+                self._scheduler.leave()
+                row.done.set_exception(reason)
+                continue
+            row.slot = backend.open()
+            self._active.append((backend, row))
 
     def _advance(self, backend: Backend) -> None:
         """One block for every active row of one model."""
@@ -215,3 +217,12 @@ class Engine:
         self._active.remove((backend, row))
         self._scheduler.leave()
         metrics.ROWS_ENDED.labels(how).inc()
+
+
+def _cause_of_death(row: Row, now: float) -> RowCancelled | DeadlineExceeded | None:
+    """Why the row need not run any more, if so. now: Unix time in seconds."""
+    if row.cancelled.is_set():
+        return RowCancelled()
+    if row.request.deadline < now:
+        return DeadlineExceeded(f"not finished by its deadline, {now - row.request.deadline:.1f} s ago")
+    return None

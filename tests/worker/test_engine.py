@@ -129,6 +129,21 @@ def test_a_deadline_that_has_passed_ends_a_row_wherever_it_is(engine: Engine, ba
             row.done.result(60)
 
 
+def test_rows_that_are_dead_when_they_arrive_never_cost_a_step(engine: Engine, backend: TorchBackend) -> None:
+    cancelled = threading.Event()
+    cancelled.set()
+    _, steps = _step_rows()
+    for _ in range(20):  # also between two looks through the rows that wait
+        (row,) = engine.submit(backend, [RowRequest(b"a")], cancelled)
+        with pytest.raises(RowCancelled):
+            row.done.result(60)
+        (row,) = engine.submit(backend, [RowRequest(b"a", deadline=time.time() - 1)], threading.Event())
+        with pytest.raises(DeadlineExceeded):
+            row.done.result(60)
+    assert _step_rows()[1] == steps
+    assert engine.rows_active == 0
+
+
 def test_a_block_that_fails_fails_its_rows_and_the_engine_goes_on(engine: Engine, backend: TorchBackend) -> None:
     class Broken(TorchBackend):
         def run(self, block: list[BlockRow]) -> list[BlockRowResult]:

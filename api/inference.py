@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import re
-import secrets
 import time
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
@@ -12,10 +11,10 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from api import answers, schemas
-from api.problems import too_large
-from api.queue import AnyJob, JobQueue, new_id
+from api.problems import OPENAPI, too_large
+from api.queue import JobQueue, new_id
 from api.settings import ApiSettings
-from contract.jobs import ClassifyJob, FeaturizeJob, GenerateJob, Outcome, TraceJob
+from contract.jobs import AnyJob, ClassifyJob, FeaturizeJob, GenerateJob, Outcome, TraceJob
 
 router = APIRouter(tags=["inference"])
 
@@ -23,13 +22,12 @@ Prefer = Annotated[
     str | None,
     Header(description="`respond-async`: answer 202 with a job at once; `wait=SECONDS`: after so long (RFC 7240)."),
 ]
-_PROBLEM: dict[str, Any] = {"content": {"application/problem+json": {}}}
 RESPONSES: dict[int | str, dict[str, Any]] = {
     202: {"model": schemas.JobResponse, "description": "The job goes on; `Location` is its address"},
-    413: _PROBLEM | {"description": "Over a limit, which the problem names"},
-    422: _PROBLEM | {"description": "Not valid"},
-    429: _PROBLEM | {"description": "The queue is full; `Retry-After` says when to come back"},
-    503: _PROBLEM | {"description": "Redis does not answer"},
+    413: OPENAPI | {"description": "Over a limit, which the problem names"},
+    422: OPENAPI | {"description": "Not valid"},
+    429: OPENAPI | {"description": "The queue is full; `Retry-After` says when to come back"},
+    503: OPENAPI | {"description": "Redis does not answer"},
 }
 
 
@@ -78,11 +76,10 @@ async def generate(body: schemas.GenerateRequest, request: Request, prefer: Pref
     """Continue a prompt, with the sentiment unit held where `sentiment` asks for it."""
     settings = _settings(request)
     size = len(body.prompt.encode())
-    samples = max(body.n, body.best_of or 0)
     for what, actual, limit, setting in (
         ("bytes of the prompt", size, settings.api_max_text_bytes, "NEURON_API_MAX_TEXT_BYTES"),
         ("bytes to generate", body.length, settings.api_max_length, "NEURON_API_MAX_LENGTH"),
-        ("samples", samples, settings.api_max_samples, "NEURON_API_MAX_SAMPLES"),
+        ("samples", body.samples, settings.api_max_samples, "NEURON_API_MAX_SAMPLES"),
     ):
         if actual > limit:
             raise too_large(what, actual, limit, setting)
@@ -90,13 +87,8 @@ async def generate(body: schemas.GenerateRequest, request: Request, prefer: Pref
     base = call.base()
     if body.stream:
         base |= {"mailbox": None, "events": True}
-    job = GenerateJob(
-        **base,
-        **body.model_dump(exclude={"seed", "best_of"}),
-        seed=secrets.randbits(53) if body.seed is None else body.seed,  # 53 bits: any JSON reader keeps them exact
-        best_of=samples,
-    )
-    cost = samples, samples * (size + body.length)
+    job = GenerateJob(**base, **body.job_fields())
+    cost = body.samples, body.samples * (size + body.length)
     if not body.stream or call.respond_async:
         return await call.answer(job, *cost)
     await call.queue.submit(job, *cost, abandon=True)

@@ -8,16 +8,15 @@ from fastapi import APIRouter, Header, Path, Request
 from fastapi.responses import JSONResponse, Response
 
 from api import answers, inference, schemas
-from api.problems import Problem
+from api.problems import OPENAPI, Problem
 from api.queue import JobQueue, Record
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
-_PROBLEM: dict[str, Any] = {"content": {"application/problem+json": {}}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    404: _PROBLEM | {"description": "No such job"},
-    410: _PROBLEM | {"description": "Its result has expired"},
+    404: OPENAPI | {"description": "No such job"},
+    410: OPENAPI | {"description": "Its result has expired"},
 }
 
 
@@ -28,7 +27,7 @@ async def show(job_id: JobId, request: Request) -> Response:
     state: dict[str, Any] = {"id": job_id, "kind": record.kind, "state": record.state, "created": record.created}
     outcome = await queue.outcome(job_id)
     if outcome is None:
-        if record.state not in ("queued", "running"):
+        if record.ended:
             raise Problem("expired-job", f"job {job_id} ended as {record.state!r} and its result is kept no longer")
         return JSONResponse(state)
     state["state"] = outcome.state
@@ -46,7 +45,7 @@ async def show(job_id: JobId, request: Request) -> Response:
 async def cancel(job_id: JobId, request: Request) -> Response:
     """Cancel a job. One that has ended stays as it is."""
     queue, record = await _find(request, job_id)
-    if record.state in ("queued", "running"):
+    if not record.ended:
         await queue.cancel(job_id, "request")
     content = {"id": job_id, "kind": record.kind, "state": record.state, "created": record.created}
     return JSONResponse(content, 202)
@@ -63,7 +62,7 @@ async def events(
     after = last_event_id or "0"
     if not re.fullmatch(r"\d{1,20}(-\d{1,20})?", after):
         raise Problem("invalid-request", f"Last-Event-ID {after[:64]!r} is no id of an event of this service")
-    if record.state not in ("queued", "running"):
+    if record.ended:
         outcome = await queue.outcome(job_id)
         if outcome is None:
             raise Problem("expired-job", f"job {job_id} ended as {record.state!r} and its events are kept no longer")

@@ -16,6 +16,7 @@ from contract.jobs import ErrorCode, JobError
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+OPENAPI: dict[str, Any] = {"content": {MEDIA_TYPE: {}}}  # how an endpoint's documentation shows a problem
 TYPE_PREFIX = "urn:sentiment-neuron:problem:"
 
 
@@ -42,7 +43,6 @@ KINDS: dict[str, Kind] = {
     ErrorCode.NO_SENTIMENT_UNIT: Kind(409, "The model has no sentiment unit"),
     ErrorCode.DEADLINE_EXCEEDED: Kind(504, "The job did not end in time"),
     ErrorCode.ENGINE_FAILURE: Kind(500, "The engine could not run the job"),
-    ErrorCode.INVALID_JOB: Kind(500, "The worker refused the job"),
 }
 
 _BY_STATUS = {404: "not-found", 405: "method-not-allowed"}

@@ -19,7 +19,7 @@ from celery import Celery
 from api import metrics
 from api.settings import ApiSettings
 from contract import wire
-from contract.jobs import ClassifyJob, FeaturizeJob, GenerateJob, TraceJob
+from contract.jobs import AnyJob
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Publisher:
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
 
-    async def publish(self, job: ClassifyJob | FeaturizeJob | TraceJob | GenerateJob) -> None:
+    async def publish(self, job: AnyJob) -> None:
         waiting = _Waiting(job.model_dump(mode="json"), asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._arrived.set()

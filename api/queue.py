@@ -20,11 +20,9 @@ from api.problems import Problem
 from api.publisher import Publisher
 from api.settings import ApiSettings
 from contract import wire
-from contract.jobs import ClassifyJob, FeaturizeJob, GenerateJob, JobState, Outcome, TraceJob, WorkerStatus
+from contract.jobs import AnyJob, JobState, Outcome, WorkerStatus
 
 log = logging.getLogger(__name__)
-
-AnyJob = ClassifyJob | FeaturizeJob | TraceJob | GenerateJob
 
 # A mailbox entry can be lost with its list (Redis restarted without it): waiting jobs are looked up this often too.
 _SWEEP_S = 2.0
@@ -62,6 +60,10 @@ class Record:
     created: float
     encoding: str
     abandon: bool  # cancel it when nobody reads its stream any more
+
+    @property
+    def ended(self) -> bool:
+        return self.state not in ("queued", "running")
 
 
 def new_id() -> str:

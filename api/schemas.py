@@ -1,5 +1,6 @@
 """Request and response bodies. The limits that a setting moves are checked in requests.py, not here."""
 
+import secrets
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -87,6 +88,17 @@ class GenerateRequest(Body):
         if self.stream and self.best_of is not None and self.best_of != self.n:
             raise ValueError("a stream cannot take the best of several: leave best_of or stream out")
         return self
+
+    @property
+    def samples(self) -> int:
+        """How many are drawn."""
+        return max(self.n, self.best_of or 0)
+
+    def job_fields(self) -> dict[str, Any]:
+        """The request as the fields of a GenerateJob. A seed that was left out is drawn, anew at every call."""
+        # 53 bits: any JSON reader keeps them exact.
+        seed = secrets.randbits(53) if self.seed is None else self.seed
+        return self.model_dump() | {"seed": seed, "best_of": self.samples}
 
 
 class ModelName(BaseModel):

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api import schemas
-from api.problems import Problem
+from api.problems import OPENAPI, Problem
 from api.queue import JobQueue
 
 router = APIRouter(tags=["service"])
@@ -17,9 +17,8 @@ router = APIRouter(tags=["service"])
 async def models(request: Request) -> dict[str, Any]:
     """The models that workers serve now, with their heads."""
     queue: JobQueue = request.app.state.queue
-    found = {
-        worker.model.name + str(worker.model.step): worker.model for worker in await queue.workers() if worker.model
-    }
+    served = [worker.model for worker in await queue.workers() if worker.model is not None]
+    found = {(model.name, model.step): model for model in served}
     return {"models": list(found.values())}
 
 
@@ -29,7 +28,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={503: {"content": {"application/problem+json": {}}}})
+@router.get("/readyz", responses={503: OPENAPI | {"description": "Redis away, or no worker ready"}})
 async def readyz(request: Request) -> Response:
     """200 when Redis answers and at least one worker has a warm model and an engine that moves."""
     queue: JobQueue = request.app.state.queue

@@ -4,20 +4,20 @@ Row i of the output belongs to text i of the input, so a blank text keeps its ro
 """
 
 import csv
-import gzip
-import lzma
+import io
 import sys
 import uuid
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TextIO, cast
+from typing import IO, Any, TextIO
 
 import click
 import numpy as np
 from numpy.typing import NDArray
+
+from trainer.packed import UNREADABLE, open_packed
 
 CHUNK = 4096  # texts; with 4096 units 64 MiB of features
 FEATURES = "features"  # column in Parquet
@@ -61,7 +61,7 @@ class TextFile:
         read = {".txt": self._lines, ".csv": self._rows, ".parquet": self._cells}[self._suffix]
         try:
             yield from read()
-        except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, csv.Error) as error:
+        except (*UNREADABLE, ValueError, csv.Error) as error:
             raise click.ClickException(f"{self._path} cannot be read: {error}") from error
 
     def _lines(self) -> Iterator[str]:
@@ -101,9 +101,8 @@ class TextFile:
             raise click.ClickException(f"{self._path} has no column {self._column!r}; its columns: {known}")
 
     def _open(self, newline: str) -> TextIO:
-        opener = {".gz": gzip.open, ".xz": lzma.open}.get(self._path.suffix.lower(), open)
         # A byte order mark, as spreadsheets write it, is no part of the first text.
-        return cast(TextIO, opener(self._path, "rt", encoding="utf-8-sig", newline=newline))  # type: ignore[operator]
+        return io.TextIOWrapper(open_packed(self._path), encoding="utf-8-sig", newline=newline)
 
 
 def check_output(path: Path, source: Path, column: str) -> None:

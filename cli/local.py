@@ -6,7 +6,6 @@ engine as a worker does. `featurize` reads whole files through the off-line batc
 
 import json
 import math
-import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from rich.text import Text
 
 from api.schemas import ClassifyRequest, GenerateRequest, TraceRequest
 from cli import batch, heatmap
-from contract.jobs import ClassifyJob, GenerateJob, TraceJob
+from contract.jobs import AnyJob, ClassifyJob, GenerateJob, TraceJob
 from model import checkpoint
 from model.checkpoint import CheckpointError
 from model.folded import FoldedModel
@@ -32,7 +31,7 @@ from model.reading import Pooling, pool, read_features
 from model.text import prepare
 from worker import serving
 from worker.engine import Engine
-from worker.execute import AnyJob, JobFailed, execute
+from worker.execute import JobFailed, execute
 from worker.serving import ServedModel
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -154,11 +153,7 @@ def generate(directory: Path, as_json: bool, **options: Any) -> None:
     """
     options["stop"] = [stop for stop in options["stop"] if stop]
     body = _valid(GenerateRequest, **options)
-    samples = max(body.n, body.best_of or 0)
-    fields = body.model_dump(exclude={"seed", "best_of", "stream"})
-    # 53 bits, as the gateway draws them: any JSON reader keeps them exact.
-    seed = secrets.randbits(53) if body.seed is None else body.seed
-    job = GenerateJob(**_BASE, **fields, seed=seed, best_of=samples, stream=samples == 1 and not as_json)
+    job = GenerateJob(**_BASE, **body.job_fields() | {"stream": body.samples == 1 and not as_json})
     console = _console()
     safe = _safe if console.is_terminal else str
     with _loaded(directory) as model:

@@ -58,8 +58,8 @@ class GenerateJob(JobBase):
     stream: bool = False  # write `token` events
 
 
-Job = Annotated[ClassifyJob | FeaturizeJob | TraceJob | GenerateJob, Field(discriminator="kind")]
-JOB: TypeAdapter[ClassifyJob | FeaturizeJob | TraceJob | GenerateJob] = TypeAdapter(Job)
+AnyJob = ClassifyJob | FeaturizeJob | TraceJob | GenerateJob
+JOB: TypeAdapter[AnyJob] = TypeAdapter(Annotated[AnyJob, Field(discriminator="kind")])
 
 
 class ErrorCode(StrEnum):
@@ -70,7 +70,6 @@ class ErrorCode(StrEnum):
     NO_SENTIMENT_UNIT = "no-sentiment-unit"
     DEADLINE_EXCEEDED = "deadline-exceeded"
     ENGINE_FAILURE = "engine-failure"
-    INVALID_JOB = "invalid-job"
 
 
 class JobError(Message):

@@ -15,7 +15,6 @@ class Matrix:
 
     def __init__(self, weight: Tensor, rows: int) -> None:
         """weight: (inputs, outputs); rows: the usual number of rows, which the packed layout is tuned for."""
-        self.inputs, self.outputs = weight.shape
         self._packed = (
             weight.device.type == "cpu" and weight.dtype in _PACKABLE and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         )

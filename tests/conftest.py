@@ -1,6 +1,8 @@
 """The real parts that tests run against: a Redis server, a tiny published model, and whole stacks of processes."""
 
 import contextlib
+import gzip
+import lzma
 import os
 import re
 import signal
@@ -52,6 +54,22 @@ def publish_tiny(volume: Path, step: int, seed: int = 0) -> Path:
         },
     )
     return checkpoint.publish(volume, tiny_model(seed), manifest, torch.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny models gain nothing from threads; one of them leaves the other cores alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def write_packed(path: Path, content: bytes) -> Path:
+    """Write a file, packed as its suffix says."""
+    pack = {".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix, bytes)
+    path.write_bytes(pack(content))
+    return path
 
 
 def free_port() -> int:

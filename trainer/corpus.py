@@ -5,20 +5,17 @@ as in model/text.py without the space at its end, so that the newline which begi
 one before. The last two shards are held out: one for validation, one for test (Radford et al. 2017, section 3).
 """
 
-import gzip
 import hashlib
 import json
-import lzma
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.text import clean
+from trainer.packed import UNREADABLE, open_packed
 
 MANIFEST = "manifest.json"
 
@@ -47,7 +44,7 @@ class CorpusManifest:
 def read_reviews(source: Path) -> Iterator[str]:
     """The lines of a text file, plain or packed by gzip or xz; one line is one review."""
     try:
-        with _open(source) as lines:
+        with open_packed(source) as lines:
             for number, line in enumerate(lines, start=1):
                 try:
                     text = clean(line.decode("utf-8"))
@@ -57,18 +54,8 @@ def read_reviews(source: Path) -> Iterator[str]:
                     ) from error
                 if text:
                     yield text
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except UNREADABLE as error:
         raise CorpusError(f"{source} cannot be read: {error}") from error
-
-
-def _open(source: Path) -> BinaryIO:
-    match source.suffix:
-        case ".gz":
-            return cast(BinaryIO, gzip.open(source, "rb"))
-        case ".xz":
-            return cast(BinaryIO, lzma.open(source, "rb"))
-        case _:
-            return source.open("rb")
 
 
 def build_corpus(sources: Iterable[Path], out: Path, shards: int, seed: int = 0) -> CorpusManifest:

@@ -1,17 +1,16 @@
 """Labelled texts from CSV files (also .xz and .gz): the material for units, calibration and heads."""
 
 import csv
-import gzip
-import lzma
+import io
 import sys
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trainer.packed import UNREADABLE, open_packed
 
 
 class LabelledError(Exception):
@@ -41,7 +40,7 @@ def read_labelled(path: Path, text_column: str | None = None, label_column: str 
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     rows = []
     try:
-        with _open(path) as handle:
+        with io.TextIOWrapper(open_packed(path), encoding="utf-8", newline="") as handle:
             reader = csv.DictReader(handle)
             columns = list(reader.fieldnames or [])
             others = [column for column in columns if column != label_column]
@@ -52,7 +51,7 @@ def read_labelled(path: Path, text_column: str | None = None, label_column: str 
                 if row[chosen] is None or row[label_column] is None:
                     raise LabelledError(f"{path}, line {reader.line_num}: it has fewer columns than the header")
                 rows.append((row[chosen], row[label_column]))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, lzma.LZMAError, zlib.error) as error:
+    except (*UNREADABLE, UnicodeDecodeError, csv.Error) as error:
         raise LabelledError(f"{path} cannot be read: {error}") from error
     if not rows:
         raise LabelledError(f"{path} holds no rows")
@@ -62,11 +61,3 @@ def read_labelled(path: Path, text_column: str | None = None, label_column: str 
 def joined(parts: Iterable[Labelled]) -> Labelled:
     parts = list(parts)
     return Labelled([text for part in parts for text in part.texts], [label for part in parts for label in part.labels])
-
-
-def _open(path: Path) -> TextIO:
-    if path.suffix == ".xz":
-        return lzma.open(path, "rt", encoding="utf-8", newline="")
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")

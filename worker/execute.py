@@ -14,7 +14,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from contract.jobs import ClassifyJob, ErrorCode, FeaturizeJob, GenerateJob, JobError, Outcome, TraceJob
+from contract.jobs import AnyJob, ClassifyJob, ErrorCode, FeaturizeJob, GenerateJob, JobError, Outcome, TraceJob
 from model.heads import head_probabilities
 from model.reading import pool
 from model.text import align, prepare, prepare_prompt
@@ -23,8 +23,6 @@ from worker.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled, RowR
 from worker.serving import ServedModel
 
 log = logging.getLogger(__name__)
-
-AnyJob = ClassifyJob | FeaturizeJob | TraceJob | GenerateJob
 
 # Draws of the samples of one job are kept apart by this stride between their seeds (the golden ratio of 2^63).
 _SEED_STRIDE = 5700357409661599241

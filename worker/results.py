@@ -7,8 +7,7 @@ from typing import Literal
 import redis
 
 from contract import wire
-from contract.jobs import Outcome, WorkerStatus
-from worker.execute import AnyJob
+from contract.jobs import AnyJob, Outcome, WorkerStatus
 
 _VERDICTS: tuple[Literal["run", "cancelled", "answered"], ...] = ("run", "cancelled", "answered")
 

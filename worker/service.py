@@ -23,11 +23,11 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from contract import wire
-from contract.jobs import JOB, Outcome, WorkerStatus
+from contract.jobs import JOB, AnyJob, Outcome, WorkerStatus
 from model import checkpoint
 from worker import execute, metrics, serving
 from worker.engine import Engine
-from worker.execute import AnyJob, Task
+from worker.execute import Task
 from worker.results import Results
 from worker.serving import ServedModel
 from worker.settings import WorkerSettings

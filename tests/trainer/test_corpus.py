@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-import lzma
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.text import prepare_prompt
+from tests.conftest import write_packed
 from trainer.corpus import Corpus, CorpusError, build_corpus, read_reviews
 
 REVIEWS = [f"review number {number}, {'good' if number % 3 else 'bad'}" for number in range(53)]
 
 
 def write(path: Path, lines: list[str]) -> Path:
-    content = "".join(line + "\n" for line in lines).encode()
-    match path.suffix:
-        case ".gz":
-            content = gzip.compress(content)
-        case ".xz":
-            content = lzma.compress(content)
-    path.write_bytes(content)
-    return path
+    return write_packed(path, "".join(line + "\n" for line in lines).encode())
 
 
 def shard_bytes(corpus: Path) -> list[bytes]:

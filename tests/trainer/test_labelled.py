@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import write_packed
 from trainer.labelled import Labelled, LabelledError, joined, read_labelled
 
 CSV = 'label,sentence\n1,good\n0,"bad, ""really""\nbad"\n1,café 😀\n'
@@ -13,14 +14,7 @@ EXPECTED = Labelled(["good", 'bad, "really"\nbad', "café 😀"], ["1", "0", "1"
 
 
 def write(path: Path, content: str | bytes) -> Path:
-    raw = content.encode() if isinstance(content, str) else content
-    match path.suffix:
-        case ".xz":
-            raw = lzma.compress(raw)
-        case ".gz":
-            raw = gzip.compress(raw)
-    path.write_bytes(raw)
-    return path
+    return write_packed(path, content.encode() if isinstance(content, str) else content)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.xz", "a.csv.gz"])

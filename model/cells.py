@@ -10,13 +10,14 @@ Equations, with x the embedded byte, (h, c) the state before it and (h', c') aft
             h' = (1 - σ(z))*tanh(n_x + σ(r)*n_h) + σ(z)*h;   c' = h'
 
     weight norm, per output column:  W = g * V / sqrt(sum(V², input axis) + 1e-12)
+    steepness s:  σ(a) becomes σ(s*a); being linear it is folded into the weights of the gates that σ squashes
 
 A byte has only 256 values, so x·Wx + b and x·Wmx are tables with a row per byte (`CellWeights.input_table`,
 `.multiplier_table`): training and inference alike look them up instead of multiplying.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,16 +47,35 @@ class CellWeights:
 
 def normalized(v: Tensor, g: Tensor) -> Tensor:
     """Weight norm per output column. v: (inputs, outputs), g: (outputs,)."""
-    return v * (g / torch.sqrt(v.square().sum(0) + _NORM_EPSILON))
+    weight: Tensor = _WeightNorm.apply(v, g)  # type: ignore[no-untyped-call]
+    return weight
+
+
+class _WeightNorm(torch.autograd.Function):
+    """Its adjoint by hand: autograd's, through square and sqrt, makes three more passes over every matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, g: Tensor) -> Tensor:
+        inverse = torch.rsqrt((v * v).sum(0) + _NORM_EPSILON)  # (outputs,)
+        ctx.save_for_backward(v, g, inverse)
+        return v * (g * inverse)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        v, g, inverse = ctx.saved_tensors
+        (d_weight,) = gradients
+        along = (d_weight * v).sum(0) * inverse  # the part of the gradient along each column
+        return torch.addcmul(d_weight * (g * inverse), v, -g * along * inverse.square()), along
 
 
 class Cell(nn.Module):
     """The trainable parameters of one cell, named as in the published system, matrices (inputs, outputs)."""
 
-    def __init__(self, name: CellName, units: int, embedding_size: int) -> None:
+    def __init__(self, name: CellName, units: int, embedding_size: int, steepness: float = 1.0) -> None:
         super().__init__()
         self.name: CellName = name
         self.units = units
+        self.steepness = steepness
         outputs = GATES[name] * units
         self.wx = nn.Parameter(torch.empty(embedding_size, outputs))
         self.wh = nn.Parameter(torch.empty(units, outputs))
@@ -82,12 +102,19 @@ class Cell(nn.Module):
 
     def weights(self, embedding: Tensor) -> CellWeights:
         """Fold weight norm and `embedding` (256, embedding_size) away. Gradients flow."""
-        input_table = embedding @ normalized(self.wx, self.gx) + self.b
-        recurrent = normalized(self.wh, self.gh)
+        gx, gh, b = (self._steepened(value) for value in (self.gx, self.gh, self.b))
+        input_table = embedding @ normalized(self.wx, gx) + b
+        recurrent = normalized(self.wh, gh)
         if self.name != "mlstm":
             return CellWeights(input_table, recurrent, None, None)
         multiplier_table = embedding @ normalized(self.wmx, self.gmx)
         return CellWeights(input_table, recurrent, multiplier_table, normalized(self.wmh, self.gmh))
+
+    def _steepened(self, columns: Tensor) -> Tensor:
+        """columns: (gates * units,), the last block that of tanh."""
+        if self.steepness == 1.0:
+            return columns
+        return torch.cat((columns[: -self.units] * self.steepness, columns[-self.units :]))
 
 
 def step(name: CellName, weights: CellWeights, byte: Tensor, state: State) -> State:

@@ -19,6 +19,7 @@ class Architecture:
     cell: CellName = "mlstm"
     units: int = 4096
     embedding_size: int = 64
+    steepness: float = 1.0  # gates are σ(steepness * a); cells.py
 
 
 class LanguageModel(nn.Module):
@@ -28,7 +29,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.embedding = nn.Parameter(torch.empty(BYTES, architecture.embedding_size))
-        self.cell = Cell(architecture.cell, architecture.units, architecture.embedding_size)
+        self.cell = Cell(architecture.cell, architecture.units, architecture.embedding_size, architecture.steepness)
         self.output_w = nn.Parameter(torch.empty(architecture.units, BYTES))
         self.output_b = nn.Parameter(torch.zeros(BYTES))
 

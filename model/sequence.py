@@ -1,62 +1,25 @@
 """A window of bytes through a cell, forward and backward: `Window.run`, the heart of training.
 
-For the mLSTM the backward pass is written by hand (`_MLSTMWindow`). Only the chain through time is sequential: two
-products and one fused element-wise kernel a step, each way. Everything that can wait is then done at once for the
-whole window: the gradients of Wh and Wmh as one product each, and those of the byte tables as a product with the
-one-hot bytes. The other cells run the plain loop of `cells.step` under autograd.
+The backward pass is written by hand. Only the chain through time is sequential: its products (one a step for LSTM and
+GRU, two for the mLSTM) and fused element-wise kernels (elementwise.py), each way. Everything that can wait is then done
+at once for the whole window: the gradients of the recurrent matrices as one product each, and those of the byte tables
+as a product with the one-hot bytes.
 
-Adjoints of the mLSTM step, writing d for gradients (equations in cells.py):
+    mLSTM, after dz of the gates:   dm = dz·Whᵀ;   d(h·Wmh) = dm*(x·Wmx);   d(x·Wmx) = dm*(h·Wmh);   dh = d(h·Wmh)·Wmhᵀ
+    window:                         dWh = mᵀ·dz;   dWmh = hᵀ·d(h·Wmh);   dTables = onehotᵀ·dz, onehotᵀ·d(x·Wmx)
 
-    do = dh*tanh(c');  dc = dc' + dh*o*(1 - tanh²c');  di = dc*u;  df = dc*c;  du = dc*i;  dc_before = dc*f
-    dz = (di*i*(1-i), df*f*(1-f), do*o*(1-o), du*(1-u²));   dm = dz·Whᵀ
-    d(h·Wmh) = dm*(x·Wmx);  d(x·Wmx) = dm*(h·Wmh);   dh_before = d(h·Wmh)·Wmhᵀ
+With `segment`, a window keeps the activations of one segment of its steps alone and computes those of the others again
+on the way back: a third more work in the chain for a fraction of the memory (Chen et al. 2016, arXiv 1604.06174).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.cells import CellName, CellWeights, State, step
+from model.cells import GATES, CellName, CellWeights, State
+from model.elementwise import Elementwise
 from model.matrix import Matrix
-
-
-def _gates_forward(
-    z: Tensor, x: Tensor, cell: Tensor, gates: Tensor, cell_out: Tensor, tanh_out: Tensor, hidden_out: Tensor
-) -> None:
-    """z, x, gates: (rows, 4*units); the rest (rows, units). Arithmetic in the cell's dtype."""
-    i, f, o, u = (z.to(cell.dtype) + x.to(cell.dtype)).chunk(4, dim=1)
-    i, f, o, u = torch.sigmoid(i), torch.sigmoid(f), torch.sigmoid(o), torch.tanh(u)
-    new_cell = f * cell + i * u
-    squashed = torch.tanh(new_cell)
-    gates.copy_(torch.cat((i, f, o, u), dim=1))
-    cell_out.copy_(new_cell)
-    tanh_out.copy_(squashed)
-    hidden_out.copy_(o * squashed)
-
-
-def _gates_backward(
-    d_hidden: Tensor,
-    d_recurrent: Tensor,
-    d_cell: Tensor,
-    gates: Tensor,
-    cell_before: Tensor,
-    squashed: Tensor,
-    dz: Tensor,
-) -> None:
-    """Writes dz and turns d_cell into the gradient of the cell before. Shapes as in `_gates_forward`."""
-    exact = d_cell.dtype
-    i, f, o, u = gates.to(exact).chunk(4, dim=1)
-    tanh_c = squashed.to(exact)
-    dh = d_hidden.to(exact) + d_recurrent.to(exact)
-    dc = d_cell + dh * o * (1 - tanh_c * tanh_c)
-    di = dc * u * i * (1 - i)
-    df = dc * cell_before.to(exact) * f * (1 - f)
-    do = dh * tanh_c * o * (1 - o)
-    du = dc * i * (1 - u * u)
-    dz.copy_(torch.cat((di, df, do, du), dim=1))
-    d_cell.copy_(dc * f)
 
 
 class Window:
@@ -65,42 +28,34 @@ class Window:
     One window at a time: a window's backward pass must have run before the next `run` with gradients.
     """
 
-    def __init__(self, name: CellName, compute_dtype: torch.dtype, fuse: bool) -> None:
-        """compute_dtype: of products and saved activations; the cell stays in the weights' dtype.
+    def __init__(self, name: CellName, compute_dtype: torch.dtype, fuse: bool, segment: int | None = None) -> None:
+        """compute_dtype: of products and saved activations; the cell stays in the state's dtype.
 
-        fuse: compile the element-wise functions (needs a C++ compiler on a CPU; takes a minute, then cached).
+        fuse: compile the element-wise functions (see elementwise.py).
+        segment: steps whose activations are kept; None keeps those of the whole window.
         """
         self.name = name
         self.compute_dtype = compute_dtype
-        self.forward_gates: Callable[..., None] = torch.compile(_gates_forward) if fuse else _gates_forward
-        self.backward_gates: Callable[..., None] = torch.compile(_gates_backward) if fuse else _gates_backward
+        self.elementwise = Elementwise(fuse)
+        self.segment = segment
         self._buffers: dict[str, Tensor] = {}
 
     def run(self, weights: CellWeights, window: Tensor, state: State) -> tuple[Tensor, State]:
         """window: (steps, rows) int64 bytes; state: (rows, units) each -> hidden (steps, rows, units), last state.
 
-        Gradients reach the weights, not the state before the window (truncated back-propagation) unless it asks.
+        hidden is in `compute_dtype`. Gradients reach the weights, and the state before the window if it asks.
         """
-        if weights.multiplier is None:
-            return self._plain(weights, window, state)
-        hidden, cell, last = _MLSTMWindow.apply(  # type: ignore[no-untyped-call]
-            weights.input_table,
-            weights.multiplier_table,
-            weights.recurrent,
-            weights.multiplier,
+        hidden, cell, last = _Window.apply(  # type: ignore[no-untyped-call]
+            self,
+            window,
             state.cell,
             state.hidden,
-            window,
-            self,
+            weights.input_table,
+            weights.recurrent,
+            weights.multiplier_table,
+            weights.multiplier,
         )
         return hidden, State(cell, last)
-
-    def _plain(self, weights: CellWeights, window: Tensor, state: State) -> tuple[Tensor, State]:
-        hidden = []
-        for byte in window:
-            state = step(self.name, weights, byte, state)
-            hidden.append(state.hidden)
-        return torch.stack(hidden), state
 
     def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         held = self._buffers.get(name)
@@ -109,80 +64,239 @@ class Window:
         return held
 
 
-class _MLSTMWindow(torch.autograd.Function):
+class _Window(torch.autograd.Function):
+    """The part of a window that is the same for every cell: segments, the output, gradients summed over segments."""
+
     @staticmethod
     def forward(
         ctx: Any,
-        input_table: Tensor,
-        multiplier_table: Tensor,
-        recurrent: Tensor,
-        multiplier: Tensor,
+        runner: Window,
+        window: Tensor,
         cell: Tensor,
         hidden: Tensor,
-        window: Tensor,
-        runner: Window,
+        input_table: Tensor,
+        recurrent: Tensor,
+        multiplier_table: Tensor | None,
+        multiplier: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         steps, rows = window.shape
-        units = cell.shape[1]
+        low, device, units = runner.compute_dtype, cell.device, cell.shape[1]
+        length = min(runner.segment or steps, steps)
+        begins = range(0, steps, length)
+        chain_type = _GRUChain if runner.name == "gru" else _LSTMChain
+        chain = chain_type(runner, length, CellWeights(input_table, recurrent, multiplier_table, multiplier), cell)
+        hiddens = runner.buffer("hiddens", (steps + 1, rows, units), low, device)
+        # The cell at the beginning of every segment, and at the end of the window.
+        cells = runner.buffer("segment_cells", (len(begins) + 1, rows, units), cell.dtype, device)
+        cells[0].copy_(hidden if runner.name == "gru" else cell)
+        hiddens[0].copy_(hidden)
+        for number, begin in enumerate(begins):
+            part = slice(begin, min(begin + length, steps))
+            cells[number + 1].copy_(chain.forward(window[part], cells[number], hiddens[part.start : part.stop + 1]))
+        ctx.runner, ctx.chain, ctx.length = runner, chain, length
+        ctx.save_for_backward(window, hiddens, cells)
+        last = cells[-1].clone()
+        exact_hidden = last.clone() if runner.name == "gru" else hiddens[steps].to(cell.dtype, copy=True)
+        return hiddens[1:].clone(), last, exact_hidden
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        d_hiddens, d_cell, d_hidden = gradients
+        window, hiddens, cells = ctx.saved_tensors
+        chain: _LSTMChain | _GRUChain = ctx.chain
+        steps = window.shape[0]
+        chain.begin_backward(d_cell, d_hidden)
+        sums: list[Tensor] = []
+        for number in reversed(range(cells.shape[0] - 1)):
+            part = slice(number * ctx.length, min((number + 1) * ctx.length, steps))
+            if part.stop < steps:  # the last segment's activations are still there
+                chain.forward(window[part], cells[number], hiddens[part.start : part.stop + 1])
+            chain.backward(window[part], d_hiddens[part])
+            found = chain.weight_gradients(window[part], hiddens[part])
+            sums = [total.add_(value) for total, value in zip(sums, found, strict=True)] if sums else found
+        d_cell, d_hidden = chain.end_backward()
+        return (None, None, d_cell, d_hidden, *sums, *[None] * (4 - len(sums)))
+
+
+class _LSTMChain:
+    """mLSTM and LSTM through one segment: activations kept in buffers, then the adjoints."""
+
+    def __init__(self, runner: Window, steps: int, weights: CellWeights, cell: Tensor) -> None:
         low, exact, device = runner.compute_dtype, cell.dtype, cell.device
+        rows, units = cell.shape
 
         def buffer(name: str, *shape: int, dtype: torch.dtype = low) -> Tensor:
             return runner.buffer(name, shape, dtype, device)
 
-        gates = buffer("gates", steps, rows, 4 * units)
-        cells = buffer("cells", steps + 1, rows, units, dtype=exact)
-        squashed = buffer("squashed", steps, rows, units)
-        hiddens = buffer("hiddens", steps + 1, rows, units)
-        products = buffer("products", steps, rows, units)  # h·Wmh
-        mixed = buffer("mixed", steps, rows, units)  # m
+        self._kernels = runner.elementwise
+        self._exact = exact
+        self._gates = buffer("gates", steps, rows, 4 * units)
+        self._cells = buffer("cells", steps + 1, rows, units, dtype=exact)
+        self._squashed = buffer("squashed", steps, rows, units)
+        self._dz = buffer("dz", steps, rows, 4 * units)
+        self._input_table = weights.input_table.detach().to(low)
+        self._recurrent = weights.recurrent.detach().to(low)
+        self._by_recurrent = Matrix(self._recurrent, rows)
+        self._multiplier: Tensor | None = None
+        if weights.multiplier is not None and weights.multiplier_table is not None:
+            self._products = buffer("products", steps, rows, units)  # h·Wmh
+            self._mixed = buffer("mixed", steps, rows, units)  # m
+            self._d_products = buffer("d_products", steps, rows, units)
+            self._d_table_rows = buffer("d_table_rows", steps, rows, units)
+            self._multiplier_table = weights.multiplier_table.detach().to(low)
+            self._multiplier = weights.multiplier.detach().to(low)
+            self._by_multiplier = Matrix(self._multiplier, rows)
 
-        by_recurrent = Matrix(recurrent.to(low), rows)
-        by_multiplier = Matrix(multiplier.to(low), rows)
-        x_table, mx_table = input_table.to(low), multiplier_table.to(low)
-        x, mx = x_table[window], mx_table[window]  # (steps, rows, 4*units), (steps, rows, units)
-        cells[0].copy_(cell)
-        hiddens[0].copy_(hidden)
-        for t in range(steps):
-            products[t].copy_(by_multiplier(hiddens[t]))
-            torch.mul(products[t], mx[t], out=mixed[t])
-            runner.forward_gates(
-                by_recurrent(mixed[t]), x[t], cells[t], gates[t], cells[t + 1], squashed[t], hiddens[t + 1]
+    def forward(self, window: Tensor, cell: Tensor, hiddens: Tensor) -> Tensor:
+        """hiddens: (steps + 1, rows, units), the first given, the others written. Returns the last cell."""
+        self._cells[0].copy_(cell)
+        for t, byte in enumerate(window):
+            inputs = hiddens[t]
+            if self._multiplier is not None:
+                product = self._by_multiplier(inputs)
+                self._kernels.mix(product, self._multiplier_table, byte, self._products[t], self._mixed[t])
+                inputs = self._mixed[t]
+            self._kernels.lstm(
+                self._by_recurrent(inputs),
+                self._input_table,
+                byte,
+                self._cells[t],
+                self._gates[t],
+                self._cells[t + 1],
+                self._squashed[t],
+                hiddens[t + 1],
             )
-        ctx.runner = runner
-        ctx.save_for_backward(recurrent, multiplier, window, mx, gates, cells, squashed, hiddens, products, mixed)
-        return hiddens[1:].clone(), cells[steps].clone(), hiddens[steps].to(exact, copy=True)
+        return self._cells[len(window)]
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        d_hiddens, d_last_cell, d_last_hidden = gradients
-        recurrent, multiplier, window, mx, gates, cells, squashed, hiddens, products, mixed = ctx.saved_tensors
-        runner: Window = ctx.runner
-        steps, rows = window.shape
-        units, low, exact = cells.shape[2], runner.compute_dtype, cells.dtype
-        dz = runner.buffer("dz", (steps, rows, 4 * units), low, cells.device)
-        d_products = runner.buffer("d_products", (steps, rows, units), low, cells.device)
-        d_mx = runner.buffer("d_mx", (steps, rows, units), low, cells.device)
+    def begin_backward(self, d_cell: Tensor, d_hidden: Tensor) -> None:
+        rows = d_cell.shape[0]
+        self._d_cell, self._d_hidden = d_cell.clone(), d_hidden.to(self._dz.dtype)
+        self._by_recurrent_back = Matrix(self._recurrent.t(), rows)
+        if self._multiplier is not None:
+            self._by_multiplier_back = Matrix(self._multiplier.t(), rows)
 
-        by_recurrent = Matrix(recurrent.t().to(low), rows)
-        by_multiplier = Matrix(multiplier.t().to(low), rows)
-        d_cell = d_last_cell.clone()
-        d_recurrent = d_last_hidden.to(low)
-        for t in reversed(range(steps)):
-            runner.backward_gates(d_hiddens[t], d_recurrent, d_cell, gates[t], cells[t], squashed[t], dz[t])
-            d_mixed = by_recurrent(dz[t])
-            torch.mul(d_mixed, products[t], out=d_mx[t])
-            torch.mul(d_mixed, mx[t], out=d_products[t])
-            d_recurrent = by_multiplier(d_products[t])
+    def backward(self, window: Tensor, d_hiddens: Tensor) -> None:
+        for t in reversed(range(len(window))):
+            self._kernels.lstm_adjoint(
+                d_hiddens[t],
+                self._d_hidden,
+                self._d_cell,
+                self._gates[t],
+                self._cells[t],
+                self._squashed[t],
+                self._dz[t],
+            )
+            self._d_hidden = self._by_recurrent_back(self._dz[t])
+            if self._multiplier is not None:
+                self._kernels.mix_adjoint(
+                    self._d_hidden,
+                    self._products[t],
+                    self._multiplier_table,
+                    window[t],
+                    self._d_products[t],
+                    self._d_table_rows[t],
+                )
+                self._d_hidden = self._by_multiplier_back(self._d_products[t])
 
-        one_hot = torch.nn.functional.one_hot(window.flatten(), 256).to(low)  # (steps*rows, 256)
-        flat_dz = dz.view(-1, 4 * units)
-        return (
-            (one_hot.t() @ flat_dz).to(exact),
-            (one_hot.t() @ d_mx.view(-1, units)).to(exact),
-            (mixed.view(-1, units).t() @ flat_dz).to(exact),
-            (hiddens[:steps].view(-1, units).t() @ d_products.view(-1, units)).to(exact),
-            d_cell,
-            d_recurrent.to(exact),
-            None,
-            None,
-        )
+    def weight_gradients(self, window: Tensor, hiddens: Tensor) -> list[Tensor]:
+        """Of input table, recurrent, multiplier table and multiplier. hiddens: those before each step."""
+        steps = len(window)
+        dz = self._dz[:steps].flatten(0, 1)
+        rows = _OneHot(window, dz.dtype)
+        if self._multiplier is None:
+            gradients = [rows.table_gradient(dz), hiddens.flatten(0, 1).t() @ dz]
+        else:
+            gradients = [
+                rows.table_gradient(dz),
+                self._mixed[:steps].flatten(0, 1).t() @ dz,
+                rows.table_gradient(self._d_table_rows[:steps].flatten(0, 1)),
+                hiddens.flatten(0, 1).t() @ self._d_products[:steps].flatten(0, 1),
+            ]
+        return [gradient.to(self._exact) for gradient in gradients]
+
+    def end_backward(self) -> tuple[Tensor, Tensor]:
+        """Gradients of the cell and hidden before the window."""
+        return self._d_cell, self._d_hidden.to(self._exact)
+
+
+class _GRUChain:
+    """A GRU through one segment. Its cell is its hidden, so the state's gradient is one: that of the hidden."""
+
+    def __init__(self, runner: Window, steps: int, weights: CellWeights, cell: Tensor) -> None:
+        low, exact, device = runner.compute_dtype, cell.dtype, cell.device
+        rows, units = cell.shape
+        outputs = GATES["gru"] * units
+        self._kernels = runner.elementwise
+        self._exact = exact
+        self._gates = runner.buffer("gates", (steps, rows, outputs), low, device)
+        self._candidate_products = runner.buffer("candidate_products", (steps, rows, units), low, device)
+        self._states = runner.buffer("cells", (steps + 1, rows, units), exact, device)
+        self._dx = runner.buffer("dx", (steps, rows, outputs), low, device)
+        self._d_products = runner.buffer("d_products", (steps, rows, outputs), low, device)
+        self._input_table = weights.input_table.detach().to(low)
+        self._recurrent = weights.recurrent.detach().to(low)
+        self._by_recurrent = Matrix(self._recurrent, rows)
+
+    def forward(self, window: Tensor, cell: Tensor, hiddens: Tensor) -> Tensor:
+        self._states[0].copy_(cell)
+        for t, byte in enumerate(window):
+            self._kernels.gru(
+                self._by_recurrent(hiddens[t]),
+                self._input_table,
+                byte,
+                self._states[t],
+                self._gates[t],
+                self._candidate_products[t],
+                self._states[t + 1],
+                hiddens[t + 1],
+            )
+        return self._states[len(window)]
+
+    def begin_backward(self, d_cell: Tensor, d_hidden: Tensor) -> None:
+        self._d_state = d_cell + d_hidden
+        self._by_recurrent_back = Matrix(self._recurrent.t(), d_cell.shape[0])
+
+    def backward(self, window: Tensor, d_hiddens: Tensor) -> None:
+        for t in reversed(range(len(window))):
+            self._kernels.gru_adjoint(
+                d_hiddens[t],
+                self._d_state,
+                self._gates[t],
+                self._candidate_products[t],
+                self._states[t],
+                self._dx[t],
+                self._d_products[t],
+            )
+            self._d_state.add_(self._by_recurrent_back(self._d_products[t]))
+
+    def weight_gradients(self, window: Tensor, hiddens: Tensor) -> list[Tensor]:
+        steps = len(window)
+        dx = self._dx[:steps].flatten(0, 1)
+        gradients = [
+            _OneHot(window, dx.dtype).table_gradient(dx),
+            hiddens.flatten(0, 1).t() @ self._d_products[:steps].flatten(0, 1),
+        ]
+        return [gradient.to(self._exact) for gradient in gradients]
+
+    def end_backward(self) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(self._d_state), self._d_state
+
+
+class _OneHot:
+    """The bytes of a window as a matrix of ones: the adjoint of looking rows up in a table is a product with it."""
+
+    def __init__(self, window: Tensor, dtype: torch.dtype) -> None:
+        self._present: Tensor | None = None
+        flat, width = window.flatten(), 256
+        if window.device.type == "cpu":  # text uses a third of all bytes; on CUDA finding which would wait for the host
+            self._present, flat = flat.unique(return_inverse=True)
+            width = len(self._present)
+        self._rows = torch.nn.functional.one_hot(flat, width).to(dtype)  # (bytes, width)
+
+    def table_gradient(self, gradient: Tensor) -> Tensor:
+        """gradient: (bytes, outputs) of the rows that were looked up -> (256, outputs) of the table."""
+        found = self._rows.t() @ gradient
+        if self._present is None:
+            return found
+        table = found.new_zeros(256, found.shape[1])
+        return table.index_copy_(0, self._present, found)

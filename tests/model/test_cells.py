@@ -104,6 +104,29 @@ def test_weight_norm_is_per_output_column() -> None:
     np.testing.assert_allclose(tiny.numpy(), [[0.0, 0.5**0.5]], rtol=1e-12)
 
 
+def test_the_adjoint_of_weight_norm() -> None:
+    generator = torch.Generator().manual_seed(0)
+    v, g = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((7, 5), (5,)))
+    assert torch.autograd.gradcheck(normalized, (v.requires_grad_(), g.requires_grad_()))
+
+
+@pytest.mark.parametrize("name", ["mlstm", "lstm", "gru"])
+def test_steep_gates_are_those_of_a_sigmoid_of_a_multiple(name: CellName) -> None:
+    cell, embedding = random_cell(name)
+    plain = cell.weights(embedding)
+    byte, state = torch.tensor([10, 32, 0, 255]), random_state()
+    cell.steepness = 3.75
+    steep = step(name, cell.weights(embedding), byte, state)
+
+    squash = torch.sigmoid
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.cells.torch.sigmoid", lambda a: squash(3.75 * a))
+        expected = step(name, plain, byte, state)
+    torch.testing.assert_close(steep.cell, expected.cell, rtol=0, atol=1e-12)
+    torch.testing.assert_close(steep.hidden, expected.hidden, rtol=0, atol=1e-12)
+    assert not torch.allclose(steep.hidden, step(name, plain, byte, state).hidden, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["mlstm", "lstm", "gru"])
 def test_reset_makes_every_recurrent_block_orthogonal(name: CellName) -> None:
     cell = Cell(name, UNITS, EMBEDDING).double()

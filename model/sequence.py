@@ -286,17 +286,14 @@ class _OneHot:
     """The bytes of a window as a matrix of ones: the adjoint of looking rows up in a table is a product with it."""
 
     def __init__(self, window: Tensor, dtype: torch.dtype) -> None:
-        self._present: Tensor | None = None
-        flat, width = window.flatten(), 256
-        if window.device.type == "cpu":  # text uses a third of all bytes; on CUDA finding which would wait for the host
-            self._present, flat = flat.unique(return_inverse=True)
-            width = len(self._present)
-        self._rows = torch.nn.functional.one_hot(flat, width).to(dtype)  # (bytes, width)
+        flat = window.flatten()
+        if window.device.type == "cpu":
+            self._present = torch.unique(flat)  # text uses a third of all bytes
+        else:
+            self._present = torch.arange(256, device=window.device)  # to find which, the host would have to wait
+        self._rows = (flat[:, None] == self._present).to(dtype)  # (bytes, present)
 
     def table_gradient(self, gradient: Tensor) -> Tensor:
         """gradient: (bytes, outputs) of the rows that were looked up -> (256, outputs) of the table."""
-        found = self._rows.t() @ gradient
-        if self._present is None:
-            return found
-        table = found.new_zeros(256, found.shape[1])
-        return table.index_copy_(0, self._present, found)
+        table = gradient.new_zeros(256, gradient.shape[1])
+        return table.index_copy_(0, self._present, self._rows.t() @ gradient)

@@ -27,6 +27,13 @@ TINY = Architecture("mlstm", units=48, embedding_size=16)
 SENTIMENT_UNIT = 5
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 def tiny_model(seed: int = 0) -> LanguageModel:
     model = LanguageModel(TINY)
     model.reset(torch.Generator().manual_seed(seed), embedding_std=1.0)

@@ -163,6 +163,7 @@ def test_what_a_window_returned_survives_the_next() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # torch's compiler imports its own old parts
 @pytest.mark.parametrize("name", CELLS)
 def test_compiled_kernels_compute_the_same(name: CellName) -> None:
     model, window = random_model(name), random_bytes(11, 4)

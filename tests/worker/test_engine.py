@@ -204,7 +204,6 @@ def test_a_row_without_bytes_is_refused(engine: Engine, backend: TorchBackend) -
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_with_the_cpu(engine: Engine) -> None:
     on_device = TorchBackend(FoldedModel(tiny_model(), "cuda", torch.float32), max_rows=16)
     requests = [RowRequest(text, generate=10, sampling=Sampling(seed=2), traced=(1,)) for text in TEXTS[:20]]

@@ -1,10 +1,10 @@
-"""`Gradients` adds what `loss.backward` gives, window after window; on CUDA a replayed graph is the eager loop."""
+"""`Backpropagation` adds what `loss.backward` gives, window after window; on CUDA a replayed graph does the same."""
 
 import pytest
 import torch
 
+from model.backpropagation import Backpropagation
 from model.cells import CellName
-from model.gradients import Gradients
 from model.language_model import Architecture, LanguageModel
 from model.sequence import Window
 
@@ -25,11 +25,11 @@ def texts(count: int, device: str = "cpu") -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", ["mlstm", "lstm", "gru"])
 def test_windows_add_up(name: CellName) -> None:
     ours, plain = model(name), model(name)
-    gradients = Gradients(ours, Window(name, torch.float32, fuse=False))
+    back = Backpropagation(ours, Window(name, torch.float32, fuse=False))
     runner = Window(name, torch.float32, fuse=False)
     state = after = ours.zero_state(ROWS)
     for text in texts(3):
-        loss, state = gradients.add(text[:-1], text[1:], state)
+        loss, state = back.run(text[:-1], text[1:], state)
         expected, after = plain.loss(text[:-1], text[1:], after, runner)
         expected.backward()
         assert torch.equal(loss, expected.detach())
@@ -47,13 +47,13 @@ def test_windows_add_up(name: CellName) -> None:
 @pytest.mark.parametrize("segment", [None, 3])
 def test_a_graph_replays_what_was_recorded(name: CellName, fuse: bool, segment: int | None) -> None:
     ours, plain = model(name, "cuda"), model(name)
-    gradients = Gradients(ours, Window(name, torch.float32, fuse, segment))
+    back = Backpropagation(ours, Window(name, torch.float32, fuse, segment))
     runner = Window(name, torch.float32, fuse=False)
     optimizers = [torch.optim.Adam(each.parameters(), lr=1e-3) for each in (ours, plain)]
     state, after = ours.zero_state(ROWS), plain.zero_state(ROWS)
     for text in texts(5):
         on_device = text.cuda()
-        loss, state = gradients.add(on_device[:-1], on_device[1:], state)
+        loss, state = back.run(on_device[:-1], on_device[1:], state)
         expected, after = plain.loss(text[:-1], text[1:], after, runner)
         expected.backward()
         assert float(loss) == pytest.approx(float(expected), abs=1e-4)

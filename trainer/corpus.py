@@ -1,4 +1,4 @@
-"""Raw review files to training shards: `build_corpus`, and `Corpus`, which reads a built one.
+"""A corpus of training shards: `Corpus` reads a built one, `build_corpus` makes one from files of reviews.
 
 A corpus is a directory of `shard-00000.bin` ... and `manifest.json`. A shard is plain bytes: every review prepared
 as in model/text.py without the space at its end, so that the newline which begins a review separates it from the
@@ -6,18 +6,21 @@ one before. The last two shards are held out: one for validation, one for test (
 """
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
-from model.text import clean
-from trainer.packed import UNREADABLE, open_packed
+if TYPE_CHECKING:
+    from trainer.build import Watch
 
 MANIFEST = "manifest.json"
+FEWEST_SHARDS = 3  # one to train on, one to validate, one to test
+_HASHED_AT_ONCE_BYTES = 4 << 20
 
 
 class CorpusError(Exception):
@@ -33,84 +36,51 @@ class ShardEntry:
 
 
 @dataclass(frozen=True)
+class SourceEntry:
+    """What a file of reviews gave. reviews: copies included, empty and malformed ones not."""
+
+    file: str
+    bytes: int
+    reviews: int
+    empty: int
+    malformed: int
+
+
+@dataclass(frozen=True)
 class CorpusManifest:
+    """reviews: different ones, the sum over the shards. empty: records without text."""
+
     seed: int
     reviews: int
     duplicates: int
+    empty: int
+    malformed: int
     shards: list[ShardEntry]
-    sources: list[str]
-
-
-def read_reviews(source: Path) -> Iterator[str]:
-    """The lines of a text file, plain or packed by gzip or xz; one line is one review."""
-    try:
-        with open_packed(source) as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    text = clean(line.decode("utf-8"))
-                except UnicodeDecodeError as error:
-                    raise CorpusError(
-                        f"{source}, line {number}: not UTF-8 ({error.reason} at byte {error.start})"
-                    ) from error
-                if text:
-                    yield text
-    except UNREADABLE as error:
-        raise CorpusError(f"{source} cannot be read: {error}") from error
-
-
-def build_corpus(sources: Iterable[Path], out: Path, shards: int, seed: int = 0) -> CorpusManifest:
-    """De-duplicate the reviews, shuffle them by a hash and write `shards` shards of equal review count into `out`.
-
-    The same sources and seed give the same bytes. Holds all reviews in memory.
-    """
-    if shards < 3:
-        raise CorpusError(f"shards is {shards}: at least 3 are needed (one to train on, one to validate, one to test)")
-    if out.exists() and any(out.iterdir()):
-        raise CorpusError(f"{out} is not empty: name a new directory")
-    sources = list(sources)
-    order: dict[bytes, bytes] = {}
-    duplicates = 0
-    key = seed.to_bytes(8, "little")
-    for source in sources:
-        for review in read_reviews(source):
-            encoded = review.encode("utf-8")
-            place = hashlib.blake2b(encoded, digest_size=16, key=key).digest()
-            duplicates += place in order
-            order[place] = encoded
-    if len(order) < shards:
-        raise CorpusError(f"{len(order)} different reviews do not fill {shards} shards: lower --shards")
-
-    out.mkdir(parents=True, exist_ok=True)
-    places = sorted(order)
-    bounds = [len(places) * i // shards for i in range(shards + 1)]
-    entries = []
-    for number in range(shards):
-        chosen = places[bounds[number] : bounds[number + 1]]
-        data = b"".join(b"\n " + order[place] for place in chosen)
-        name = f"shard-{number:05d}.bin"
-        (out / name).write_bytes(data)
-        entries.append(ShardEntry(name, len(chosen), len(data), hashlib.sha256(data).hexdigest()))
-    manifest = CorpusManifest(seed, len(order), duplicates, entries, sorted(source.name for source in sources))
-    # Written last: a directory without a manifest is an unfinished corpus.
-    temporary = out / (MANIFEST + ".partial")
-    temporary.write_text(json.dumps(asdict(manifest), indent=1))
-    temporary.replace(out / MANIFEST)
-    return manifest
+    sources: list[SourceEntry]
 
 
 class Corpus:
-    """A built corpus; shards are memory-mapped when asked for."""
+    """A built corpus; shards are memory-mapped when asked for. Raises CorpusError if there is none or it is damaged."""
 
     def __init__(self, directory: Path) -> None:
+        path = directory / MANIFEST
         try:
-            raw = json.loads((directory / MANIFEST).read_text())
+            manifest = TypeAdapter(CorpusManifest).validate_json(path.read_bytes())
         except FileNotFoundError as error:
             raise CorpusError(
                 f"{directory} is no corpus: it has no {MANIFEST} (build one: neuron corpus build)"
             ) from error
-        shards = [ShardEntry(**entry) for entry in raw.pop("shards")]
+        except OSError as error:
+            raise CorpusError(f"{path} cannot be read: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise CorpusError(f"{path} is damaged: {where}: {first['msg']}; build the corpus again") from error
+        shards = manifest.shards
+        if len(shards) < FEWEST_SHARDS:
+            raise CorpusError(f"{path} is damaged: it lists {len(shards)} shards, fewer than {FEWEST_SHARDS}")
         self.directory = directory
-        self.manifest = CorpusManifest(shards=shards, **raw)
+        self.manifest = manifest
         self.training = shards[:-2]
         self.validation, self.test = shards[-2], shards[-1]
 
@@ -121,3 +91,45 @@ class Corpus:
         if size != entry.bytes:
             raise CorpusError(f"{path} holds {size} bytes, its manifest says {entry.bytes}: build the corpus again")
         return np.memmap(path, dtype=np.uint8, mode="r")
+
+    def verify(self, on_bytes: Callable[[int], None] = lambda _: None) -> None:
+        """Compare every shard with its SHA-256. on_bytes: told how many bytes have been hashed since its last call."""
+        for entry in self.manifest.shards:
+            data, digest = self.read(entry), hashlib.sha256()
+            for start in range(0, len(data), _HASHED_AT_ONCE_BYTES):
+                part = data[start : start + _HASHED_AT_ONCE_BYTES]
+                digest.update(part.data)
+                on_bytes(len(part))
+            if digest.hexdigest() != entry.sha256:
+                raise CorpusError(
+                    f"{self.directory / entry.file} is damaged: its SHA-256 is not that of its manifest; "
+                    "build the corpus again"
+                )
+
+
+def build_corpus(
+    sources: Iterable[Path],
+    out: Path,
+    shards: int,
+    seed: int = 0,
+    *,
+    text_field: str | None = None,
+    memory_limit: str = "1GB",
+    threads: int | None = None,
+    strict: bool = False,
+    watch: "Watch | None" = None,
+) -> CorpusManifest:
+    """De-duplicate the reviews, shuffle them by a hash and write `shards` shards of equal review count into `out`.
+
+    sources: files or globs; text with a review a line, CSV, JSON lines and Parquet by their suffixes, each also
+    packed. out: a new or an empty directory; it appears whole or not at all. text_field: the column or key of the
+    text. memory_limit: what DuckDB, and then the sorting, may use. threads: None for as many as there are cores and
+    memory for. strict: stop at the first malformed record, which is otherwise counted and left out. Raises
+    CorpusError.
+
+    The same reviews and seed give the same bytes, whatever the other arguments, the order and the format of the
+    sources. Needs DuckDB and pyarrow; reading a corpus does not.
+    """
+    from trainer.build import Watch, build
+
+    return build(list(sources), out, shards, seed, text_field, memory_limit, threads, strict, watch or Watch())

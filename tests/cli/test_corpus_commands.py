@@ -1,0 +1,96 @@
+"""`neuron corpus build` and `show`: what they take, what they print, and how they fail."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Neuron
+
+REVIEWS = [f"review number {number}" for number in range(30)]
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A directory with two files of JSON lines, 30 different reviews in all, and one malformed line."""
+    directory = tmp_path / "raw"
+    directory.mkdir()
+    lines = [json.dumps({"overall": 5, "reviewText": text}) + "\n" for text in REVIEWS]
+    (directory / "a.jsonl").write_text("".join(lines[:20]) + "broken\n")
+    (directory / "b.jsonl.gz").write_bytes(gzip.compress("".join(lines[10:]).encode()))
+    return directory
+
+
+def test_build_and_show(tmp_path: Path, raw: Path, neuron: Neuron) -> None:
+    out = tmp_path / "corpus"
+    built = neuron("corpus", "build", f"{raw}/*.jsonl*", "--out", out, "--shards", 5, "--text-field", "reviewText")
+    assert built.exit_code == 0, built.output
+    assert built.stdout.splitlines()[0].startswith("30 reviews in 5 shards, ")
+    assert built.stdout.splitlines()[1] == "left out: 10 duplicates, 0 empty, 1 malformed"
+    assert f"left out: {raw / 'a.jsonl'}, line 21: not JSON" in built.output
+
+    shown = neuron("corpus", "show", out, "--verify")
+    assert shown.exit_code == 0, shown.output
+    size = sum(path.stat().st_size for path in out.glob("shard-*"))
+    assert shown.stdout.splitlines() == [
+        "reviews     30",
+        "left out    10 duplicates, 0 empty, 1 malformed",
+        f"bytes       {size} ({size / 30:.0f} a review)",
+        "shards      3 to train on, 1 to validate, 1 to test; 6 to 6 reviews each",
+        "seed        0",
+        f"source      a.jsonl: {(raw / 'a.jsonl').stat().st_size:,} bytes, 20 reviews, 0 empty, 1 malformed",
+        f"source      b.jsonl.gz: {(raw / 'b.jsonl.gz').stat().st_size} bytes, 20 reviews, 0 empty, 0 malformed",
+        "verified    every shard has the SHA-256 of the manifest",
+    ]
+
+
+def test_no_more_than_twenty_malformed_records_are_named(tmp_path: Path, neuron: Neuron) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in REVIEWS) + "broken\n" * 25)
+    built = neuron(
+        "corpus", "build", tmp_path / "a.jsonl", "--out", tmp_path / "c", "--shards", 3, "--text-field", "text"
+    )
+    assert built.output.count(", line ") == 20
+    assert "left out: 5 more malformed records" in built.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--strict", "--text-field", "reviewText"], "a.jsonl, line 21: not JSON (--strict)"),
+        (["--text-field", "text"], "has no text field 'text' (--text-field); there are: overall, reviewText"),
+        ([], "name the field that holds the text with --text-field; there are: overall, reviewText"),
+        (["--text-field", "reviewText", "--shards", "31"], "30 different reviews do not fill 31 shards"),
+        (["--text-field", "reviewText", "--memory-limit", "lots"], "'lots' is no size"),
+        (["--text-field", "reviewText", "--memory-limit", "50MB", "--threads", "2"], "too low for 2 threads"),
+    ],
+)
+def test_what_cannot_be_built_is_told(
+    tmp_path: Path, raw: Path, neuron: Neuron, options: list[str], message: str
+) -> None:
+    failed = neuron("corpus", "build", f"{raw}/*", "--out", tmp_path / "corpus", "--shards", 5, *options)
+    assert failed.exit_code == 1
+    assert message in failed.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+
+
+def test_a_directory_is_no_source(tmp_path: Path, raw: Path, neuron: Neuron) -> None:
+    failed = neuron("corpus", "build", raw, "--out", tmp_path / "corpus")
+    assert failed.exit_code == 1
+    assert f"{raw} is a directory: name its files" in failed.output
+
+
+def test_show_of_what_is_damaged(tmp_path: Path, neuron: Neuron) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(REVIEWS))
+    out = tmp_path / "corpus"
+    assert neuron("corpus", "build", tmp_path / "a.txt", "--out", out, "--shards", 3).exit_code == 0
+    shard = out / "shard-00001.bin"
+    shard.write_bytes(shard.read_bytes().swapcase())
+    assert neuron("corpus", "show", out).exit_code == 0
+    failed = neuron("corpus", "show", out, "--verify")
+    assert failed.exit_code == 1
+    assert "shard-00001.bin is damaged" in failed.output
+    (out / "manifest.json").write_text("{}")
+    failed = neuron("corpus", "show", out)
+    assert failed.exit_code == 1
+    assert "manifest.json is damaged: seed: Field required" in failed.output

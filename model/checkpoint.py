@@ -1,24 +1,27 @@
 """Published models: `name/step-N/` with `model.safetensors` and `manifest.json`, and the file `LATEST` beside them.
 
 A checkpoint is immutable. It appears whole or not at all, `LATEST` is swapped last, and nothing is read whose
-SHA-256 does not match its manifest. The manifest is read with a bounded size, checked field by field.
+SHA-256 does not match its manifest. The manifest is read with a bounded size, checked field by field. Publishers of
+one volume take turns by its lock file; readers need no lock.
 """
 
 import hashlib
 import json
 import re
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from model.cells import CellName
-from model.durable import new_directory, replace_file
+from model.durable import exclusively, new_directory, replace_file, sweep
 from model.language_model import Architecture, LanguageModel
 
 FORMAT_VERSION = 1
@@ -27,6 +30,8 @@ MANIFEST = "manifest.json"
 LATEST = "LATEST"
 SHIPPED = Path(__file__).parent / "pretrained"
 
+_LOCK = ".lock"
+_PATIENCE_S = 600.0  # with another publisher, who needs seconds to write a checkpoint
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _MAX_UNITS = 65_536
@@ -90,31 +95,86 @@ class Checkpoint:
     model: LanguageModel
 
 
-def publish(volume: Path, model: LanguageModel, manifest: Manifest, dtype: torch.dtype = torch.bfloat16) -> Path:
+def check_place(volume: Path, name: str, step: int, rollback: bool = False) -> None:
+    """Raise CheckpointError where `publish` would refuse the name or the step; to be asked before long preparations."""
+    if not _NAME.fullmatch(name):
+        raise CheckpointError(f"name {name!r}: use 1 to 64 of a-z, 0-9, '.', '_', '-', first a letter or digit")
+    try:
+        now = read_manifest(latest(volume))
+    except CheckpointError:
+        return  # there is no LATEST that could be read, so nothing better is lost
+    if now.name == name and now.step > step and not rollback:
+        raise CheckpointError(
+            f"{volume} serves step {now.step} of {name}, later than step {step}: publish a later step, give this one "
+            "another --name, or go back on purpose with --rollback"
+        )
+
+
+def publish(
+    volume: Path, model: LanguageModel, manifest: Manifest, dtype: torch.dtype = torch.bfloat16, rollback: bool = False
+) -> Path:
     """Write `volume/name/step-N` and make it `LATEST`. The manifest's sha256 is filled in here.
 
-    Raises CheckpointError for a name outside [a-z0-9._-] or a step that is there already.
+    A step that is there already with the same content is only made `LATEST`: whoever wrote it may have died before
+    that. Raises CheckpointError for a name outside [a-z0-9._-], a step that is there already with other content, and
+    one before the `LATEST` of its name, unless `rollback`.
     """
-    if not _NAME.fullmatch(manifest.name):
-        raise CheckpointError(
-            f"name {manifest.name!r}: use 1 to 64 of a-z, 0-9, '.', '_', '-', first a letter or digit"
-        )
+    check_place(volume, manifest.name, manifest.step, rollback)
+    weights = save({name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()})
+    manifest = replace(manifest, sha256={WEIGHTS: hashlib.sha256(weights).hexdigest()})
     final = volume / manifest.name / f"step-{manifest.step}"
-    try:
-        with new_directory(final) as temporary:
-            tensors = {
-                name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()
-            }
-            save_file(tensors, temporary / WEIGHTS)
-            (temporary / WEIGHTS).chmod(0o644)  # written for its owner alone, but workers are other users
-            record = asdict(manifest) | {"format_version": FORMAT_VERSION}
-            record["sha256"] = {WEIGHTS: hashlib.sha256((temporary / WEIGHTS).read_bytes()).hexdigest()}
-            (temporary / MANIFEST).write_text(json.dumps(record, indent=1, allow_nan=False))
-            read(temporary)  # LATEST must never name what cannot be read
-    except FileExistsError as error:
-        raise CheckpointError(f"{final} exists already: a checkpoint is never changed, publish a later step") from error
-    replace_file(volume / LATEST, f"{manifest.name}/step-{manifest.step}\n")
+    volume.mkdir(parents=True, exist_ok=True)
+    with _alone_in(volume):
+        check_place(volume, manifest.name, manifest.step, rollback)  # LATEST may have moved while we waited
+        sweep(volume)
+        sweep(final.parent)
+        if final.exists():
+            _check_same(final, manifest)
+        else:
+            _write(final, weights, manifest)
+        _swap_latest(final)
     return final
+
+
+def make_latest(directory: Path) -> None:
+    """Verify a checkpoint that lies in a volume and swap the volume's `LATEST` to it, whatever it was."""
+    read(directory)
+    with _alone_in(directory.parent.parent):
+        _swap_latest(directory)
+
+
+@contextmanager
+def _alone_in(volume: Path) -> Iterator[None]:
+    try:
+        with exclusively(volume / _LOCK, _PATIENCE_S):
+            yield
+    except TimeoutError as error:
+        raise CheckpointError(f"{volume} is being published to: {error}") from error
+
+
+def _swap_latest(directory: Path) -> None:
+    replace_file(directory.parent.parent / LATEST, f"{directory.parent.name}/{directory.name}\n")
+
+
+def _write(final: Path, weights: bytes, manifest: Manifest) -> None:
+    with new_directory(final) as temporary:
+        (temporary / WEIGHTS).write_bytes(weights)
+        record = asdict(manifest) | {"format_version": FORMAT_VERSION}
+        try:
+            (temporary / MANIFEST).write_text(json.dumps(record, indent=1, allow_nan=False))
+        except ValueError as error:
+            raise CheckpointError(f"the manifest of {final} holds a number that is not finite") from error
+        read(temporary)  # LATEST must never name what cannot be read
+
+
+def _check_same(final: Path, manifest: Manifest) -> None:
+    there = read(final).manifest
+    differing = [name for name, value in vars(manifest).items() if value != getattr(there, name)]
+    if differing:
+        raise CheckpointError(
+            f"{final} exists already with another {', '.join(differing)}: a checkpoint is never changed, publish a "
+            "later step or give this one another --name"
+        )
 
 
 def latest(volume: Path) -> Path:
@@ -205,6 +265,8 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
     units = architecture.units
     for label, value in (("units", units), ("embedding_size", architecture.embedding_size)):
         _require(_whole(value) and 1 <= value <= _MAX_UNITS, f"{label} is {value!r}, not 1 to {_MAX_UNITS}")
+    steepness = architecture.steepness
+    _require(_finite(steepness) and steepness > 0, f"steepness is {steepness!r}, not a number above 0")
     calibration = raw.pop("sentiment", None)
     heads = {name: _head(name, units, head) for name, head in raw.pop("heads", {}).items()}
     manifest = Manifest(

@@ -1,7 +1,11 @@
-"""Directories that appear whole or not at all, even if the process dies or the power fails while writing."""
+"""Directories that appear whole or not at all, even if the process dies or the power fails while writing.
+
+`exclusively` lets one writer at a time into a directory that several share, `sweep` clears what killed writers left.
+"""
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +20,8 @@ def new_directory(final: Path) -> Iterator[Path]:
     """
     if final.exists():
         raise FileExistsError(f"{final} exists already and is never overwritten")
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.parent / f".{final.name}.{uuid.uuid4().hex}.partial"
+    _make(final.parent)
+    temporary = _beside(final)
     temporary.mkdir()
     try:
         yield temporary
@@ -33,7 +37,7 @@ def new_directory(final: Path) -> Iterator[Path]:
 
 def replace_file(path: Path, content: str) -> None:
     """Write a small file so that a reader sees the old content or the new, never a part."""
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
+    temporary = _beside(path)
     try:
         temporary.write_text(content, encoding="utf-8")
         _sync(temporary)
@@ -42,6 +46,51 @@ def replace_file(path: Path, content: str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync(path.parent)
+
+
+def sweep(directory: Path) -> None:
+    """Delete what writers that were killed left in `directory`. For whoever knows that nobody else writes there."""
+    for left in directory.glob(".*.partial"):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+
+
+@contextmanager
+def exclusively(lock: Path, patience_s: float) -> Iterator[None]:
+    """Hold the file `lock`, which is made if need be and stays. It is free again when its holder ends, even by kill -9.
+
+    Raises TimeoutError if another still holds it after `patience_s`.
+    """
+    import fcntl  # not on Windows, where checkpoints can be read all the same
+
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    deadline = time.monotonic() + patience_s
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"another process has held {lock} for {patience_s:g} s") from error
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _beside(final: Path) -> Path:
+    return final.parent / f".{final.name}.{uuid.uuid4().hex}.partial"
+
+
+def _make(directory: Path) -> None:
+    """Make a directory and its parents, and see to it that their names last as long as what will be in them."""
+    missing = [place for place in (directory, *directory.parents) if not place.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        _sync(made.parent)
 
 
 def _take_name(temporary: Path, final: Path) -> None:

@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from model import checkpoint, heads
-from model.checkpoint import LATEST, Calibration, Head, Manifest
-from model.durable import replace_file
+from model.checkpoint import Calibration, Head, Manifest
 from model.folded import FoldedModel
 from model.language_model import LanguageModel
 from model.openai_weights import import_openai
@@ -118,8 +117,7 @@ def fetch_openai(
     """
     final = out / release.name / f"step-{release.step}"
     if final.exists():
-        checkpoint.read(final)
-        replace_file(out / LATEST, f"{release.name}/step-{release.step}\n")
+        checkpoint.make_latest(final)
         on_message(f"{final} is there already and whole: made LATEST")
         return final
     base = release.url if mirror is None else mirror

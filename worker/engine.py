@@ -108,12 +108,16 @@ class Engine:
             self._admit()
             metrics.ROWS_ACTIVE.set(self._scheduler.active)
             metrics.ROWS_WAITING.set(self._scheduler.waiting)
-            for backend in dict.fromkeys(backend for backend, _ in self._active):
-                self._advance(backend)
+            self._advance_all()
         self._take_arrivals(0.0)
         failure = EngineFailure("the engine was shut down")
         for _, row in [*self._active, *self._scheduler.waiting_rows()]:
             row.done.set_exception(failure)
+
+    def _advance_all(self) -> None:
+        """One block for every model that has rows. A frame of its own: no name may keep a retired model in memory."""
+        for backend in dict.fromkeys(backend for backend, _ in self._active):
+            self._advance(backend)
 
     def _take_arrivals(self, timeout_s: float) -> None:
         """All that has been submitted; if nothing has, what comes first within the timeout."""

@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 # A cancelled job stops within this plus one block of steps.
 _CANCEL_POLL_S = 0.25
 
+# Looks at LATEST between two attempts at a model that could not be read or did not fit: that may pass, but an attempt
+# costs the rows that run some of the machine.
+_RETRY_LOOKS = 10
+
 
 class Service:
     """Everything a worker process owns beside Celery."""
@@ -63,6 +67,7 @@ class Service:
         self.results = Results(client, settings.worker_result_ttl_s)
         self._volume = settings.checkpoint_dir or checkpoint.SHIPPED
         self._seen = checkpoint.latest(self._volume)
+        self._attempted, self._retry_at = self._seen, 0.0
         self.served = self._load(self._seen)
         self._running: dict[str, threading.Event] = {}
         self._closing = threading.Event()
@@ -122,18 +127,25 @@ class Service:
         return served
 
     def _watch_latest(self) -> None:
-        """Swap to a newly published model. A bad one is refused once, and the old one serves on."""
+        """Swap to a newly published model. Where that fails, the old one serves on.
+
+        What is no good is refused once. What could not be read or did not fit is tried again: a shared volume may
+        show LATEST before the files that it names, and memory may be free later.
+        """
+        directory, now = checkpoint.latest(self._volume), time.monotonic()
+        if directory == self._seen or (directory == self._attempted and now < self._retry_at):
+            return
+        self._attempted, self._retry_at = directory, now + _RETRY_LOOKS * self.settings.worker_poll_s
         try:
-            directory = checkpoint.latest(self._volume)
-            if directory == self._seen:
-                return
-            self._seen = directory
             self.served = self._load(directory)
         except checkpoint.CheckpointError as error:
             metrics.RELOADS.labels("refused").inc()
             log.error("kept %s step %d: %s", self.served.info.name, self.served.info.step, error)
+            if isinstance(error.__cause__, OSError):
+                return
         else:
             metrics.RELOADS.labels("served").inc()
+        self._seen = directory
 
     def _watch_cancellations(self) -> None:
         for job_id in self.results.cancelled(list(self._running)):

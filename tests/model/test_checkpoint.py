@@ -103,7 +103,7 @@ def test_bfloat16_is_what_is_published_by_default(tmp_path: Path) -> None:
 def test_manifest_fields_on_disk(published: Path) -> None:
     record = json.loads((published / "manifest.json").read_text())
     assert record["format_version"] == 1
-    assert record["architecture"] == {"cell": "mlstm", "units": UNITS, "embedding_size": 4}
+    assert record["architecture"] == {"cell": "mlstm", "units": UNITS, "embedding_size": 4, "steepness": 1.0}
     assert record["sentiment"] == {"unit": 3, "polarity": -1, "center": 0.125, "scale": 0.75}
     assert record["heads"]["sentiment"]["weights"] == {"0": [0.5], "7": [-1.25]}
     assert sorted(path.name for path in published.iterdir()) == ["manifest.json", "model.safetensors"]
@@ -114,6 +114,11 @@ def test_a_bare_manifest_reads_back(tmp_path: Path) -> None:
     bare = Manifest("bare", 0, MANIFEST.architecture, 0, None, sha256={})
     found = read(publish(tmp_path, tiny_model(), bare)).manifest
     assert (found.sentiment, found.heads, found.feature_mean, found.bits_per_byte) == (None, {}, None, None)
+
+
+def test_a_manifest_from_before_steepness_reads_as_one(copied: Path) -> None:
+    edit(copied, lambda record: record["architecture"].pop("steepness"))
+    assert read(copied).manifest.architecture.steepness == 1.0
 
 
 def test_resolve_takes_a_checkpoint_or_a_volume(published: Path) -> None:
@@ -135,9 +140,131 @@ def test_calibration_is_a_line_there_and_back() -> None:
 def test_a_step_is_published_once(tmp_path: Path) -> None:
     where = publish(tmp_path, tiny_model(0), MANIFEST)
     before = (where / checkpoint.WEIGHTS).read_bytes()
-    with pytest.raises(CheckpointError, match="exists already"):
+    with pytest.raises(CheckpointError, match="exists already with another sha256: "):
         publish(tmp_path, tiny_model(1), MANIFEST)
+    with pytest.raises(CheckpointError, match="exists already with another sentiment, notes: "):
+        publish(tmp_path, tiny_model(0), replace(MANIFEST, sentiment=None, notes=""))
     assert (where / checkpoint.WEIGHTS).read_bytes() == before
+    assert read(where).manifest.notes == MANIFEST.notes
+
+
+def test_the_same_step_with_the_same_content_is_only_made_latest(tmp_path: Path) -> None:
+    where = publish(tmp_path, tiny_model(), MANIFEST)
+    written = where.stat().st_mtime_ns
+    for pointer in (None, "another/step-999\n", "tiny-model.v1/step-120\n"):
+        if pointer is None:
+            (tmp_path / "LATEST").unlink()
+        else:
+            (tmp_path / "LATEST").write_text(pointer)
+        assert publish(tmp_path, tiny_model(), MANIFEST) == where == latest(tmp_path)
+    assert where.stat().st_mtime_ns == written
+
+
+def test_a_damaged_step_is_not_made_latest(tmp_path: Path) -> None:
+    where = publish(tmp_path, tiny_model(), MANIFEST)
+    (tmp_path / "LATEST").unlink()
+    with (where / checkpoint.WEIGHTS).open("ab") as weights:
+        weights.write(b"\0")
+    with pytest.raises(CheckpointError, match="damaged"):
+        publish(tmp_path, tiny_model(), MANIFEST)
+    assert not (tmp_path / "LATEST").exists()
+
+
+def test_latest_goes_back_only_on_purpose(tmp_path: Path) -> None:
+    late = publish(tmp_path, tiny_model(), MANIFEST)
+    early = replace(MANIFEST, step=7)
+    with pytest.raises(CheckpointError, match=r"step 120 of tiny-model\.v1, later than step 7: .*--rollback"):
+        publish(tmp_path, tiny_model(), early)
+    assert latest(tmp_path) == late
+    assert list(late.parent.iterdir()) == [late]
+    assert publish(tmp_path, tiny_model(), early, rollback=True) == latest(tmp_path)
+    publish(tmp_path, tiny_model(), replace(MANIFEST, step=8))
+    assert publish(tmp_path, tiny_model(), MANIFEST) == late == latest(tmp_path)
+
+
+def test_the_steps_of_another_name_do_not_count(tmp_path: Path) -> None:
+    publish(tmp_path, tiny_model(), MANIFEST)
+    other = publish(tmp_path, tiny_model(), replace(MANIFEST, name="other", step=1))
+    assert latest(tmp_path) == other
+
+
+@pytest.mark.parametrize("pointer", [b"tiny-model.v1/step-999\n", b"\xff nonsense", b""])
+def test_a_latest_that_names_nothing_stops_nobody(tmp_path: Path, pointer: bytes) -> None:
+    (tmp_path / "LATEST").write_bytes(pointer)
+    where = publish(tmp_path, tiny_model(), MANIFEST)
+    assert latest(tmp_path) == where
+
+
+def test_what_killed_publishers_left_is_swept(tmp_path: Path) -> None:
+    where = publish(tmp_path, tiny_model(), MANIFEST)
+    left = where.parent / ".step-121.0123.partial"
+    left.mkdir()
+    (left / checkpoint.WEIGHTS).write_bytes(b"half")
+    (tmp_path / ".LATEST.4567.partial").write_text("tiny-mo")
+    second = publish(tmp_path, tiny_model(), replace(MANIFEST, step=121))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "LATEST", "tiny-model.v1"]
+    assert sorted(where.parent.iterdir()) == [where, second]
+
+
+def test_another_publisher_that_does_not_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_PATIENCE_S", 0.05)
+    with (
+        durable.exclusively(tmp_path / ".lock", 0.0),
+        pytest.raises(CheckpointError, match=r"another process has held .*\.lock for 0\.05 s"),
+    ):
+        publish(tmp_path, tiny_model(), MANIFEST)
+    publish(tmp_path, tiny_model(), MANIFEST)
+
+
+TAKE_TURNS = """
+    import os, sys
+    from dataclasses import replace
+    from pathlib import Path
+    import torch
+    from model.checkpoint import CheckpointError, Manifest, latest, publish, read
+    from model.language_model import Architecture, LanguageModel
+
+    torch.set_num_threads(1)
+    volume, publishers, stride = Path(sys.argv[1]), 3, int(sys.argv[2])
+    architecture = Architecture("mlstm", 32, 8)
+    model = LanguageModel(architecture)
+    model.reset(torch.Generator().manual_seed(0))
+    manifest = Manifest("loop", 0, architecture, 0, None, sha256={})
+    gate = os.pipe()
+    children = []
+    for number in range(publishers):
+        children.append(os.fork())
+        if children[-1] == 0:
+            os.close(gate[1])
+            os.read(gate[0], 1)  # until all are there
+            for step in range(number if stride > 1 else 0, 60, stride):
+                try:
+                    publish(volume, model, replace(manifest, step=step), torch.float32)
+                    os.write(1, b"published\\n")
+                except CheckpointError as error:
+                    assert "later than step" in str(error), error
+                read(latest(volume))
+            os._exit(0)
+    os.close(gate[1])
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * publishers
+"""
+
+
+@pytest.mark.parametrize("stride", [1, 3], ids=["the same steps", "steps in turn"])
+def test_publishers_take_turns(tmp_path: Path, stride: int) -> None:
+    script = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(TAKE_TURNS), str(tmp_path), str(stride)]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=Path(checkpoint.__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    assert latest(tmp_path).name == "step-59"
+    assert not list(tmp_path.rglob("*.partial"))
+    steps = list(latest(tmp_path).parent.iterdir())
+    for step in steps:
+        read(step)
+    published = done.stdout.count("published")
+    if stride == 3:  # what was refused for coming late was not written
+        assert published == len(steps)
+    else:
+        assert published >= len(steps) == 60
 
 
 @pytest.mark.parametrize("name", ["", "..", "../evil", "a/b", "/abs", ".hidden", "UPPER", "a" * 65, "a\n", "ä"])
@@ -170,8 +297,9 @@ def test_latest_is_swapped_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         replace(MANIFEST, architecture=replace(MANIFEST.architecture, units=9)),
         replace(MANIFEST, feature_mean=[0.0]),
         replace(MANIFEST, sentiment=Calibration(UNITS, 1, 0.0, 1.0)),
+        replace(MANIFEST, bits_per_byte=float("nan")),
     ],
-    ids=["negative step", "other architecture", "short mean", "no such unit"],
+    ids=["negative step", "other architecture", "short mean", "no such unit", "not a number"],
 )
 def test_what_would_not_read_back_is_not_published(tmp_path: Path, manifest: Manifest) -> None:
     where = publish(tmp_path, tiny_model(), replace(MANIFEST, step=7))
@@ -218,7 +346,7 @@ def test_no_failing_sync_leaves_latest_on_half_a_checkpoint(tmp_path: Path, monk
             break
 
 
-@pytest.mark.parametrize("place", ["os.rename", "os.replace", "model.checkpoint.save_file"])
+@pytest.mark.parametrize("place", ["os.rename", "os.replace", "model.durable._sync"])
 @pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
 def test_a_crash_in_the_middle_keeps_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, failure: type[BaseException]
@@ -235,9 +363,11 @@ def test_a_crash_in_the_middle_keeps_the_old_checkpoint(
     assert latest(tmp_path) == old
     assert read(old).manifest.step == 120
     assert not list(tmp_path.rglob("*.partial"))
-    # And the next one goes through.
+    # The same step goes through, whether it was written or not: only LATEST may have been left to do.
     assert latest(tmp_path) == old
-    assert read(publish(tmp_path, tiny_model(2), replace(MANIFEST, step=122))).manifest.step == 122
+    again = publish(tmp_path, tiny_model(1), replace(MANIFEST, step=121))
+    assert latest(tmp_path) == again
+    assert read(again).manifest.step == 121
 
 
 PUBLISH_AND_KILL = """
@@ -255,8 +385,9 @@ PUBLISH_AND_KILL = """
     model.reset(torch.Generator().manual_seed(0))
     manifest = Manifest("loop", 0, architecture, 0, None, sha256={})
     publish(volume, model, manifest, torch.float32)
+    halves = 0
     for _ in range(40):
-        first = 1 + max(int(path.name[5:]) for path in (volume / "loop").glob("step-*"))
+        first = 1 + read(latest(volume)).manifest.step  # which may be there already, if its publisher died early
         child = os.fork()
         if child == 0:
             for step in range(first, first + 10_000):
@@ -267,9 +398,13 @@ PUBLISH_AND_KILL = """
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
         found = read(latest(volume))
         assert f"step-{found.manifest.step}" == latest(volume).name
+        left = len(list((volume / "loop").glob("*.partial")))
+        assert left <= 1, "what the kill before left was not swept"
+        halves += left
         for whole in (volume / "loop").glob("step-*"):
             read(whole)
         print(found.manifest.step)
+    assert halves, "no kill came while something was being written"
 """
 
 
@@ -281,7 +416,6 @@ def test_kill_9_while_publishing_never_leaves_half_a_checkpoint(tmp_path: Path) 
     assert len(steps) == 40
     assert steps == sorted(steps)
     assert steps[-1] > steps[0], "nothing was published between the kills"
-    assert list(tmp_path.rglob("*.partial")), "no kill came while something was being written"
 
 
 # ---- LATEST
@@ -484,6 +618,12 @@ HOSTILE: list[tuple[tuple[str, ...], object]] = [
     (("architecture", "embedding_size"), 5),
     (("architecture", "embedding_size"), None),
     (("architecture", "layers"), 2),
+    (("architecture", "steepness"), 0.0),
+    (("architecture", "steepness"), -1.0),
+    (("architecture", "steepness"), float("inf")),
+    (("architecture", "steepness"), True),
+    (("architecture", "steepness"), "1"),
+    (("architecture", "steepness"), None),
     (("sentiment",), []),
     (("sentiment",), {}),
     (("sentiment",), "3"),

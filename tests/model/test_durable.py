@@ -1,12 +1,15 @@
 """Directories and small files appear whole or not at all, and what exists is never written over."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from model import durable
-from model.durable import new_directory, replace_file
+from model.durable import exclusively, new_directory, replace_file, sweep
 
 
 def names(directory: Path) -> list[str]:
@@ -68,6 +71,67 @@ def test_everything_is_synced_before_the_name_is_taken(tmp_path: Path, monkeypat
             (temporary / name).write_text(name)
     assert sorted(events[:2]) == ["sync one", "sync two"]
     assert events[2:] == [f"sync {temporary.name[:6]}", "rename", f"sync {tmp_path.name[:6]}"]
+
+
+def test_the_names_of_new_parents_are_synced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "_sync", synced.append)
+    with new_directory(tmp_path / "a" / "b" / "c"):
+        assert set(synced) == {tmp_path, tmp_path / "a"}
+    assert synced[-1] == tmp_path / "a" / "b"
+
+
+def test_sweep_takes_what_writers_left_and_nothing_else(tmp_path: Path) -> None:
+    keep = ["LATEST", "step-1", ".hidden", "notes.partial"]
+    for name in (*keep, ".LATEST.0123.partial"):
+        (tmp_path / name).write_text("x")
+    with new_directory(tmp_path / "step-2") as temporary:
+        (temporary / "file").write_text("half")
+        sweep(tmp_path)
+        assert not temporary.exists()
+        temporary.mkdir()
+    assert names(tmp_path) == sorted([*keep, "step-2"])
+    sweep(tmp_path / "missing")
+
+
+def test_the_lock_is_held_by_one_and_freed_by_an_error(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+
+    def fail() -> None:
+        with exclusively(lock, 0.0):
+            with pytest.raises(TimeoutError, match=r"has held .*lock for 0 s"), exclusively(lock, 0.0):
+                pytest.fail("the body must not run")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with exclusively(lock, 0.0):
+        pass
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from model.durable import exclusively
+
+with exclusively(Path(sys.argv[1]), 0.0):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_kill_9_frees_the_lock_and_who_waits_gets_it(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    root = Path(durable.__file__).parents[1]
+    command = [sys.executable, "-c", HOLD, str(lock)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(TimeoutError), exclusively(lock, 0.1):
+            pytest.fail("the body must not run")
+        holder.send_signal(signal.SIGKILL)
+        with exclusively(lock, 60.0):
+            pass
 
 
 def test_replace_file_swaps_the_whole_content(tmp_path: Path) -> None:

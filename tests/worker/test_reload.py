@@ -1,0 +1,151 @@
+"""A newly published model is served within a few looks at LATEST: no request fails, no answer mixes two models."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from model import checkpoint
+from tests.api.test_generate import events
+from tests.conftest import Stack, publish_tiny, run_stack, wait_until
+
+POLL_S = "0.2"
+
+
+@dataclass
+class Serving:
+    volume: Path
+    stack: Stack
+
+    @property
+    def step(self) -> int:
+        """That LATEST names."""
+        return checkpoint.read_manifest(checkpoint.latest(self.volume)).step
+
+    def publish(self) -> int:
+        """A model unlike those before."""
+        step = self.step + 1
+        publish_tiny(self.volume, step, seed=step)
+        return step
+
+    def serves(self, step: int) -> bool:
+        return self.stack.worker_metric("neuron_model_info", f'{{name="tiny",step="{step}"}}') == 1
+
+    def wait_served(self, step: int) -> None:
+        wait_until(lambda: self.serves(step), what=f"step {step}")
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    directory = tmp_path_factory.mktemp("reload")
+    volume = directory / "volume"
+    publish_tiny(volume, step=1)
+    settings = {"NEURON_CHECKPOINT_DIR": str(volume), "NEURON_WORKER_POLL_S": POLL_S, "NEURON_API_MAX_LENGTH": "50000"}
+    with run_stack(directory, **settings) as stack:
+        yield Serving(volume, stack)
+
+
+def test_ten_models_are_published_under_load(serving: Serving) -> None:
+    first = serving.step
+    published, served = [first], [first]  # the last of each is what holds now
+    enough = threading.Event()
+    texts: dict[int, set[str]] = defaultdict(set)  # step -> what its model writes with one seed
+
+    def visit(number: int) -> int:
+        """One request after another until it is enough. Returns their count."""
+        count, last = 0, first
+        with serving.stack.client() as client:
+            while not enough.is_set():
+                at_least = served[-1]
+                if (count + number) % 2:
+                    answer = client.post("/classify", json={"texts": ["Good.", "A longer text, and not so good."]})
+                else:
+                    answer = client.post("/generate", json={"prompt": "The", "length": 50, "seed": 1, "stop": []})
+                assert answer.status_code == 200, answer.text
+                step = answer.json()["model"]["step"]
+                assert max(at_least, last) <= step <= published[-1]
+                if "text" in answer.json()["results"][0]:
+                    texts[step].add(answer.json()["results"][0]["text"])
+                count, last = count + 1, step
+        return count
+
+    with ThreadPoolExecutor(4) as pool:
+        visitors = [pool.submit(visit, number) for number in range(4)]
+        try:
+            for number in range(10):
+                published.append(serving.step + 1)
+                assert serving.publish() == published[-1]
+                if number not in (3, 4, 7):  # then the next follows at once, and this one may never be served
+                    serving.wait_served(published[-1])
+                    served.append(published[-1])
+                    wait_until(lambda: texts[published[-1]] or any(v.done() for v in visitors), what="an answer by it")
+        finally:
+            enough.set()
+        counts = [visitor.result() for visitor in visitors]
+    assert min(counts) >= 10
+    assert set(served) <= texts.keys() | {first}
+    assert all(len(written) == 1 for written in texts.values() if written), "an answer mixed two models"
+    assert len(set().union(*texts.values())) == len([written for written in texts.values() if written])
+    assert serving.stack.worker_metric("neuron_reloads_total", '{outcome="refused"}') == 0
+
+
+def test_a_stream_ends_on_the_model_that_it_began_with(serving: Serving) -> None:
+    old = serving.step
+    body = {"prompt": "On and on", "length": 10_000, "seed": 5, "stop": [], "stream": True}
+    with serving.stack.client() as client:
+        expected = client.post("/generate", json=body | {"stream": False}).json()
+        with client.stream("POST", "/generate", json=body) as response:
+            told = events(response.iter_lines())
+            heard = [next(told)]
+            new = serving.publish()
+            serving.wait_served(new)
+            beside = httpx.post(serving.stack.url + "/generate", json={"prompt": "On", "length": 20, "seed": 5}).json()
+            assert serving.stack.worker_metric("neuron_rows_active") == 1, "the stream ended before the swap"
+            heard += list(told)
+        after = client.post("/generate", json=body | {"stream": False, "length": 200}).json()
+    assert expected["model"]["step"] == old
+    assert heard[-1][1:] == ("done", expected)
+    assert "".join(str(data["text"]) for _, event, data in heard if event == "token") == expected["results"][0]["text"]
+    assert beside["model"]["step"] == after["model"]["step"] == new
+    assert not expected["results"][0]["text"].startswith(after["results"][0]["text"])
+
+
+def test_going_back_is_a_reload_like_any_other(serving: Serving) -> None:
+    step = serving.step
+    new = serving.publish()
+    serving.wait_served(new)
+    published = checkpoint.read(serving.volume / "tiny" / f"step-{step}")
+    checkpoint.publish(serving.volume, published.model, published.manifest, torch.float32, rollback=True)
+    serving.wait_served(step)
+
+
+def test_files_that_come_after_latest_are_served_when_they_are_there(serving: Serving) -> None:
+    """As where a volume is copied or cached: LATEST names what cannot be read yet."""
+    old = serving.step
+    step = 1000
+    refused = serving.stack.worker_metric("neuron_reloads_total", '{outcome="refused"}')
+    elsewhere = publish_tiny(serving.volume.parent / "elsewhere", step, seed=step)
+    (serving.volume / "LATEST").write_text(f"tiny/step-{step}\n")
+    wait_until(
+        lambda: serving.stack.worker_metric("neuron_reloads_total", '{outcome="refused"}') > refused, what="a failure"
+    )
+    assert serving.serves(old)
+    elsewhere.rename(serving.volume / "tiny" / f"step-{step}")
+    serving.wait_served(step)
+
+
+def test_a_volume_that_is_away_for_a_while_stops_nothing(serving: Serving) -> None:
+    step = serving.step
+    errors = '{watcher="watch_latest"}'
+    away = serving.volume.rename(serving.volume.with_name("away"))
+    wait_until(lambda: serving.stack.worker_metric("neuron_watcher_errors_total", errors) > 0, what="a failed look")
+    with serving.stack.client() as client:
+        assert client.post("/classify", json={"text": "Good."}).json()["model"]["step"] == step
+    away.rename(serving.volume)
+    serving.wait_served(serving.publish())

@@ -7,10 +7,14 @@ Shapes: z, gates, dz (rows, gates * units); table a row per byte; byte (rows,) i
 Arithmetic is in the cell's dtype, which the tensors that are saved for the backward pass need not have.
 """
 
+import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed
+
+log = logging.getLogger(__name__)
 
 
 def mix(product: Tensor, table: Tensor, byte: Tensor, product_out: Tensor, mixed_out: Tensor) -> None:
@@ -123,12 +127,29 @@ def gru_adjoint(
 
 
 class Elementwise:
-    """The functions above, compiled if `fuse` (which on a CPU needs a C++ compiler and takes some seconds, once)."""
+    """The functions above, compiled if `fuse`, which takes seconds, once. Without a compiler they run as written."""
 
     def __init__(self, fuse: bool) -> None:
         def prepared(function: Callable[..., None]) -> Callable[..., None]:
-            return torch.compile(function, dynamic=False) if fuse else function
+            return _Compiled(function) if fuse else function
 
         self.mix, self.mix_adjoint = prepared(mix), prepared(mix_adjoint)
         self.lstm, self.lstm_adjoint = prepared(lstm), prepared(lstm_adjoint)
         self.gru, self.gru_adjoint = prepared(gru), prepared(gru_adjoint)
+
+
+class _Compiled:
+    """A function that is compiled when it is first called; where that fails it is logged and the plain one serves."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._plain = function
+        self._run: Callable[..., None] = torch.compile(function, dynamic=False)
+
+    def __call__(self, *tensors: Tensor) -> None:
+        try:
+            self._run(*tensors)
+        except BackendCompilerFailed as error:  # before anything was computed
+            reason = str(error).partition("\n")[0]
+            log.warning("%s is not fused, which makes training slower: %s", self._plain.__name__, reason)
+            self._run = self._plain
+            self._run(*tensors)

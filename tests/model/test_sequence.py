@@ -1,6 +1,10 @@
 """The hand-written backward pass of a window is that of autograd, and windows joined by their state are one window."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -169,6 +173,29 @@ def test_compiled_kernels_compute_the_same(name: CellName) -> None:
     model, window = random_model(name), random_bytes(11, 4)
     plain = gradients(model, Window(name, torch.float64, fuse=False), window, random_state(4))
     assert_same(gradients(model, Window(name, torch.float64, fuse=True), window, random_state(4)), plain)
+
+
+_WITHOUT_A_COMPILER = """
+import torch
+from tests.model.test_sequence import *
+model, window = random_model(), random_bytes(5, 2)
+plain = gradients(model, Window("mlstm", torch.float64, fuse=False), window, random_state(2))
+assert_same(gradients(model, Window("mlstm", torch.float64, fuse=True), window, random_state(2)), plain)
+"""
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_plain_kernels_serve(tmp_path: Path) -> None:
+    environment = os.environ | {
+        "CXX": str(tmp_path / "no-compiler"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _WITHOUT_A_COMPILER], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    for name in ("mix", "mix_adjoint", "lstm", "lstm_adjoint"):
+        assert f"{name} is not fused" in run.stderr
 
 
 def test_a_late_backward_pass_is_refused_and_not_wrong() -> None:

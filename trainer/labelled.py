@@ -1,4 +1,7 @@
-"""Labelled texts from CSV files (also .xz and .gz): the material for units, calibration and heads."""
+"""Labelled texts from CSV files (also .xz and .gz): the material for units, calibration and heads.
+
+`read_labelled` reads one file, `read_sentiment` the three parts of a set that lie in one directory.
+"""
 
 import csv
 import io
@@ -11,6 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.packed import UNREADABLE, open_packed
+
+# The second of each pair is how the paper's repository names its binary Stanford Sentiment Treebank.
+_TRAIN = ("train", "sst_binary_train")
+_VALID = ("valid", "sst_binary_dev")
+_TEST = ("test", "sst_binary_test")
 
 
 class LabelledError(Exception):
@@ -32,6 +40,51 @@ class Labelled:
     def head(self, limit: int | None) -> "Labelled":
         """The first `limit` rows; all for None."""
         return Labelled(self.texts[:limit], self.labels[:limit])
+
+
+@dataclass(frozen=True)
+class Sentiment:
+    """Labelled texts, labels "0" (negative) and "1" (positive). Raises LabelledError for any other."""
+
+    train: Labelled
+    valid: Labelled
+    test: Labelled | None = None
+
+    def __post_init__(self) -> None:
+        for name, part in vars(self).items():
+            try:
+                if part is not None:
+                    part.binary()
+            except LabelledError as error:
+                raise LabelledError(f"{name}: {error}") from error
+
+    def __len__(self) -> int:
+        """Of all texts."""
+        return sum(len(part.texts) for part in (self.train, self.valid, self.test) if part is not None)
+
+
+def read_sentiment(directory: Path) -> Sentiment:
+    """What `train.csv`, `valid.csv` and, if there is one, `test.csv` in `directory` hold, each also .gz or .xz.
+
+    `sst_binary_train.csv`, `sst_binary_dev.csv` and `sst_binary_test.csv` are taken as well.
+    """
+    train, valid, test = _find(directory, _TRAIN), _find(directory, _VALID), _part(directory, _TEST)
+    return Sentiment(read_labelled(train), read_labelled(valid), None if test is None else read_labelled(test))
+
+
+def _find(directory: Path, names: tuple[str, ...]) -> Path:
+    found = _part(directory, names)
+    if found is None:
+        wanted = " or ".join(f"{name}.csv" for name in names)
+        raise LabelledError(f"{directory} holds no {wanted} (nor the same as .csv.gz or .csv.xz)")
+    return found
+
+
+def _part(directory: Path, names: tuple[str, ...]) -> Path | None:
+    found = [path for name in names for end in ("", ".gz", ".xz") if (path := directory / f"{name}.csv{end}").exists()]
+    if len(found) > 1:
+        raise LabelledError(f"{directory} holds {' and '.join(path.name for path in found)}: leave one of them there")
+    return found[0] if found else None
 
 
 def read_labelled(path: Path, text_column: str | None = None, label_column: str = "label") -> Labelled:

@@ -1,13 +1,19 @@
 """Lanes: parallel streams of training bytes whose state is carried from window to window.
 
 Lane k reads the training shards k, k + lanes, k + 2*lanes, ... in turn, and starts again after the last. Where a
-lane begins a shard its state must be zeroed. The end of a shard that does not fill a window is left out.
+lane begins a shard its state must be zeroed. The end of a shard that does not fill a window is left out. A lane is
+the same stream whichever process reads it.
 """
 
-from dataclasses import dataclass
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trainer.corpus import Corpus, CorpusError
 
@@ -23,7 +29,8 @@ class Cursor:
 class Lanes:
     """Cuts windows off `lanes` streams. Deterministic: the cursors are its whole state."""
 
-    def __init__(self, corpus: Corpus, lanes: int, window: int) -> None:
+    def __init__(self, corpus: Corpus, lanes: int, window: int, mine: range | None = None) -> None:
+        """mine: the lanes that are read here, all by default."""
         if len(corpus.training) < lanes:
             raise CorpusError(
                 f"{lanes} lanes need at least as many training shards, the corpus has {len(corpus.training)}: "
@@ -37,16 +44,17 @@ class Lanes:
             )
         self.window = window
         self._corpus = corpus
-        self._rounds = [corpus.training[lane::lanes] for lane in range(lanes)]
-        self.cursors = [Cursor(0, 0) for _ in range(lanes)]
+        self._rounds = [corpus.training[lane::lanes] for lane in mine or range(lanes)]
+        self.cursors = [Cursor(0, 0) for _ in self._rounds]
         self._open = [corpus.read(entries[0]) for entries in self._rounds]
 
     def restore(self, cursors: list[Cursor]) -> None:
-        self.cursors = cursors
+        """Go on at `cursors`, one for each lane that is read here."""
         self._open = [
             self._corpus.read(entries[cursor.shard % len(entries)])
             for entries, cursor in zip(self._rounds, cursors, strict=True)
         ]
+        self.cursors = [replace(cursor) for cursor in cursors]
 
     def next(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """The next window: bytes (window + 1, lanes), the last row being targets only, and where a shard begins."""
@@ -60,3 +68,40 @@ class Lanes:
             begins.append(cursor.offset == 0)
             cursor.offset += self.window
         return np.stack(columns, axis=1), np.array(begins)
+
+
+class Ahead:
+    """Windows as tensors, cut `depth` ahead of the training by a thread of their own, so that no disk is waited for."""
+
+    def __init__(self, lanes: Lanes, device: torch.device, depth: int = 2) -> None:
+        self._lanes = lanes
+        self._device = device
+        self._depth = depth
+        # A new thread stands on GPU 0, and pinning memory would open a context there.
+        on_device = (torch.cuda.set_device, (device,)) if device.type == "cuda" else (None, ())
+        self._thread = ThreadPoolExecutor(1, "lanes", *on_device)
+        self._waiting: deque[Future[tuple[Tensor, Tensor, list[Cursor]]]] = deque()
+        self.cursors = [replace(cursor) for cursor in lanes.cursors]  # after the last window that `next` returned
+        self.waited_s = 0.0  # in `next`, for windows that were not ready
+
+    def restore(self, cursors: list[Cursor]) -> None:
+        while self._waiting:
+            self._waiting.popleft().exception()
+        self._lanes.restore(cursors)
+        self.cursors = [replace(cursor) for cursor in cursors]
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """The next window: bytes (window + 1, lanes) int64 and where a shard begins (lanes, 1), on the device."""
+        while len(self._waiting) <= self._depth:
+            self._waiting.append(self._thread.submit(self._cut))
+        began = time.perf_counter()
+        block, begins, self.cursors = self._waiting.popleft().result()
+        self.waited_s += time.perf_counter() - began
+        return block.to(self._device, non_blocking=True), begins.to(self._device, non_blocking=True)
+
+    def _cut(self) -> tuple[Tensor, Tensor, list[Cursor]]:
+        window, fresh = self._lanes.next()
+        block, begins = torch.from_numpy(window.astype(np.int64)), torch.from_numpy(fresh)[:, None]
+        if self._device.type == "cuda":  # pageable memory would be copied once more, and waited for
+            block, begins = block.pin_memory(), begins.pin_memory()
+        return block, begins, [replace(cursor) for cursor in self._lanes.cursors]

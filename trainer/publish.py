@@ -1,8 +1,14 @@
-"""From a model to a published checkpoint: find its sentiment unit, calibrate it, fit the head `sentiment`, publish."""
+"""From a run to a served model: `publish_run` takes a snapshot, finds the sentiment unit, fits the head, publishes.
+
+It only reads the run, so it may go on training meanwhile, in this process or in others.
+"""
 
 import copy
+import hashlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,46 +18,129 @@ from numpy.typing import NDArray
 from model import checkpoint
 from model.checkpoint import Manifest
 from model.folded import FoldedModel
-from model.heads import accuracy, calibrate, find_unit, fit_l1, fit_threshold
+from model.heads import accuracy, calibrate, find_unit, fit_l1
 from model.language_model import LanguageModel
 from model.reading import read_features
 from model.text import prepare
-from trainer.labelled import Labelled
+from trainer.corpus import MANIFEST, Corpus, CorpusError
+from trainer.labelled import Labelled, Sentiment, read_sentiment
+from trainer.options import Options, TrainingError
+from trainer.snapshot import Progress, SnapshotError, read_model, read_progress, snapshots
 
 OnProgress = Callable[[int], None]
 
+HEAD = "sentiment"
 _LABELS = ["negative", "positive"]
 
 
-@dataclass(frozen=True)
-class Sentiment:
-    """Labelled texts, labels "0" (negative) and "1" (positive)."""
+def publish_run(
+    run_directory: Path,
+    volume: Path,
+    *,
+    snapshot: Path | None = None,
+    evaluation: Path | Sentiment | None = None,
+    name: str | None = None,
+    notes: str = "",
+    rollback: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Publish a snapshot of the run in the checkpoint volume `volume` and return the checkpoint's directory.
 
-    train: Labelled
-    valid: Labelled
-    test: Labelled | None = None
+    snapshot: by default the newest. evaluation: labelled texts, or the directory that holds them; None publishes
+    without sentiment unit and head. name: by default reviews-CELL-UNITS. rollback: LATEST may go back to an earlier
+    step. on_progress: gets the number of labelled texts just read.
+
+    Raises TrainingError or SnapshotError if there is nothing to publish, LabelledError or model.heads.HeadError if
+    the labelled texts will not do, model.checkpoint.CheckpointError if the volume will not take it.
+    """
+    options = Options.read(run_directory)
+    name = name or f"reviews-{options.cell}-{options.units}"
+    sentiment = read_sentiment(evaluation) if isinstance(evaluation, Path) else evaluation
+    if snapshot is None:
+        model, progress = _newest(run_directory / "snapshots", options)
+    else:
+        model, progress = _read(snapshot, options)
+    checkpoint.check_place(volume, name, progress.step, rollback)
+    device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+    manifest = Manifest(
+        name=name,
+        step=progress.step,
+        architecture=options.architecture,
+        bytes_seen=progress.bytes_seen,
+        bits_per_byte=_bits_per_byte(model, progress, options, device),
+        sha256={},
+        notes=notes,
+    )
+    return publish(model, volume, manifest, sentiment, rollback, device, on_progress)
 
 
 def publish(
     model: LanguageModel,
     volume: Path,
-    name: str,
-    step: int,
-    bytes_seen: int,
-    bits_per_byte: float | None,
+    manifest: Manifest,
     sentiment: Sentiment | None,
-    notes: str = "",
+    rollback: bool = False,
+    device: str = "cpu",
     on_progress: OnProgress | None = None,
 ) -> Path:
     """Publish `model`; with labelled texts also its sentiment unit, calibration, feature statistics and default head.
 
-    The paper's protocol: C is chosen on `valid`; `test` is looked at once, by the fitted head and threshold.
+    The paper's protocol: C is chosen on `sentiment.valid`; `.test` is looked at once, by head and calibrated unit.
+    device: that reads the labelled texts.
     """
-    manifest = Manifest(name, step, model.architecture, bytes_seen, bits_per_byte, sha256={}, notes=notes)
     if sentiment is not None:
         rounded = copy.deepcopy(model).bfloat16().float()  # the head must fit what a worker will load
-        manifest = _with_sentiment(manifest, FoldedModel(rounded), sentiment, on_progress)
-    return checkpoint.publish(volume, model, manifest, torch.bfloat16)
+        manifest = _with_sentiment(manifest, FoldedModel(rounded, device), sentiment, on_progress)
+    return checkpoint.publish(volume, model, manifest, torch.bfloat16, rollback)
+
+
+def _newest(directory: Path, options: Options) -> tuple[LanguageModel, Progress]:
+    while True:
+        found = snapshots(directory)
+        if not found:
+            raise TrainingError(f"{directory} holds no snapshot yet: publish when the run has saved one")
+        try:
+            return _read(found[-1], options)
+        except SnapshotError:
+            if found[-1:] == snapshots(directory)[-1:]:
+                raise  # else the run has saved newer ones, and deleted this one under us
+
+
+def _read(snapshot: Path, options: Options) -> tuple[LanguageModel, Progress]:
+    if not snapshot.is_dir():
+        there = ", ".join(path.name for path in snapshots(snapshot.parent)) or "none"
+        raise SnapshotError(f"{snapshot} is not there; a run keeps its newest snapshots and its best, now: {there}")
+    progress, _, _ = read_progress(snapshot)
+    return read_model(snapshot, options.architecture), progress
+
+
+def _bits_per_byte(model: LanguageModel, progress: Progress, options: Options, device: str) -> float | None:
+    """On held-out text: what the run found at this very step; else measured; else, without its corpus, found last."""
+    found = progress.validation_bits_per_byte
+    if found is not None and progress.validation_step == progress.step:
+        return found
+    try:
+        corpus = Corpus(Path(options.corpus))
+        held_out = corpus.read(corpus.validation)[: options.validation_bytes]
+        of_run = hashlib.sha256((corpus.directory / MANIFEST).read_bytes()).hexdigest() == options.corpus_sha256
+    except CorpusError:
+        return found
+    if not of_run:  # this one's held-out text may be what the run has learned from
+        return found
+    return _measured(FoldedModel(model, device), held_out, options.lanes)
+
+
+@torch.inference_mode()
+def _measured(model: FoldedModel, held_out: NDArray[np.uint8], rows: int) -> float:
+    """Bits per byte, read in as many pieces as the run's own validation does."""
+    steps = (len(held_out) - 1) // rows
+    pieces = [held_out[row * steps : (row + 1) * steps + 1] for row in range(rows)]
+    text = torch.from_numpy(np.stack(pieces, axis=1).astype(np.int64)).to(model.device)  # (steps + 1, rows)
+    state, nats = model.zero_state(rows), torch.zeros((), dtype=torch.float64, device=model.device)
+    for byte, target in pairwise(text):
+        state = model.step(byte, state)
+        nats += torch.nn.functional.cross_entropy(model.logits(state.hidden), target)
+    return float(nats) / steps / math.log(2)
 
 
 def _with_sentiment(
@@ -61,27 +150,26 @@ def _with_sentiment(
     valid_x, valid_y = _featurized(model, sentiment.valid, on_progress)
     unit = find_unit(train_x, train_y)
     calibration = calibrate(train_x[:, unit], train_y, unit)
-    threshold, polarity, _ = fit_threshold(train_x[:, unit], train_y)
     head = fit_l1(train_x, train_y, valid_x, valid_y, _LABELS)
     if sentiment.test is not None:
         test_x, test_y = _featurized(model, sentiment.test, on_progress)
-        head.metrics["test_accuracy"] = accuracy(head, test_x, test_y)
-        predicted = (polarity * (test_x[:, unit] - threshold)) > 0
-        head.metrics["test_accuracy_unit"] = float((predicted == (test_y == 1)).mean())
-    return Manifest(
-        **{
-            **vars(manifest),
-            "sentiment": calibration,
-            "heads": {"sentiment": head},
-            "feature_mean": train_x.mean(axis=0).tolist(),
-            "feature_scale": train_x.std(axis=0).tolist(),
+        positive = calibration.polarity * (test_x[:, unit] - calibration.center) > 0
+        of_test = {
+            "test_accuracy": accuracy(head, test_x, test_y),
+            "test_accuracy_unit": float((positive == (test_y == 1)).mean()),
         }
+        head = replace(head, metrics=head.metrics | of_test)
+    return replace(
+        manifest,
+        sentiment=calibration,
+        heads={HEAD: head},
+        feature_mean=train_x.mean(axis=0, dtype=np.float64).tolist(),
+        feature_scale=train_x.std(axis=0, dtype=np.float64).tolist(),
     )
 
 
 def _featurized(
     model: FoldedModel, labelled: Labelled, on_progress: OnProgress | None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    labels = labelled.binary()
     features = read_features(model, [prepare(text) for text in labelled.texts], on_progress=on_progress)
-    return features, labels
+    return features, labelled.binary()

@@ -1,23 +1,42 @@
 """Snapshots: all that a training run needs to go on exactly where it stood, as safetensors and JSON.
 
-A snapshot is a directory `step-N` with `tensors.safetensors` (parameters, Adam's moments, the carried state of every
-lane, the random state) and `progress.json`. It appears whole or not at all; the newest few are kept.
+A snapshot is a directory `step-N` with `tensors.safetensors` and `progress.json`, which holds the SHA-256 of the
+former. It appears whole or not at all. The tensors are
+
+    model.NAME             every parameter
+    optimizer.KEY.NAME     whatever the optimizer keeps for that parameter
+    state.cell, .hidden    (lanes, units), the carried state of all lanes in their order
+    random.cpu, .cuda      states of torch's generators
+
+Nothing in it depends on the number of processes that wrote it.
 """
 
+import hashlib
 import json
+import math
 import re
 import shutil
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.cells import State
-from model.durable import new_directory
-from model.language_model import LanguageModel
+from model.durable import new_directory, sweep
+from model.language_model import Architecture, LanguageModel
 from trainer.lanes import Cursor
+
+TENSORS = "tensors.safetensors"
+PROGRESS = "progress.json"
+
+
+class SnapshotError(Exception):
+    """A snapshot is missing or damaged; the message names the file and the fault."""
 
 
 @dataclass
@@ -28,58 +47,169 @@ class Progress:
     bytes_seen: int = 0
     skipped_steps: int = 0
     seconds: float = 0.0
+    validation_bits_per_byte: float | None = None  # of the last validation
+    validation_step: int | None = None  # the step after which that was measured
+    best_validation_bits_per_byte: float | None = None
 
 
-def save(
-    directory: Path,
-    model: LanguageModel,
-    optimizer: torch.optim.Adam,
-    state: State,
-    cursors: list[Cursor],
-    progress: Progress,
-    keep: int,
-) -> Path:
-    """Write `directory/step-N` and delete all but the newest `keep`."""
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot in memory. cursors: one for each of all lanes."""
+
+    tensors: dict[str, Tensor]
+    cursors: list[Cursor]
+    progress: Progress
+
+
+def gathered(model: LanguageModel, optimizers: Iterable[torch.optim.Optimizer], state: State) -> dict[str, Tensor]:
+    """The tensors of a snapshot, those of the run itself and not copies. state: of all lanes."""
     # A GRU's hidden is its cell; safetensors refuses tensors that share memory.
-    tensors: dict[str, Tensor] = {"state.cell": state.cell, "state.hidden": state.hidden.clone()}
-    tensors["random"] = torch.get_rng_state()
-    for name, parameter in model.named_parameters():
+    hidden = state.hidden.clone() if state.hidden.data_ptr() == state.cell.data_ptr() else state.hidden
+    tensors = {"state.cell": state.cell, "state.hidden": hidden, "random.cpu": torch.get_rng_state()}
+    if state.cell.is_cuda:
+        tensors["random.cuda"] = torch.cuda.get_rng_state(state.cell.device)
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    for parameter, name in names.items():
         tensors[f"model.{name}"] = parameter.detach()
-        for moment, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"adam.{moment}.{name}"] = value
-    final = directory / f"step-{progress.step}"
+    for optimizer in optimizers:
+        for parameter, kept in optimizer.state.items():
+            for key, value in kept.items():
+                tensors[f"optimizer.{key}.{names[parameter]}"] = value
+    return tensors
+
+
+def write(directory: Path, snapshot: Snapshot) -> Path:
+    """Write `directory/step-N`, durably. Its tensors must be on the CPU. The only writer there may call this."""
+    sweep(directory)
+    final = directory / f"step-{snapshot.progress.step}"
     with new_directory(final) as temporary:
-        save_file(
-            {name: value.contiguous().cpu() for name, value in tensors.items()}, temporary / "tensors.safetensors"
-        )
-        record = {"progress": asdict(progress), "cursors": [asdict(cursor) for cursor in cursors]}
-        (temporary / "progress.json").write_text(json.dumps(record))
-    for old in snapshots(directory)[:-keep]:
-        shutil.rmtree(old)
+        save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, temporary / TENSORS)
+        record = {
+            "progress": asdict(snapshot.progress),
+            "cursors": [asdict(cursor) for cursor in snapshot.cursors],
+            "sha256": {TENSORS: _sha256(temporary / TENSORS)},
+        }
+        (temporary / PROGRESS).write_text(json.dumps(record))
     return final
+
+
+def prune(directory: Path, keep: int, protected: Collection[Path] = ()) -> None:
+    """Delete all but the newest `keep`, the best and the `protected`."""
+    kept = {best(directory), *protected}
+    for old in snapshots(directory)[:-keep]:
+        if old not in kept:
+            # Half deleted it must not pass for a snapshot; `sweep` finishes what a killed process began.
+            shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")))
 
 
 def snapshots(directory: Path) -> list[Path]:
     """The complete snapshots of a run, oldest first."""
     found = [path for path in directory.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
 
 
-def load(snapshot: Path, model: LanguageModel, optimizer: torch.optim.Adam) -> tuple[State, list[Cursor], Progress]:
-    """Restore `model` and `optimizer` in place."""
-    tensors = load_file(snapshot / "tensors.safetensors")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
-            moments = {
-                moment: tensors[f"adam.{moment}.{name}"]
-                for moment in ("step", "exp_avg", "exp_avg_sq")
-                if f"adam.{moment}.{name}" in tensors
+def step_of(snapshot: Path) -> int:
+    return int(snapshot.name.removeprefix("step-"))
+
+
+def best(directory: Path) -> Path | None:
+    """Of the snapshots that were validated as they are, the one with the fewest bits per byte."""
+    values = {}
+    for path in snapshots(directory):
+        try:
+            progress, _, _ = read_progress(path)
+        except SnapshotError:  # whoever wants to load it is told
+            continue
+        value = progress.validation_bits_per_byte
+        if value is not None and math.isfinite(value) and progress.validation_step == progress.step:
+            values[path] = value
+    return min(values, key=values.__getitem__, default=None)
+
+
+def read_progress(snapshot: Path) -> tuple[Progress, list[Cursor], dict[str, str]]:
+    """Progress, the cursors of all lanes and the SHA-256 of each other file."""
+    path = snapshot / PROGRESS
+    try:
+        record: Any = json.loads(path.read_bytes())
+        cursors = [Cursor(**cursor) for cursor in record["cursors"]]
+        return Progress(**record["progress"]), cursors, dict(record["sha256"])
+    except OSError as error:
+        raise SnapshotError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise SnapshotError(f"{path} is damaged: {error!r}") from error
+
+
+def verify(snapshot: Path) -> None:
+    """Raises SnapshotError unless every byte is as it was written."""
+    _, _, sha256 = read_progress(snapshot)
+    path = snapshot / TENSORS
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        raise SnapshotError(f"{path} cannot be read: {error.strerror}") from error
+    if found != sha256.get(TENSORS):
+        raise SnapshotError(f"{path} is damaged: its SHA-256 is {found}, {PROGRESS} says {sha256.get(TENSORS)}")
+
+
+def load(
+    snapshot: Path, model: LanguageModel, optimizers: Iterable[torch.optim.Optimizer]
+) -> tuple[State, list[Cursor], Progress]:
+    """Restore `model`, `optimizers` and torch's generators in place; state (on the CPU) and cursors are of all lanes.
+
+    Trusts the tensors' bytes: `verify` first.
+    """
+    progress, cursors, _ = read_progress(snapshot)
+    tensors = _tensors(snapshot)
+    _restore(snapshot, model, tensors)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            kept = {
+                key.split(".")[1]: value.to(parameter.device)
+                for key, value in tensors.items()
+                if key.startswith("optimizer.") and key.split(".", 2)[2] == names[parameter]
             }
-            if moments:
-                optimizer.state[parameter] = {moment: value.to(parameter.device) for moment, value in moments.items()}
-    torch.set_rng_state(tensors["random"])
-    record = json.loads((snapshot / "progress.json").read_text())
+            if kept:
+                optimizer.state[parameter] = kept
+    torch.set_rng_state(tensors["random.cpu"])
     device = next(model.parameters()).device
-    state = State(tensors["state.cell"].to(device), tensors["state.hidden"].to(device))
-    return state, [Cursor(**cursor) for cursor in record["cursors"]], Progress(**record["progress"])
+    if device.type == "cuda" and "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random.cuda"], device)
+    return State(tensors["state.cell"], tensors["state.hidden"]), cursors, progress
+
+
+def read_model(snapshot: Path, architecture: Architecture) -> LanguageModel:
+    """The weights of a snapshot alone, on the CPU, verified."""
+    verify(snapshot)
+    with torch.device("meta"):
+        model = LanguageModel(architecture)
+    model.to_empty(device="cpu")
+    _restore(snapshot, model, _tensors(snapshot))
+    return model
+
+
+def _tensors(snapshot: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(snapshot / TENSORS)
+    except OSError as error:
+        raise SnapshotError(f"{snapshot / TENSORS} cannot be read: {error.strerror}") from error
+    except SafetensorError as error:
+        raise SnapshotError(f"{snapshot / TENSORS} is not a safetensors file: {error}") from error
+
+
+@torch.no_grad()
+def _restore(snapshot: Path, model: LanguageModel, tensors: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        found = tensors.get(f"model.{name}")
+        if found is None or found.shape != parameter.shape:
+            shape = None if found is None else tuple(found.shape)
+            raise SnapshotError(
+                f"{snapshot / TENSORS}: parameter {name!r} has shape {shape}, {model.architecture} needs "
+                f"{tuple(parameter.shape)}"
+            )
+        parameter.copy_(found)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

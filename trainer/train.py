@@ -1,232 +1,305 @@
-"""The training loop: windows of every lane with carried state, Adam, snapshots and exact resume.
+"""The training loop: windows of every lane with carried state, one update, snapshots and exact resume.
 
-A run is a directory: `options.json`, `log.jsonl`, `snapshots/step-N`. It can be copied and resumed elsewhere.
+A run is a directory: `options.json`, `log.jsonl`, `tensorboard/`, `snapshots/step-N`. It can be copied and resumed
+elsewhere, on any number of processes that divides the lanes. With several machines all must see the same directory:
+the first process writes it, the others read it to resume.
+
+With `accumulate` k an update sees k successive windows of each lane, the state being carried from one to the next, and
+averages their gradients: as many bytes as k times the lanes would see, of which each lane reads k windows.
 """
 
-import json
+import hashlib
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from model.cells import CellName, State
-from model.durable import replace_file
-from model.language_model import Architecture, LanguageModel
+from model.backpropagation import Backpropagation
+from model.cells import GATES, State
+from model.durable import exclusively
+from model.language_model import LanguageModel
 from model.matrix import fast_dtype
 from model.sequence import Window
 from trainer import snapshot
-from trainer.corpus import Corpus
-from trainer.lanes import Lanes
+from trainer.beginning import initial_model, make_optimizers
+from trainer.bookkeeping import Bookkeeper
+from trainer.corpus import MANIFEST, Corpus, CorpusError
+from trainer.distributed import Gradients, World
+from trainer.journal import Journal, Report
+from trainer.lanes import Ahead, Cursor, Lanes
+from trainer.options import OPTIONS
+from trainer.options import Options as Options
+from trainer.options import TrainingError as TrainingError
+from trainer.peak import measured_peak_flops
+from trainer.saving import Saver
+from trainer.snapshot import Snapshot, SnapshotError
 
-Report = Callable[[dict[str, Any]], None]
+ALONE = World()
 
-
-class TrainingError(Exception):
-    """A run cannot start or go on; the message says what to change."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Everything that determines a run. Defaults are the paper's where it names them (arXiv 1704.01444, section 3)."""
-
-    corpus: str
-    cell: CellName = "mlstm"
-    units: int = 4096
-    embedding_size: int = 64
-    embedding_std: float = 0.02
-    lanes: int = 128
-    window: int = 256  # bytes of every lane an update; gradients do not reach further back
-    total_bytes: int = 1_000_000_000  # the learning rate reaches zero here
-    learning_rate: float = 5e-4
-    warmup_steps: int = 0
-    clip_norm: float = 1.0  # replications of the paper needed it
-    seed: int = 0
-    dtype: str = "auto"  # of products: float32, bfloat16, or what the device multiplies fastest
-    fuse: bool = True  # compile the element-wise functions
-    device: str = "cpu"
-    snapshot_every_s: float = 300.0
-    validate_every_bytes: int = 2_000_000
-    validation_bytes: int = 262_144
-    keep: int = 2  # snapshots
+_LOCK_PATIENCE_S = 10.0  # for a former process of the run to end
 
 
 class Run:
-    """One training run in one process."""
+    """One training run: one such object in each of its processes, all of which call the same methods in turn."""
 
-    def __init__(self, directory: Path, options: Options, report: Report) -> None:
-        """`report` gets every record that goes to the log."""
+    def __init__(self, directory: Path, options: Options, report: Report, world: World = ALONE) -> None:
+        """As `create` or `resume` call it. The parameters have no values yet."""
         self.directory = directory
-        self.options = options
+        self.world = world
         self._report = report
         self._stop = threading.Event()
-        device = torch.device(options.device)
-        dtype = fast_dtype(device) if options.dtype == "auto" else getattr(torch, options.dtype)
-
+        if options.lanes % world.size:
+            raise TrainingError(
+                f"{options.lanes} lanes cannot be shared equally by {world.size} processes: make --lanes a multiple of "
+                f"{world.size} or start another number of processes"
+            )
         corpus = Corpus(Path(options.corpus))
-        self.lanes = Lanes(corpus, options.lanes, options.window)
-        self._validation = corpus.read(corpus.validation)
-        usable = min(len(self._validation), options.validation_bytes)
+        manifest_sha256 = hashlib.sha256((corpus.directory / MANIFEST).read_bytes()).hexdigest()
+        if options.corpus_sha256 not in ("", manifest_sha256):
+            raise TrainingError(
+                f"{corpus.directory} is not the corpus that the run was made with: the SHA-256 of its manifest is "
+                f"{manifest_sha256}, not {options.corpus_sha256}. Name the right one with --corpus"
+            )
+        self.options = options = replace(options, corpus_sha256=manifest_sha256)
+        usable = min(corpus.validation.bytes, options.validation_bytes)
         self._validation_steps = (usable - 1) // options.lanes // options.window * options.window
-        if self._validation_steps == 0:
+        if self._validation_steps <= 0:
             raise TrainingError(
                 f"the validation shard gives {usable} bytes, too few for {options.lanes} lanes x {options.window}: "
                 "build the corpus with fewer --shards"
             )
-        self.model = LanguageModel(Architecture(options.cell, options.units, options.embedding_size))
-        self.model.reset(torch.Generator().manual_seed(options.seed), options.embedding_std)
-        self.model.to(device)
-        self._window = Window(options.cell, dtype, options.fuse)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=options.learning_rate, fused=True)
-        self.state = self.model.zero_state(options.lanes)
+        self._validation = corpus.read(corpus.validation)
+
+        self.device = world.device(options.device)
+        self.dtype = fast_dtype(self.device) if options.dtype == "auto" else getattr(torch, options.dtype)
+        self._mine = world.share(options.lanes)
+        self.lanes = Ahead(Lanes(corpus, options.lanes, options.window, self._mine), self.device)
+        self.model = LanguageModel(options.architecture).to(self.device)
+        self.gradients = Gradients(self.model, world)
+        self.optimizers = make_optimizers(self.model, options)
+        self._window = Window(options.cell, self.dtype, options.fuse, options.segment)
+        self._back = Backpropagation(self.model, self._window)
+        self.state = self.model.zero_state(len(self._mine))
         self.progress = snapshot.Progress()
-        self.rate = 0.0  # learning rate of the last step
+        self._saver = Saver(directory / "snapshots", options.keep)
 
     @classmethod
-    def create(cls, directory: Path, options: Options, report: Report) -> "Run":
-        if (directory / "options.json").exists():
-            raise TrainingError(f"{directory} holds a run already: resume it, or name a new directory")
-        directory.mkdir(parents=True, exist_ok=True)
-        run = cls(directory, options, report)
-        replace_file(directory / "options.json", json.dumps(asdict(options), indent=1))
+    def create(cls, directory: Path, options: Options, report: Report, world: World = ALONE) -> "Run":
+        """`report` gets every record that goes to the log, in the first process."""
+        [exists] = world.any(world.rank == 0 and (directory / OPTIONS).exists())
+        if exists:
+            raise TrainingError(f"{directory} holds a run already: go on with --resume, or name a new directory")
+        run = cls(directory, options, report, world)
+        run._begin()
+        if world.rank == 0:
+            directory.mkdir(parents=True, exist_ok=True)
+            run.options.write(directory)
         return run
 
     @classmethod
-    def resume(cls, directory: Path, report: Report, total_bytes: int | None = None) -> "Run":
-        """Go on from the newest snapshot; `total_bytes` moves the end of the run."""
+    def resume(cls, directory: Path, report: Report, world: World = ALONE, **changes: Any) -> "Run":
+        """Go on from the newest snapshot that is whole. `changes`: options that may differ from then on."""
+        stored = Options.read(directory)
+        options = stored.with_changes(changes)
         try:
-            options = Options(**json.loads((directory / "options.json").read_text()))
-        except FileNotFoundError as error:
-            raise TrainingError(f"{directory} holds no run: it has no options.json") from error
-        if total_bytes is not None:
-            options = replace(options, total_bytes=total_bytes)
-            replace_file(directory / "options.json", json.dumps(asdict(options), indent=1))
-        run = cls(directory, options, report)
-        found = snapshot.snapshots(directory / "snapshots")
-        if found:
-            run.state, cursors, run.progress = snapshot.load(found[-1], run.model, run.optimizer)
-            run.lanes.restore(cursors)
+            run = cls(directory, options, report, world)
+        except CorpusError as error:
+            raise TrainingError(f"{error}. If the corpus has moved, name its place with --corpus") from error
+        step = world.from_first(run._newest_whole() if world.rank == 0 else 0)
+        if step < 0:
+            run._begin()
+        else:
+            run._restore(directory / "snapshots" / f"step-{step}")
+        if world.rank == 0 and run.options != stored:
+            run.options.write(directory)
         return run
 
-    def learning_rate(self) -> float:
-        """Linear warm-up, then linear to zero at `total_bytes`."""
+    def schedule(self) -> float:
+        """What the learning rates of the next update are multiplied by: linear warm-up, linear to zero at the end."""
         left = max(0.0, 1.0 - self.progress.bytes_seen / self.options.total_bytes)
-        warm = min(1.0, (self.progress.step + 1) / max(1, self.options.warmup_steps))
-        return self.options.learning_rate * warm * left
+        return left * min(1.0, (self.progress.step + 1) / max(1, self.options.warmup_steps))
 
     def step(self) -> tuple[float, float]:
-        """One update. Returns bits per byte and the gradient norm before clipping."""
-        block, begins = self.lanes.next()
-        bytes_ = torch.from_numpy(block.astype(np.int64)).to(self.state.cell.device)
-        fresh = torch.from_numpy(begins).to(self.state.cell.device)[:, None]
-        state = State(self.state.cell.masked_fill(fresh, 0.0), self.state.hidden.masked_fill(fresh, 0.0))
-        self.rate = self.learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
-        loss, self.state = self.model.loss(bytes_[:-1], bytes_[1:], state, self._window)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm))
+        """One update. Returns bits per byte and the gradient norm before clipping, over all processes."""
+        self.gradients.zero()
+        for _ in range(self.options.accumulate):
+            window, begins = self.lanes.next()
+            state = State(*(part.masked_fill(begins, 0.0) for part in self.state))
+            loss, self.state = self._back.run(window[:-1], window[1:], state)
+            self.gradients.add_loss(loss)
+        bits_per_byte, norm = self.gradients.average(self.options.accumulate)
         if math.isfinite(norm):
-            self.optimizer.step()
+            self.gradients.clip(norm, self.options.clip_norm)
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] * self.schedule()
+                optimizer.step()
         else:
             self.progress.skipped_steps += 1
             # What made the gradient so may have reached the carried state, and would stay there.
-            self.state = self.model.zero_state(self.options.lanes)
-        self.optimizer.zero_grad()
+            self.state = self.model.zero_state(len(self._mine))
         self.progress.step += 1
-        self.progress.bytes_seen += self.options.lanes * self.options.window
-        return float(loss.detach()), norm
+        self.progress.bytes_seen += self.options.update_bytes
+        return bits_per_byte, norm
 
     @torch.no_grad()
     def validate(self) -> float:
         """Bits per byte of the head of the validation shard, read in as many pieces as there are lanes."""
-        lanes, window, steps = self.options.lanes, self.options.window, self._validation_steps
-        columns = [self._validation[lane * steps : (lane + 1) * steps + 1] for lane in range(lanes)]
-        text = torch.from_numpy(np.stack(columns, axis=1).astype(np.int64)).to(self.state.cell.device)
-        state, total = self.model.zero_state(lanes), 0.0
+        window, steps = self.options.window, self._validation_steps
+        columns = [self._validation[lane * steps : (lane + 1) * steps + 1] for lane in self._mine]
+        text = torch.from_numpy(np.stack(columns, axis=1).astype(np.int64)).to(self.device)
+        state, total = self.model.zero_state(len(self._mine)), torch.zeros((), device=self.device)
         for begin in range(0, steps, window):
-            loss, state = self.model.loss(
-                text[begin : begin + window], text[begin + 1 : begin + window + 1], state, self._window
-            )
-            total += float(loss)
-        return total / (steps // window)
+            targets = text[begin + 1 : begin + window + 1]
+            loss, state = self.model.loss(text[begin : begin + window], targets, state, self._window)
+            total += loss
+        return float(self.world.mean(total)) / (steps // window)
 
     def save(self) -> Path:
-        where = self.directory / "snapshots"
-        path = where / f"step-{self.progress.step}"
-        if path.exists():
-            return path
-        return snapshot.save(
-            where, self.model, self.optimizer, self.state, self.lanes.cursors, self.progress, self.options.keep
-        )
+        """Write a snapshot, if there is none of this step, and wait until it is durable."""
+        path = self.directory / "snapshots" / f"step-{self.progress.step}"
+        taken = self._snapshot()
+        if self.world.rank == 0 and not path.exists():
+            self._saver.save(taken)
+            self._saver.collect(wait=True)
+        self.world.any(False)  # nobody goes on before it is written
+        return path
 
     def stop(self) -> None:
-        """Ask `train` to save and return after the step it is in."""
+        """Ask all processes to save and return from `train` after the update they are in."""
         self._stop.set()
 
-    def train(self) -> None:
-        """Train to `total_bytes`, or until `stop` or SIGTERM or SIGINT; the last step is always saved."""
-        handlers = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                handlers[number] = signal.signal(number, lambda *_: self.stop())
-        try:
-            self._train()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+    def train(
+        self,
+        metrics_at: tuple[str, int] | None = None,
+        peak_flops: float | None = None,
+        watch: Report = lambda _: None,
+    ) -> None:
+        """Train to `total_bytes`, or until `stop` or SIGTERM or SIGINT in any process; the last step is always saved.
 
-    def _train(self) -> None:
-        started = last_save = last_log = time.monotonic()
-        seconds_before, bytes_at_log = self.progress.seconds, self.progress.bytes_seen
-        next_validation = self._next_validation()
-        losses: list[float] = []
-        while self.progress.bytes_seen < self.options.total_bytes and not self._stop.is_set():
-            loss, norm = self.step()
-            losses.append(loss)
-            now = time.monotonic()
-            self.progress.seconds = seconds_before + now - started
-            record = {
-                "step": self.progress.step,
-                "bytes_seen": self.progress.bytes_seen,
-                "bits_per_byte": sum(losses) / len(losses),
-                "gradient_norm": norm,
-                "learning_rate": self.rate,
-                "seconds": round(self.progress.seconds, 1),
-                "skipped_steps": self.progress.skipped_steps,
-            }
-            if self.progress.bytes_seen >= next_validation:
-                record["validation_bits_per_byte"] = self.validate()
-                next_validation = self._next_validation()
-            if now - last_log >= 10.0 or "validation_bits_per_byte" in record:
-                record["bytes_per_s"] = round((self.progress.bytes_seen - bytes_at_log) / (now - last_log))
-                self._log(record)
-                losses, last_log, bytes_at_log = [], now, self.progress.bytes_seen
-            if now - last_save >= self.options.snapshot_every_s:
-                self.save()
-                last_save = now
-        self.save()  # before the validation: whoever sent SIGTERM may not wait for it
-        self._log(
-            {
-                "step": self.progress.step,
-                "bytes_seen": self.progress.bytes_seen,
-                "validation_bits_per_byte": self.validate(),
-                "seconds": round(self.progress.seconds, 1),
-                "skipped_steps": self.progress.skipped_steps,
-            }
-        )
+        metrics_at: host and port where the first process serves Prometheus; peak_flops: FLOP/s of one device,
+        measured by default; watch: gets the record of every update in the first process.
+        """
+        with ExitStack() as stack:
+            if threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    stack.callback(signal.signal, number, signal.signal(number, lambda *_: self.stop()))
+            book = None
+            if self.world.rank == 0:
+                self._lock(stack)
+                peak = peak_flops or self._measured_peak()
+                mfu_of_one_byte_per_s = 6 * sum(map(torch.numel, self.model.parameters())) / (peak * self.world.size)
+                journal = Journal(self.directory, self.progress, self._report, watch, mfu_of_one_byte_per_s)
+                book = Bookkeeper(self.directory, self.options, journal, self._saver)
+                stack.callback(book.close)
+                if metrics_at is not None:
+                    journal.metrics.serve(*metrics_at)
+            self._train(book)
+
+    def _train(self, book: Bookkeeper | None) -> None:
+        progress, options = self.progress, self.options
+        started, seconds_before = time.monotonic(), progress.seconds
+        [stop] = self.world.any(self._stop.is_set())
+        while progress.bytes_seen < options.total_bytes and not stop:
+            waited_s, next_validation = self.lanes.waited_s, self._next_validation()
+            rate = options.learning_rate * self.schedule()
+            bits_per_byte, norm = self.step()
+            progress.seconds = seconds_before + time.monotonic() - started
+            validated = progress.bytes_seen >= next_validation
+            best = validated and self._note_validation()
+            if book is not None:
+                book.note(bits_per_byte, norm, rate, self.lanes.waited_s - waited_s, validated)
+            publish = options.publish_every_steps > 0 and progress.step % options.publish_every_steps == 0
+            stop, due = self.world.any(self._stop.is_set(), book is not None and book.snapshot_due())
+            if due or best or publish:
+                taken = self._snapshot()
+                if book is not None:
+                    book.save(taken, publish)
+        if book is not None:
+            book.settle()
+        last = self.save()
+        if book is not None and not stop:
+            book.publish_last(last)
 
     def _next_validation(self) -> int:
-        every = self.options.validate_every_bytes
-        return (self.progress.bytes_seen // every + 1) * every
+        every = self.options.validation_interval
+        return min((self.progress.bytes_seen // every + 1) * every, self.options.total_bytes)
 
-    def _log(self, record: dict[str, Any]) -> None:
-        with (self.directory / "log.jsonl").open("a") as log:
-            log.write(json.dumps(record) + "\n")
-        self._report(record)
+    def _note_validation(self) -> bool:
+        """Validate, and say whether the model is the best so far."""
+        progress = self.progress
+        try:
+            found = self.validate()
+        except Exception:
+            if self.world.size == 1:  # else the others do not take part
+                self.save()
+            raise
+        former = progress.best_validation_bits_per_byte
+        progress.validation_step = progress.step
+        progress.validation_bits_per_byte = found if math.isfinite(found) else None
+        if not math.isfinite(found) or (former is not None and found >= former):
+            return False
+        progress.best_validation_bits_per_byte = found
+        return True
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        for parameter, value in zip(self.model.parameters(), initial_model(self.options).parameters(), strict=True):
+            parameter.copy_(value)
+        # Machines differ in the last bits of an orthogonal matrix.
+        self.world.broadcast(parameter.detach() for parameter in self.model.parameters())
+
+    def _snapshot(self) -> Snapshot:
+        """Of all processes, its tensors being those in use."""
+        state = State(*(self.world.joined(part) for part in self.state))
+        mine = torch.tensor([(cursor.shard, cursor.offset) for cursor in self.lanes.cursors])
+        cursors = [Cursor(*cursor) for cursor in self.world.joined(mine).tolist()]
+        return Snapshot(snapshot.gathered(self.model, self.optimizers, state), cursors, self.progress)
+
+    def _restore(self, path: Path) -> None:
+        state, cursors, self.progress = snapshot.load(path, self.model, self.optimizers)
+        lanes = slice(self._mine.start, self._mine.stop)
+        self.state = State(*(part[lanes].to(self.device) for part in state))
+        self.lanes.restore(cursors[lanes])
+
+    def _newest_whole(self) -> int:
+        """The step of the newest snapshot that is not damaged, -1 if none was ever written."""
+        found = snapshot.snapshots(self.directory / "snapshots")
+        for path in reversed(found):
+            try:
+                snapshot.verify(path)
+            except SnapshotError as error:
+                self._report({"step": 0, "warning": f"{error}; the former snapshot is used"})
+            else:
+                return snapshot.step_of(path)
+        if found:
+            raise TrainingError(
+                f"every snapshot of {self.directory} is damaged: delete {found[0].parent} to start over"
+            )
+        return -1
+
+    def _lock(self, stack: ExitStack) -> None:
+        """One training at a time in a run, and nothing in its way that a damaged disk left."""
+        try:
+            stack.enter_context(exclusively(self.directory / "lock", _LOCK_PATIENCE_S))
+        except TimeoutError as error:
+            raise TrainingError(f"{error}: it trains there, wait for it or stop it") from error
+        for path in snapshot.snapshots(self.directory / "snapshots"):
+            if snapshot.step_of(path) > self.progress.step:
+                try:
+                    snapshot.verify(path)
+                except SnapshotError:
+                    path.rename(path.with_name(path.name + ".damaged"))
+                else:
+                    raise TrainingError(f"another process has written {path} meanwhile: go on from there with --resume")
+
+    def _measured_peak(self) -> float:
+        rows, outputs = len(self._mine) * self.options.window, GATES[self.options.cell] * self.options.units
+        return measured_peak_flops(self.device, self.dtype, rows, self.options.units, outputs)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import write_packed
-from trainer.labelled import Labelled, LabelledError, joined, read_labelled
+from trainer.labelled import Labelled, LabelledError, Sentiment, joined, read_labelled, read_sentiment
 
 CSV = 'label,sentence\n1,good\n0,"bad, ""really""\nbad"\n1,café 😀\n'
 EXPECTED = Labelled(["good", 'bad, "really"\nbad', "café 😀"], ["1", "0", "1"])
@@ -92,3 +92,47 @@ def test_head_and_joined() -> None:
     assert EXPECTED.head(None) == EXPECTED
     other = Labelled(["x"], ["0"])
     assert joined(iter([EXPECTED, other])) == Labelled([*EXPECTED.texts, "x"], ["1", "0", "1", "0"])
+
+
+SMALL = Labelled(["good", "bad"], ["1", "0"])
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+@pytest.mark.parametrize("label", ["2", "-1", "positive", "", "01"])
+def test_sentiment_has_labels_0_and_1_alone(part: str, label: str) -> None:
+    odd = Labelled([*SMALL.texts, "x"], [*SMALL.labels, label])
+    with pytest.raises(LabelledError, match=rf"^{part}: labels .* neither 0 .* nor 1"):
+        Sentiment(**{"train": SMALL, "valid": SMALL, "test": SMALL} | {part: odd})
+    assert len(Sentiment(SMALL, SMALL)) == 4
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.csv", "valid.csv", "test.csv"),
+        ("train.csv.gz", "valid.csv.xz", "test.csv"),
+        ("sst_binary_train.csv", "sst_binary_dev.csv", "sst_binary_test.csv"),
+        ("sst_binary_train.csv.xz", "valid.csv", None),
+        ("train.csv", "sst_binary_dev.csv", None),
+    ],
+)
+def test_the_three_parts_are_found_by_their_names(tmp_path: Path, names: tuple[str | None, ...]) -> None:
+    for number, name in enumerate(names):
+        if name is not None:
+            write(tmp_path / name, f"label,text\n1,good {number}\n0,bad {number}\n")
+    write(tmp_path / "imdb_train.csv", "label,text\n1,another set\n")
+    found = read_sentiment(tmp_path)
+    assert found.train.texts == ["good 0", "bad 0"]
+    assert found.valid.texts == ["good 1", "bad 1"]
+    assert (found.test is None) == (names[2] is None)
+    assert found.test is None or found.test.texts == ["good 2", "bad 2"]
+
+
+def test_a_part_that_is_missing_or_there_twice_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", CSV)
+    with pytest.raises(LabelledError, match=r"holds no valid\.csv or sst_binary_dev\.csv"):
+        read_sentiment(tmp_path)
+    write(tmp_path / "valid.csv", CSV)
+    write(tmp_path / "sst_binary_dev.csv.xz", CSV)
+    with pytest.raises(LabelledError, match=r"holds valid\.csv and sst_binary_dev\.csv\.xz: leave one"):
+        read_sentiment(tmp_path)

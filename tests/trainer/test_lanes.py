@@ -1,31 +1,23 @@
 """Lanes read their shards in order without a gap, say where a state must be zeroed, and go on from their cursors."""
 
 import copy
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.trainer.runs import write_shards
 from trainer.corpus import Corpus, CorpusError
-from trainer.lanes import Cursor, Lanes
+from trainer.lanes import Ahead, Cursor, Lanes
 
 
 def corpus_of(directory: Path, sizes: list[int]) -> Corpus:
     """Training shards of these sizes; byte n of shard k tells both: (37k + n) mod 251."""
-    directory.mkdir(parents=True, exist_ok=True)
-    shards = []
-    for number, size in enumerate([*sizes, 40, 40]):
-        data = ((37 * number + np.arange(size)) % 251).astype(np.uint8).tobytes()
-        name = f"shard-{number:05d}.bin"
-        (directory / name).write_bytes(data)
-        shards.append({"file": name, "reviews": 1, "bytes": size, "sha256": hashlib.sha256(data).hexdigest()})
-    record = {"seed": 0, "reviews": len(shards), "duplicates": 0, "shards": shards, "sources": []}
-    (directory / "manifest.json").write_text(json.dumps(record))
-    return Corpus(directory)
+    shards = [((37 * number + np.arange(size)) % 251).astype(np.uint8) for number, size in enumerate([*sizes, 40, 40])]
+    return Corpus(write_shards(directory, [shard.tobytes() for shard in shards]))
 
 
 def expected_windows(corpus: Corpus, lane: int, lanes: int, window: int) -> list[tuple[bytes, bool]]:
@@ -118,3 +110,35 @@ def test_a_cut_shard_is_noticed_when_its_turn_comes(tmp_path: Path) -> None:
     streams.next()
     with pytest.raises(CorpusError, match=r"shard-00001.bin holds 5 bytes"):
         streams.next()
+
+
+@given(steps=st.integers(0, 30), depth=st.integers(0, 3))
+@settings(deadline=None, max_examples=20)
+def test_what_is_cut_ahead_does_not_count_as_read(
+    tmp_path_factory: pytest.TempPathFactory, steps: int, depth: int
+) -> None:
+    corpus = corpus_of(tmp_path_factory.mktemp("corpus"), [30, 45, 23, 61, 38])
+    plain, cpu = Lanes(corpus, lanes=2, window=5), torch.device("cpu")
+    ahead = Ahead(Lanes(corpus, lanes=2, window=5), cpu, depth)
+    for _ in range(steps):
+        (block, begins), (window, fresh) = plain.next(), ahead.next()
+        assert np.array_equal(block, window.numpy())
+        assert np.array_equal(begins, fresh.numpy()[:, 0])
+        assert ahead.cursors == plain.cursors
+    other = Ahead(Lanes(corpus, lanes=2, window=5), cpu, depth)
+    for _ in range(3):
+        other.next()
+    other.restore(ahead.cursors)
+    assert other.cursors == plain.cursors
+    for _ in range(30):
+        assert torch.equal(other.next()[0], ahead.next()[0])
+
+
+def test_a_fault_ahead_is_told_when_its_window_is_due(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path, [13, 30])
+    (tmp_path / "shard-00001.bin").write_bytes(b"short")
+    ahead = Ahead(Lanes(corpus, lanes=1, window=6), torch.device("cpu"))
+    ahead.next()
+    ahead.next()
+    with pytest.raises(CorpusError, match=r"shard-00001.bin holds 5 bytes"):
+        ahead.next()

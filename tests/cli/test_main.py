@@ -28,11 +28,12 @@ def test_help_lists_all_and_needs_no_torch() -> None:
         assert line.split()[0] in done.stdout
 
 
-def test_a_missing_extra_is_named() -> None:
-    command = [sys.executable, "-c", _WITHOUT_TORCH, "classify", "Good."]
+@pytest.mark.parametrize(("name", "extra"), [("classify", "worker"), ("train", "trainer"), ("publish", "trainer")])
+def test_a_missing_extra_is_named(name: str, extra: str) -> None:
+    command = [sys.executable, "-c", _WITHOUT_TORCH, name, "Good."]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "needs torch: pip install 'sentiment-neuron[worker]'" in done.stderr
+    assert f"needs torch: pip install 'sentiment-neuron[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

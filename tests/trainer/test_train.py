@@ -391,3 +391,20 @@ def test_a_signal_saves_and_exits_cleanly(corpus: Path, tmp_path: Path, number: 
     for _ in range(last):
         straight.step()
     assert_identical(resumed, straight)
+
+
+# ---- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_run_on_a_gpu_follows_the_one_on_a_cpu(corpus: Path, tmp_path: Path, optimizer: str) -> None:
+    chosen = options(corpus, optimizer=optimizer, accumulate=2, total_bytes=100 * STEP_BYTES)
+    on_cpu = Run.create(tmp_path / "cpu", chosen, ignore)
+    on_gpu = Run.create(tmp_path / "gpu", replace(chosen, device="cuda"), ignore)
+    for step in range(20):
+        if step == 10:
+            on_gpu.save()
+            on_gpu = Run.resume(tmp_path / "gpu", ignore)
+        assert on_gpu.step()[0] == pytest.approx(on_cpu.step()[0], abs=1e-3)
+    assert on_gpu.validate() == pytest.approx(on_cpu.validate(), abs=1e-3)

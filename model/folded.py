@@ -12,6 +12,7 @@ from torch import Tensor
 from model.cells import GATES, State
 from model.language_model import Architecture, LanguageModel
 from model.matrix import Matrix, fast_dtype
+from model.squash import Squashed
 
 # Packed layouts are tuned for a number of rows; this is the batch that a busy worker runs.
 _USUAL_ROWS = 64
@@ -30,7 +31,11 @@ class Clamps:
 
 
 class FoldedModel:
-    """A constant model for inference. The cell is float32 whatever the products' dtype."""
+    """A constant model for inference. The cell is float32 whatever the products' dtype.
+
+    Steps share buffers, so only one thread at a time may use a model. On a CPU, a row's cell, hidden and logits are bit
+    for bit the same whatever rows stand beside it and wherever it stands among them.
+    """
 
     def __init__(
         self, model: LanguageModel, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
@@ -41,14 +46,20 @@ class FoldedModel:
         self.architecture: Architecture = model.architecture
         with torch.no_grad():
             weights = model.cell.weights(model.embedding)
-            self._input_table = weights.input_table.to(self.device, torch.float32).contiguous()
-            self._recurrent = self._matrix(weights.recurrent)
+            # The last gate's columns are scaled for tanh(x) = 1 - 2σ(-2x); by a power of two that is exact.
+            scale = torch.ones_like(weights.input_table[0])
+            scale[-self.units :] = -2.0
+            self._input_table = (weights.input_table * scale).to(self.device, torch.float32).contiguous()
+            self._recurrent = self._matrix(weights.recurrent * scale)
             self._mixes = weights.multiplier is not None
             if weights.multiplier is not None and weights.multiplier_table is not None:
                 self._multiplier_table = weights.multiplier_table.to(self.device, self.dtype).contiguous()
                 self._multiplier = self._matrix(weights.multiplier)
             self._output = self._matrix(model.output_w)
             self._output_b = model.output_b.detach().to(self.device, torch.float32).clone()
+        gates = GATES[self.architecture.cell]
+        self._gates = Squashed((gates if self.architecture.cell != "gru" else gates - 1) * self.units, self.device)
+        self._update = Squashed(self.units, self.device)
 
     @property
     def units(self) -> int:
@@ -64,31 +75,43 @@ class FoldedModel:
     @torch.inference_mode()
     def step(self, byte: Tensor, state: State, clamps: Clamps | None = None) -> State:
         """Advance every row by one byte. byte: (rows,) int64; state: (rows, units) each."""
-        cell, hidden = state
-        x = self._input_table.index_select(0, byte)  # (rows, gates * units)
         if self.architecture.cell == "gru":
-            return self._gru_step(x, hidden, clamps)
+            return self._gru_step(byte, state, clamps)
+        cell, hidden = state
+        rows = byte.shape[0]
         if self._mixes:
-            hidden = self._multiplier(hidden).mul_(self._multiplier_table.index_select(0, byte))
-        x += self._recurrent(hidden)
-        units = self.units
-        gates = x[:, : 3 * units].sigmoid_()
-        update = x[:, 3 * units :].tanh_()
-        cell = (gates[:, units : 2 * units] * cell).addcmul_(gates[:, :units], update)
+            hidden = self._multiplier.times(hidden, self._multiplier_table.index_select(0, byte))
+        z = self._gates.rows(rows)  # (rows, gates * units)
+        torch.index_select(self._input_table, 0, byte, out=z)
+        z += self._recurrent(hidden)
+        self._gates.sigmoid_(rows)
+        i, f, o, u = z.chunk(4, dim=1)  # 1 - 2u is the tanh
+        cell = torch.addcmul(i, f, cell).addcmul_(i, u, value=-2)
         if clamps is not None:
             cell[clamps.rows, clamps.units] = clamps.values
-        return State(cell, torch.tanh(cell).mul_(gates[:, 2 * units :]).to(self.dtype))
+        squashed = self._update.rows(rows)
+        torch.mul(cell, -2, out=squashed)
+        self._update.sigmoid_(rows)
+        hidden = torch.addcmul(o, o, squashed, value=-2, out=squashed)
+        return State(cell, hidden.to(self.dtype, copy=True))
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: (rows, units) -> (rows, 256) float32."""
         return self._output(hidden).float().add_(self._output_b)
 
-    def _gru_step(self, x: Tensor, hidden: Tensor, clamps: Clamps | None) -> State:
-        xr, xz, xn = x.chunk(GATES["gru"], dim=1)
-        hr, hz, hn = self._recurrent(hidden).float().chunk(3, dim=1)
-        update = torch.sigmoid(xz + hz)
-        new = (1 - update) * torch.tanh(xn + torch.sigmoid(xr + hr) * hn) + update * hidden.float()
+    def _gru_step(self, byte: Tensor, state: State, clamps: Clamps | None) -> State:
+        rows, units = byte.shape[0], self.units
+        x = self._input_table.index_select(0, byte)  # (rows, 3 * units)
+        product = self._recurrent(state.hidden)  # (rows, 3 * units)
+        gates = torch.add(x[:, : 2 * units], product[:, : 2 * units], out=self._gates.rows(rows))
+        self._gates.sigmoid_(rows)
+        r, z = gates.chunk(2, dim=1)
+        update = self._update.rows(rows)
+        torch.addcmul(x[:, 2 * units :], r, product[:, 2 * units :].float(), out=update)
+        self._update.sigmoid_(rows)
+        update.mul_(-2).add_(1)  # tanh
+        new = torch.lerp(update, state.cell, z)
         if clamps is not None:
             new[clamps.rows, clamps.units] = clamps.values
         return State(new, new.to(self.dtype))

@@ -54,6 +54,12 @@ class Backend(Protocol):
     def cell(self, slot: int) -> NDArray[np.float32]:
         """The cell of a row, (units,)."""
 
+    def state(self, slot: int) -> State:
+        """A copy of a row's cell and hidden vector, (units,) each, where the device has them."""
+
+    def restore(self, slot: int, state: State) -> None:
+        """Put a row where `state` was taken; a slot's clamps and draws are the block's affair."""
+
     def run(self, block: list[BlockRow]) -> list[BlockRowResult]:
         """Advance every row of `block`, which stands in order of `steps`, most first."""
 
@@ -85,15 +91,26 @@ class TorchBackend:
         return values
 
     @torch.inference_mode()
+    def state(self, slot: int) -> State:
+        return State(self._state.cell[slot].clone(), self._state.hidden[slot].clone())
+
+    @torch.inference_mode()
+    def restore(self, slot: int, state: State) -> None:
+        self._state.cell[slot] = state.cell
+        self._state.hidden[slot] = state.hidden
+
+    @torch.inference_mode()
     def run(self, block: list[BlockRow]) -> list[BlockRowResult]:
         device = self.model.device
         steps = np.array([row.steps for row in block])
-        slots = torch.tensor([row.slot for row in block], device=device)
         reads = np.array([len(row.text) for row in block])
-        text = np.zeros((steps[0], len(block)), dtype=np.int64)
-        for column, row in enumerate(block):
-            text[: reads[column], column] = row.text
-        columns = torch.from_numpy(text).to(device)
+        slots = torch.tensor([row.slot for row in block], device=device)
+        text = np.zeros((len(block), steps[0]), dtype=np.int64)
+        for line, row in zip(text, block, strict=True):
+            line[: len(row.text)] = row.text
+        columns = torch.from_numpy(text.T.copy()).to(device)  # (steps, rows)
+        active_at = np.searchsorted(-steps, -np.arange(steps[0])).tolist()  # rows with more steps than were made
+        first_fed = int(np.min(reads, where=reads < steps, initial=steps[0]))  # step from which rows read own bytes
 
         sampler = _Sampler(block, device)
         tracer = _Tracer(block, device)
@@ -101,14 +118,13 @@ class TorchBackend:
         last = self._last[slots]
         state = State(self._state.cell[slots], self._state.hidden[slots])
         active = len(block)
-        for step in range(int(steps[0])):
-            now = int(np.count_nonzero(steps > step))
+        for step, now in enumerate(active_at):
             if now < active:
                 self._keep(slots[now:active], State(state.cell[now:], state.hidden[now:]))
                 state = State(state.cell[:now], state.hidden[:now])
                 active = now
             byte = columns[step, :active]
-            if (reads[:active] <= step).any():
+            if step >= first_fed:
                 feeds_itself = torch.from_numpy(reads[:active] <= step).to(device)
                 byte = torch.where(feeds_itself, last[:active], byte)
             state = self.model.step(byte, state, clamps.at(active))
@@ -173,6 +189,7 @@ class _Sampler:
         self._block = block
         self._device = device
         self._from = np.array([row.samples_from for row in block])
+        self._first = int(self._from.min())
         self._draw = np.array([row.first_draw for row in block])
         rules = [row.sampling for row in block]
         self._seed = torch.tensor([rule.seed for rule in rules], dtype=torch.int64, device=device)
@@ -185,6 +202,8 @@ class _Sampler:
 
     def draw(self, step: int, active: int, state: State, model: FoldedModel, last: torch.Tensor) -> None:
         """Sample the rows whose turn it is, and write their byte into `last`."""
+        if step < self._first:
+            return
         chosen = np.nonzero(self._from[:active] <= step)[0]
         if len(chosen) == 0:
             return

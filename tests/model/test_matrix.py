@@ -1,0 +1,24 @@
+"""A packed matrix is the plain one, and gives a row the same product bit for bit in any company."""
+
+import pytest
+import torch
+
+from model.matrix import Matrix
+
+INPUTS, OUTPUTS = 2048, 256
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rows_product_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(INPUTS, OUTPUTS, generator=generator)
+    x, factor = (torch.randn(130, width, generator=generator).to(dtype) for width in (INPUTS, OUTPUTS))
+    matrix = Matrix(weight.to(dtype), rows=64)
+    whole, scaled = matrix(x), matrix.times(x, factor)
+    exact = x.double() @ weight.to(dtype).double()
+    tolerance = 1e-3 if dtype == torch.float32 else 1.0  # the products are of the size of 45
+    torch.testing.assert_close(whole.double(), exact, rtol=0, atol=tolerance)
+    torch.testing.assert_close(scaled.double(), exact * factor, rtol=0, atol=4 * tolerance)
+    for begin, end in [(0, 1), (77, 78), (129, 130), (5, 7), (3, 20), (0, 129)]:
+        assert torch.equal(matrix(x[begin:end]), whole[begin:end])
+        assert torch.equal(matrix.times(x[begin:end], factor[begin:end]), scaled[begin:end])

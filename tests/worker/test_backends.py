@@ -1,0 +1,106 @@
+"""A row's cell, trace and samples are bit for bit the same alone, in any company and wherever it stands in it."""
+
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.cells import CellName
+from model.folded import FoldedModel
+from model.language_model import Architecture, LanguageModel
+from worker.backends import BlockRow, BlockRowResult, TorchBackend
+from worker.rows import Sampling
+
+# Not a multiple of a vector's length, so that whatever is left over after whole vectors would show.
+UNITS = 300
+MAX_ROWS = 70
+
+
+def folded(cell: CellName, dtype: torch.dtype) -> FoldedModel:
+    model = LanguageModel(Architecture(cell, UNITS, 16))
+    model.reset(torch.Generator().manual_seed(0), embedding_std=1.0)
+    with torch.no_grad():
+        model.output_w.mul_(40.0)
+    return FoldedModel(model, dtype=dtype)
+
+
+MODELS = [folded(cell, dtype) for cell in get_args(CellName) for dtype in (torch.float32, torch.bfloat16)]
+STEPS = 6
+ROW = BlockRow(
+    slot=0,
+    steps=STEPS,
+    text=np.frombuffer(b"good", dtype=np.uint8),
+    samples_from=3,
+    first_draw=0,
+    sampling=Sampling(temperature=0.9, top_p=0.95, seed=7),
+    clamps={4: 0.5},
+    traced=(0, 4, 299),
+)
+
+
+def run(model: FoldedModel, block: list[BlockRow], blocks: int = 2) -> tuple[list[BlockRowResult], list[np.ndarray]]:
+    """The last of some blocks of the same rows, and their cells."""
+    backend = TorchBackend(model, MAX_ROWS)
+    slots = [backend.open() for _ in block]
+    results: list[BlockRowResult] = []
+    for number in range(blocks):
+        results = backend.run(
+            [
+                replace(row, slot=slot, first_draw=number * (row.steps - row.samples_from))
+                for row, slot in zip(block, slots, strict=True)
+            ]
+        )
+    return results, [backend.cell(slot) for slot in slots]
+
+
+def neighbours(count: int, seed: int) -> list[BlockRow]:
+    random = np.random.default_rng(seed)
+    return [
+        BlockRow(0, STEPS, random.integers(0, 256, STEPS, dtype=np.uint8), STEPS, 0, Sampling(), {}, ())
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@given(st.sampled_from(MODELS), st.integers(0, MAX_ROWS - 1), st.data())
+@settings(deadline=None, max_examples=30)
+def test_company_changes_no_bit(threads: int, model: FoldedModel, count: int, data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, count))
+    block = neighbours(count, seed=count)
+    block.insert(place, ROW)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        (alone,), (cell,) = run(model, [ROW])
+        results, cells = run(model, block)
+    finally:
+        torch.set_num_threads(before)
+    assert cells[place].tobytes() == cell.tobytes()
+    assert results[place].trace.tobytes() == alone.trace.tobytes()
+    assert results[place].sampled.tobytes() == alone.sampled.tobytes()
+    assert results[place].log_probability.tobytes() == alone.log_probability.tobytes()
+
+
+def test_rows_of_different_lengths_end_where_they_would_alone() -> None:
+    model = MODELS[0]
+    block = [
+        replace(row, steps=steps, text=row.text[:steps], samples_from=steps)
+        for row, steps in zip(neighbours(5, seed=1), (6, 6, 3, 2, 1), strict=True)
+    ]
+    _, cells = run(model, block, blocks=1)
+    for row, cell in zip(block, cells, strict=True):
+        _, (alone,) = run(model, [row], blocks=1)
+        assert cell.tobytes() == alone.tobytes()
+
+
+def test_a_row_reads_its_text_and_then_what_it_sampled() -> None:
+    model = MODELS[1]
+    (found,), (cell,) = run(model, [ROW], blocks=1)
+    # Six steps: four read the text, two read the first two of the three bytes sampled after steps 3, 4 and 5.
+    read = np.concatenate([ROW.text, found.sampled[:2]])
+    _, (expected,) = run(model, [replace(ROW, text=read, samples_from=STEPS)], blocks=1)
+    assert cell.tobytes() == expected.tobytes()

@@ -12,12 +12,15 @@ import queue
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 
 from worker import metrics
 from worker.backends import Backend, BlockRow
 from worker.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled, RowRequest
 from worker.scheduler import Scheduler
+from worker.shared_reading import SharedReading
+from worker.state_cache import Beginning, beginnings
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +37,25 @@ class Engine:
     """Start it with `start`, give it rows with `submit`, end it with `close`."""
 
     def __init__(
-        self, max_rows: int = 256, block_steps: int = 16, ageing_s: float = 10.0, gather_s: float = 0.0
+        self,
+        max_rows: int = 256,
+        block_steps: int = 16,
+        ageing_s: float = 10.0,
+        gather_s: float = 0.0,
+        state_cache_mb: float = 64.0,
     ) -> None:
         """max_rows: rows side by side; block_steps: steps between two chances to join, leave or be cancelled.
 
-        ageing_s, gather_s: as in scheduler.py.
+        ageing_s, gather_s: as in scheduler.py. state_cache_mb: MiB of states kept for every model that is served, in
+        the memory of its device; with 0 every row reads its whole text.
         """
         self.block_steps = block_steps
         self._scheduler: Scheduler[tuple[Backend, Row]] = Scheduler(max_rows, ageing_s, gather_s)
         self._arrivals: queue.SimpleQueue[list[tuple[Backend, Row]] | None] = queue.SimpleQueue()
         self._active: list[tuple[Backend, Row]] = []
+        self._state_cache_bytes = int(state_cache_mb * 2**20)
+        # What a retired model's rows had read goes with it.
+        self._shared: weakref.WeakKeyDictionary[Backend, SharedReading] = weakref.WeakKeyDictionary()
         self._closing = False
         self._next_look = 0.0
         self._last_turn = time.monotonic()
@@ -90,11 +102,21 @@ class Engine:
         if self._closing:
             raise EngineFailure("the engine is shutting down")
         rows = [
-            Row(request, cancelled, None if on_text is None else functools.partial(on_text, index))
+            Row(
+                request,
+                cancelled,
+                None if on_text is None else functools.partial(on_text, index),
+                self._beginnings(request),
+            )
             for index, request in enumerate(requests)
         ]
         self._arrivals.put([(backend, row) for row in rows])
         return rows
+
+    def _beginnings(self, request: RowRequest) -> list[Beginning]:
+        if self._state_cache_bytes == 0 or request.traced:  # a trace needs the steps, not their end alone
+            return []
+        return beginnings(request.text, request.clamps, request.generate > 0)
 
     def _loop(self) -> None:
         if sys.platform == "linux":  # elsewhere niceness belongs to the whole process
@@ -109,6 +131,7 @@ class Engine:
             metrics.ROWS_ACTIVE.set(self._scheduler.active)
             metrics.ROWS_WAITING.set(self._scheduler.waiting)
             self._advance_all()
+            metrics.STATE_CACHE_HELD.set(sum(shared.held_bytes for shared in self._shared.values()))
         self._take_arrivals(0.0)
         failure = EngineFailure("the engine was shut down")
         for _, row in [*self._active, *self._scheduler.waiting_rows()]:
@@ -165,11 +188,15 @@ class Engine:
                 continue
             row.slot = backend.open()
             self._active.append((backend, row))
+            if backend not in self._shared:
+                self._shared[backend] = SharedReading(self._state_cache_bytes)
+            self._shared[backend].join(backend, row)
+            self._end_if_done(backend, row)
 
     def _advance(self, backend: Backend) -> None:
         """One block for every active row of one model."""
-        rows = [row for owner, row in self._active if owner is backend]
-        rows.sort(key=lambda row: row.steps_left, reverse=True)
+        rows = [row for owner, row in self._active if owner is backend and row.follows is None]
+        rows.sort(key=lambda row: row.next_steps(self.block_steps), reverse=True)
         block = [self._plan(row) for row in rows]
         started = time.perf_counter()
         try:
@@ -195,13 +222,18 @@ class Engine:
             if row.request.traced:
                 row.traces.append(outcome.trace[: len(part.text)])
             row.take_samples(outcome.sampled, outcome.log_probability)
-            if row.steps_left == 0:
-                cell = backend.cell(row.slot)
-                self._leave(backend, row, "done")
-                row.done.set_result(row.result(cell))
+            for follower in self._shared[backend].passed(backend, row):
+                self._end_if_done(backend, follower)
+            self._end_if_done(backend, row)
+
+    def _end_if_done(self, backend: Backend, row: Row) -> None:
+        if row.follows is None and row.steps_left == 0:
+            cell = backend.cell(row.slot)
+            self._leave(backend, row, "done")
+            row.done.set_result(row.result(cell))
 
     def _plan(self, row: Row) -> BlockRow:
-        steps = min(row.steps_left, self.block_steps)
+        steps = row.next_steps(self.block_steps)
         text = row.next_bytes(steps)
         reads_all = row.read + len(text) == len(row.request.text)
         samples = row.request.generate > 0 and reads_all
@@ -217,6 +249,7 @@ class Engine:
         )
 
     def _leave(self, backend: Backend, row: Row, how: str) -> None:
+        self._shared[backend].leave(backend, row)
         backend.close(row.slot)
         self._active.remove((backend, row))
         self._scheduler.leave()

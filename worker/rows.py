@@ -2,7 +2,8 @@
 
 import codecs
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.scheduler import Priority
+from worker.state_cache import Beginning
 
 
 class RowCancelled(Exception):
@@ -63,14 +65,24 @@ class Row:
     """A request on its way through the engine. Only the engine's thread touches it, but for `cancelled` and `done`."""
 
     def __init__(
-        self, request: RowRequest, cancelled: threading.Event, on_text: Callable[[str], None] | None = None
+        self,
+        request: RowRequest,
+        cancelled: threading.Event,
+        on_text: Callable[[str], None] | None = None,
+        beginnings: Sequence[Beginning] = (),
     ) -> None:
-        """on_text hears whole characters as they are generated, on the engine's thread: it must not block."""
+        """on_text hears whole characters as they are generated, on the engine's thread: it must not block.
+
+        beginnings: of the text, which the row may share with others (shared_reading.py).
+        """
         if not request.text:
             raise ValueError("a row needs at least one byte to read")
         self.request = request
         self.cancelled = cancelled
         self.on_text = on_text
+        self.beginnings = beginnings
+        self.keeps: deque[Beginning] = deque()  # where its state is still to be kept, shortest first
+        self.follows: Beginning | None = None  # what another row reads for it; it stands still until then
         self.done: Future[RowResult] = Future()
         self.slot = -1
         self.read = 0  # bytes read
@@ -87,6 +99,11 @@ class Row:
         if self.stopped:
             return 0
         return len(self._text) - self.read + max(0, self.request.generate - max(1, self.sampled))
+
+    def next_steps(self, limit: int) -> int:
+        """Steps to the next place where the row must be looked at, at most `limit`."""
+        until_kept = self.keeps[0].length - self.read if self.keeps else limit
+        return min(limit, self.steps_left, until_kept)
 
     def next_bytes(self, limit: int) -> NDArray[np.uint8]:
         """Up to `limit` bytes that are still to be read."""

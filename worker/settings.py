@@ -39,6 +39,12 @@ class WorkerSettings(ProcessSettings):
         description="How long a block of few rows waits for more while requests keep coming. Waiting fills steps that "
         "cost the same anyway; a request that comes alone never waits.",
     )
+    worker_state_cache_mb: float = Field(
+        64.0,
+        ge=0,
+        description="MiB of states kept for each served model, on its device, so that what texts begin with in common "
+        "is read once; 0 reads every text whole.",
+    )
     worker_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device; auto takes CUDA where it is.")
     worker_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Numbers in products; auto takes bfloat16 where the device multiplies it natively."

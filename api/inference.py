@@ -22,6 +22,9 @@ Prefer = Annotated[
     str | None,
     Header(description="`respond-async`: answer 202 with a job at once; `wait=SECONDS`: after so long (RFC 7240)."),
 ]
+# Vectors and traces take a while to spell out; other requests go on meanwhile. For the rest a thread costs more.
+_LONG = ("featurize", "trace")
+
 RESPONSES: dict[int | str, dict[str, Any]] = {
     202: {"model": schemas.JobResponse, "description": "The job goes on; `Location` is its address"},
     413: OPENAPI | {"description": "Over a limit, which the problem names"},
@@ -167,8 +170,9 @@ class _Call:
             try:
                 await asyncio.wait(ends, timeout=self._wait_s, return_when=asyncio.FIRST_COMPLETED)
                 if outcome.done():
-                    # Vectors of many texts take a while to spell out; other requests go on meanwhile.
-                    return await asyncio.to_thread(answers.respond, outcome.result(), job.kind, encoding)
+                    if job.kind in _LONG:
+                        return await asyncio.to_thread(answers.respond, outcome.result(), job.kind, encoding)
+                    return answers.respond(outcome.result(), job.kind, encoding)
                 if gone.done():
                     await self.queue.cancel(job.id, "disconnect")
                     return Response(status_code=499)  # nobody reads it; the status is for metrics

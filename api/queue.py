@@ -1,13 +1,12 @@
 """The gateway's side of Redis: admit and queue a job, hear of its end, cancel it, follow its stream.
 
 Ended jobs are heard of through one list per gateway, its mailbox, read by one loop; so the number of requests that
-wait costs no connections, and an id pushed while the loop was away is still there when it comes back.
+wait costs no connections, and what is pushed while the loop is away is still there when it comes back.
 """
 
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import redis.asyncio as redis
 
 from api import metrics
 from api.problems import Problem
-from api.publisher import Publisher
+from api.publisher import Publisher, QueueFull
 from api.settings import ApiSettings
 from contract import wire
 from contract.jobs import AnyJob, JobState, Outcome, WorkerStatus
@@ -27,28 +26,7 @@ log = logging.getLogger(__name__)
 # A mailbox entry can be lost with its list (Redis restarted without it): waiting jobs are looked up this often too.
 _SWEEP_S = 2.0
 _BLOCK_S = 5
-
-_ADMIT = """
-local texts = tonumber(redis.call('HGET', KEYS[2], 'texts') or '0')
-local bytes = tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0')
-if texts + tonumber(ARGV[2]) > tonumber(ARGV[4]) or bytes + tonumber(ARGV[3]) > tonumber(ARGV[5]) then
-  return {0, texts, bytes}
-end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ':' .. ARGV[3])
-redis.call('HINCRBY', KEYS[2], 'texts', ARGV[2])
-redis.call('HINCRBY', KEYS[2], 'bytes', ARGV[3])
-redis.call('HSET', KEYS[3], 'state', 'queued', 'kind', ARGV[6], 'created', ARGV[7])
-redis.call('HSET', KEYS[3], 'encoding', ARGV[8], 'abandon', ARGV[9])
-return {1, texts, bytes}
-"""
-
-_WITHDRAW = """
-if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 then
-  redis.call('HINCRBY', KEYS[2], 'texts', -tonumber(ARGV[2]))
-  redis.call('HINCRBY', KEYS[2], 'bytes', -tonumber(ARGV[3]))
-end
-redis.call('DEL', KEYS[3])
-"""
+_MAX_CONNECTIONS = 10_000  # as many as Redis takes by default
 
 
 @dataclass(frozen=True)
@@ -77,11 +55,14 @@ class JobQueue:
     def __init__(self, settings: ApiSettings) -> None:
         self._settings = settings
         self._redis: redis.Redis = redis.Redis.from_url(
-            str(settings.redis_url), socket_connect_timeout=2, socket_timeout=_BLOCK_S + 5, health_check_interval=30
+            str(settings.redis_url),
+            # Every open stream holds one; beyond the client's default of 100 all requests would answer 503.
+            max_connections=_MAX_CONNECTIONS,
+            socket_connect_timeout=2,
+            socket_timeout=_BLOCK_S + 5,
+            health_check_interval=30,
         )
-        self._admit = self._redis.register_script(_ADMIT)
-        self._withdraw = self._redis.register_script(_WITHDRAW)
-        self._publisher = Publisher(settings)
+        self._publisher = Publisher(settings, self._redis)
         self.mailbox = secrets.token_hex(8)
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._loops: list[asyncio.Task[None]] = []
@@ -100,21 +81,10 @@ class JobQueue:
 
     async def submit(self, job: AnyJob, texts: int, size: int, encoding: str = "float", abandon: bool = False) -> None:
         """Admit and queue `job`. texts, size (bytes to read or generate): what it counts against the limits."""
-        limits = self._settings
-        admitted, queued_texts, queued_bytes = await self._admit(
-            keys=[wire.OPEN, wire.LOAD, wire.job(job.id)],
-            args=[
-                job.id, texts, size, limits.api_max_queued_texts, limits.api_max_queued_bytes,
-                job.kind, time.time(), encoding, int(abandon),
-            ],
-        )  # fmt: skip
-        if not admitted:
-            raise self._full(int(queued_texts), int(queued_bytes), texts, size)
         try:
-            await self._publisher.publish(job)
-        except BaseException:
-            await self._withdraw(keys=[wire.OPEN, wire.LOAD, wire.job(job.id)], args=[job.id, texts, size])
-            raise
+            await self._publisher.publish(job, texts, size, encoding, abandon)
+        except QueueFull as full:
+            raise self._full(full.texts, full.size, texts, size) from full
         metrics.ACCEPTED.labels(job.kind).inc()
 
     @contextmanager
@@ -236,26 +206,40 @@ class JobQueue:
                     Any, self._redis.blmpop(_BLOCK_S, 1, wire.mailbox(self.mailbox), direction="LEFT", count=256)
                 )
                 if popped is not None:
-                    await self._deliver([job_id.decode() for job_id in popped[1]])
+                    await self._open(popped[1])
             except Exception as error:  # noqa: BLE001 - a loop that ends would leave every request without its answer
                 metrics.LISTENER_ERRORS.inc()
                 log.warning("the mailbox cannot be read: %s", error)
                 await asyncio.sleep(0.5)
 
+    async def _open(self, entries: list[bytes]) -> None:
+        """Deliver what the mailbox held; outcomes too long for it are fetched."""
+        elsewhere = []
+        for job_id, raw in map(wire.letter, entries):
+            if raw is None:
+                elsewhere.append(job_id)
+            else:
+                self._settle(job_id, raw)
+        await self._fetch(elsewhere)
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
             try:
-                await self._deliver(list(self._waiting))
+                await self._fetch(list(self._waiting))
             except Exception as error:  # noqa: BLE001 - as above
                 metrics.LISTENER_ERRORS.inc()
                 log.warning("waiting jobs cannot be looked up: %s", error)
 
-    async def _deliver(self, job_ids: list[str]) -> None:
+    async def _fetch(self, job_ids: list[str]) -> None:
         wanted = [job_id for job_id in job_ids if job_id in self._waiting]
         if not wanted:
             return
         for job_id, raw in zip(wanted, await self._redis.mget([wire.result(job_id) for job_id in wanted]), strict=True):
-            future = self._waiting.get(job_id)
-            if raw is not None and future is not None and not future.done():
-                future.set_result(Outcome.model_validate_json(raw))
+            if raw is not None:
+                self._settle(job_id, raw)
+
+    def _settle(self, job_id: str, raw: bytes | str) -> None:
+        future = self._waiting.get(job_id)
+        if future is not None and not future.done():
+            future.set_result(Outcome.model_validate_json(raw))

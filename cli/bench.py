@@ -3,6 +3,9 @@
 import click
 
 from benchmarks.cells import cells
+from benchmarks.engine import engine
+from benchmarks.long_texts import long_texts
+from benchmarks.service import service
 from benchmarks.training import training
 
 
@@ -13,3 +16,6 @@ def bench() -> None:
 
 bench.add_command(training)
 bench.add_command(cells)
+bench.add_command(engine)
+bench.add_command(service)
+bench.add_command(long_texts)

@@ -8,7 +8,7 @@
 | `neuron:cancel:ID` | string | "1" when the job shall stop | CANCEL_TTL_S |
 | `neuron:open` | hash | ID -> "texts:bytes" of every accepted, unfinished job | until the job ends |
 | `neuron:load` | hash | texts, bytes: the sums over `neuron:open` | always |
-| `neuron:mailbox:NAME` | list | ids of ended jobs, for the gateway of that name | MAILBOX_TTL_S |
+| `neuron:mailbox:NAME` | list | of ended jobs, for the gateway of that name: see `letter` | MAILBOX_TTL_S |
 | `neuron:workers` | set | ids of workers | until found dead |
 | `neuron:worker:ID` | string | `WorkerStatus` as JSON | HEARTBEAT_TTL_S |
 """
@@ -25,6 +25,7 @@ WORKERS = "neuron:workers"
 RECORD_TTL_S = 24 * 3600  # so that an expired result answers 410, not 404, for a day
 CANCEL_TTL_S = 3600
 MAILBOX_TTL_S = 120
+MAILBOX_MAX_BYTES = 65_536  # a longer outcome is fetched from its own key
 HEARTBEAT_INTERVAL_S = 1.0
 HEARTBEAT_TTL_S = 10
 
@@ -50,6 +51,12 @@ def cancel(job_id: str) -> str:
 
 def mailbox(name: str) -> str:
     return f"neuron:mailbox:{name}"
+
+
+def letter(entry: bytes) -> tuple[str, bytes | None]:
+    """What an entry of a mailbox says: the id of a job that has ended and, on the next line, its outcome if short."""
+    job_id, _, outcome = entry.partition(b"\n")
+    return job_id.decode(), outcome or None
 
 
 def worker(worker_id: str) -> str:

@@ -8,10 +8,12 @@ import redis
 
 from contract import wire
 from contract.jobs import AnyJob, Outcome, WorkerStatus
+from worker.outbox import Command, Outbox, Receipt
 
 _VERDICTS: tuple[Literal["run", "cancelled", "answered"], ...] = ("run", "cancelled", "answered")
 
 # 0: run it; 1: it was cancelled; 2: it was answered before, by an earlier delivery.
+# Sent whole each time: cheaper than asking whether Redis still knows it.
 _BEGIN = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 2 end
 if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('HSET', KEYS[3], 'state', 'running') end
@@ -37,7 +39,9 @@ if cost then
   redis.call('HINCRBY', KEYS[5], 'bytes', -tonumber(bytes))
 end
 if ARGV[5] ~= '' then
-  redis.call('RPUSH', KEYS[6], ARGV[6])
+  local told = first and ARGV[1] or redis.call('GET', KEYS[1])
+  if #told <= tonumber(ARGV[9]) then told = ARGV[6] .. '\\n' .. told else told = ARGV[6] end
+  redis.call('RPUSH', KEYS[6], told)
   redis.call('EXPIRE', KEYS[6], ARGV[8])
 end
 return first and 1 or 0
@@ -45,52 +49,32 @@ return first and 1 or 0
 
 
 class Results:
-    """Blocking; used from job threads. Raises redis.RedisError when Redis is away."""
+    """Raises redis.RedisError when Redis is away."""
 
     def __init__(self, client: redis.Redis, result_ttl_s: int) -> None:
         self._redis = client
         self._ttl_s = result_ttl_s
-        self._begin = client.register_script(_BEGIN)
-        self._finish = client.register_script(_FINISH)
+        self._outbox = Outbox(client)
+
+    def close(self) -> None:
+        """Write what was sent."""
+        self._outbox.close()
 
     def begin(self, jobs: Sequence[AnyJob]) -> list[Literal["run", "cancelled", "answered"]]:
         """Mark jobs as running, but for those that were cancelled, or answered by an earlier delivery."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for job in jobs:
-                self._begin(keys=[wire.result(job.id), wire.cancel(job.id), wire.job(job.id)], client=pipeline)
+                pipeline.execute_command(*begin_command(job))  # type: ignore[no-untyped-call]
             return [_VERDICTS[verdict] for verdict in pipeline.execute()]
 
-    def finish(self, job: AnyJob, outcome: Outcome) -> None:
-        """Store the outcome, wake the gateway that waits, and give back what admission had counted."""
-        body = outcome.model_dump_json(exclude_none=True)
-        self._finish(
-            keys=[
-                wire.result(job.id),
-                wire.job(job.id),
-                wire.events(job.id),
-                wire.OPEN,
-                wire.LOAD,
-                wire.mailbox(job.mailbox or ""),
-            ],
-            args=[
-                body,
-                self._ttl_s,
-                outcome.state,
-                wire.RECORD_TTL_S,
-                job.mailbox or "",
-                job.id,
-                body if job.events else "",
-                wire.MAILBOX_TTL_S,
-            ],
-        )
+    def finish(self, job: AnyJob, outcome: Outcome, receipt: Receipt) -> None:
+        """Store the outcome, tell it the gateway that waits, and give back what admission had counted."""
+        self._outbox.send(receipt, finish_command(job, outcome, self._ttl_s))
 
-    def token(self, job: AnyJob, index: int, text: str) -> None:
+    def token(self, job: AnyJob, index: int, text: str, receipt: Receipt) -> None:
         """Append generated characters to the job's stream."""
-        with self._redis.pipeline(transaction=False) as pipeline:
-            data = json.dumps({"index": index, "text": text})
-            pipeline.xadd(wire.events(job.id), {"event": "token", "data": data})
-            pipeline.expire(wire.events(job.id), self._ttl_s)
-            pipeline.execute()
+        key, data = wire.events(job.id), json.dumps({"index": index, "text": text})
+        self._outbox.send(receipt, ("XADD", key, "*", "event", "token", "data", data), ("EXPIRE", key, self._ttl_s))
 
     def cancelled(self, job_ids: Iterable[str]) -> list[str]:
         """Those of the jobs that somebody cancelled."""
@@ -109,3 +93,34 @@ class Results:
             pipeline.srem(wire.WORKERS, worker_id)
             pipeline.delete(wire.worker(worker_id))
             pipeline.execute()
+
+
+def begin_command(job: AnyJob) -> Command:
+    return ("EVAL", _BEGIN, 3, wire.result(job.id), wire.cancel(job.id), wire.job(job.id))
+
+
+def finish_command(job: AnyJob, outcome: Outcome, ttl_s: int) -> Command:
+    body = outcome.model_dump_json(exclude_none=True)
+    keys = (
+        wire.result(job.id),
+        wire.job(job.id),
+        wire.events(job.id),
+        wire.OPEN,
+        wire.LOAD,
+        wire.mailbox(job.mailbox or ""),
+    )
+    return (
+        "EVAL",
+        _FINISH,
+        len(keys),
+        *keys,
+        body,
+        ttl_s,
+        outcome.state,
+        wire.RECORD_TTL_S,
+        job.mailbox or "",
+        job.id,
+        body if job.events else "",
+        wire.MAILBOX_TTL_S,
+        wire.MAILBOX_MAX_BYTES,
+    )

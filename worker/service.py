@@ -28,6 +28,7 @@ from model import checkpoint
 from worker import execute, metrics, serving
 from worker.engine import Engine
 from worker.execute import Task
+from worker.outbox import Receipt
 from worker.results import Results
 from worker.serving import ServedModel
 from worker.settings import WorkerSettings
@@ -53,8 +54,9 @@ class Service:
             settings.worker_block_steps,
             settings.worker_bulk_ageing_s,
             settings.worker_gather_ms / 1000,
+            settings.worker_state_cache_mb,
         )
-        # Every job thread may talk to Redis at once.
+        # Every job thread may begin its jobs at once.
         client = redis.Redis.from_url(
             str(settings.redis_url),
             max_connections=settings.worker_jobs + 8,
@@ -90,6 +92,7 @@ class Service:
         for watcher in self._watchers:
             watcher.join()
         self.engine.close()
+        self.results.close()
         self.results.sign_off(self.id)
 
     def run(self, messages: list[Any]) -> None:
@@ -106,12 +109,18 @@ class Service:
                     task.cancelled.set()
             wanted = [task for task, verdict in zip(tasks, verdicts, strict=True) if verdict != "answered"]
 
+            receipt = Receipt()
+
+            def tell(job: AnyJob, index: int, text: str) -> None:
+                self.results.token(job, index, text, receipt)
+
             def finish(job: AnyJob, outcome: Outcome) -> None:
-                self.results.finish(job, outcome)
+                self.results.finish(job, outcome, receipt)
                 metrics.JOBS.labels(job.kind, outcome.state).inc()
                 metrics.JOB_SECONDS.labels(job.kind).observe(time.perf_counter() - started)
 
-            execute.run(wanted, self.served, self.engine, self.results.token, finish)
+            execute.run(wanted, self.served, self.engine, tell, finish)
+            receipt.wait()  # the message is acknowledged when this returns
         finally:
             for task in tasks:
                 self._running.pop(task.job.id, None)

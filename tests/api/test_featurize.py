@@ -56,3 +56,11 @@ def test_a_job_gives_npy_too(client: httpx.Client, expected: NDArray[np.float32]
         assert any(line == "event: done" for line in events.iter_lines())
     response = client.get(where, headers={"Accept": "application/x-npy"})
     np.testing.assert_allclose(np.load(io.BytesIO(response.content), allow_pickle=False), expected, atol=1e-5)
+
+
+def test_a_result_that_is_too_long_for_the_mailbox_arrives(client: httpx.Client) -> None:
+    texts = [f"Film {number}." for number in range(400)]  # 400 x 48 float32 are 100 kB of base64
+    body = client.post("/featurize", json={"texts": texts, "encoding": "base64"}).raise_for_status().json()
+    (last,) = client.post("/featurize", json={"text": texts[-1], "encoding": "base64"}).json()["results"]
+    assert len(body["results"]) == 400
+    assert body["results"][-1] == last

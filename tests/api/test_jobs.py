@@ -1,5 +1,6 @@
 """Jobs: 202 and Location, status and result, cancellation, events, unknown and expired ids."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -111,3 +112,21 @@ def test_a_job_outlives_the_gateway_that_took_it(stack: Stack) -> None:
         stack.wait_ready()
     with stack.client() as client:
         wait_until(lambda: state(client, where) == "done", what="the job's end")
+
+
+def test_a_hundred_and_more_open_streams_leave_the_service_to_others(stack: Stack, client: httpx.Client) -> None:
+    where = client.post("/generate", json={"length": 1_000_000, "stop": []}, headers=ASYNC).headers["location"]
+    with httpx.Client(base_url=stack.url, timeout=60, limits=httpx.Limits(max_connections=None)) as readers:
+        streams = [readers.send(readers.build_request("GET", where + "/events"), stream=True) for _ in range(120)]
+        assert {stream.status_code for stream in streams} == {200}
+        assert client.post("/classify", json={"text": "Good."}).status_code == 200
+        client.delete(where)
+        for stream in streams:
+            assert "event: cancelled" in list(stream.iter_lines())
+
+
+def test_150_requests_at_once_are_all_answered(stack: Stack) -> None:
+    limits = httpx.Limits(max_connections=None)
+    with httpx.Client(base_url=stack.url, timeout=60, limits=limits) as client, ThreadPoolExecutor(150) as pool:
+        answers = pool.map(lambda number: client.post("/classify", json={"text": f"Number {number}"}), range(150))
+        assert [answer.status_code for answer in answers] == [200] * 150

@@ -32,9 +32,10 @@ def test_healthz_readyz_and_docs(client: httpx.Client) -> None:
 def test_metrics_of_gateway_and_worker(client: httpx.Client, stack: Stack) -> None:
     read = stack.worker_metric("neuron_bytes_total", '{kind="read"}')
     steps = stack.worker_metric("neuron_step_rows_count")
-    client.post("/classify", json={"text": "Good."}).raise_for_status()
-    assert stack.worker_metric("neuron_bytes_total", '{kind="read"}') == read + len("\n Good. ")
-    assert stack.worker_metric("neuron_step_rows_count") == steps + len("\n Good. ")
+    text = "A text that nobody has sent before."  # so that none of its states is kept
+    client.post("/classify", json={"text": text}).raise_for_status()
+    assert stack.worker_metric("neuron_bytes_total", '{kind="read"}') == read + len(f"\n {text} ")
+    assert stack.worker_metric("neuron_step_rows_count") == steps + len(f"\n {text} ")
     text = client.get("/metrics").text
     assert 'neuron_requests_total{method="POST",route="/classify",status="200"}' in text
     assert "neuron_request_seconds_bucket" in text

@@ -54,10 +54,12 @@ def test_a_bad_checkpoint_is_refused_counted_and_logged_and_the_old_one_serves_o
 
 
 def test_a_job_delivered_twice_is_answered_once(stack: Stack, client_of_redis: "redis.Redis") -> None:
-    job = JOB | {"id": "delivered-twice-0001"}
+    job = JOB | {"id": "delivered-twice-0001", "mailbox": "of-a-test"}
     client_of_redis.hset(wire.job(str(job["id"])), mapping={"state": "queued", "kind": "classify"})
     send(stack, [job])
     first = outcome(client_of_redis, str(job["id"]))
+    told = client_of_redis.lrange(wire.mailbox("of-a-test"), 0, -1)
+    assert [wire.letter(entry) for entry in told] == [(job["id"], client_of_redis.get(wire.result(str(job["id"]))))]  # type: ignore[union-attr]
     client_of_redis.set(wire.result(str(job["id"])), json.dumps(first | {"marked": True}))
     send(stack, [job])
     send(stack, [JOB | {"id": "after-the-second-one"}])

@@ -1,0 +1,74 @@
+"""`python -m benchmarks.simulated_workers REDIS_URL COUNT`: workers that compute nothing, to load gateway and Redis.
+
+Each does what a worker does to Redis for every message, over a connection of its own: takes it off the queue as Celery
+does (also into the set of unacknowledged ones), begins its jobs, stores an outcome for each and acknowledges. All are
+coroutines of one process: real ones would run on other machines.
+"""
+
+import asyncio
+import base64
+import json
+import sys
+from typing import Any, cast
+
+import redis.asyncio as redis
+import uvloop
+
+from contract import wire
+from contract.jobs import JOB, AnyJob, ClassifyJob, Outcome, WorkerStatus
+from worker.results import begin_command, finish_command
+
+_RESULT = {"label": "positive", "score": 0.9, "probabilities": {"negative": 0.1, "positive": 0.9}, "sentiment": 0.8}
+_TTL_S = 60
+
+
+async def _work(url: str) -> None:
+    connection: redis.Redis = redis.Redis.from_url(url)
+    while True:
+        popped = await cast(Any, connection.brpop([wire.QUEUE], 5))
+        if popped is None:
+            continue
+        raw = popped[1]
+        message = json.loads(raw)
+        tag = message["properties"]["delivery_tag"]
+        arguments, *_ = json.loads(base64.b64decode(message["body"]))
+        jobs = [JOB.validate_python(job) for job in arguments[0]]
+        async with connection.pipeline(transaction=False) as pipeline:
+            pipeline.zadd("unacked_index", {tag: 0})
+            pipeline.hset("unacked", tag, raw)
+            for job in jobs:
+                pipeline.execute_command(*begin_command(job))
+            await pipeline.execute()
+        async with connection.pipeline(transaction=False) as pipeline:
+            for job in jobs:
+                pipeline.execute_command(*finish_command(job, _outcome(job), _TTL_S))
+            pipeline.zrem("unacked_index", tag)
+            pipeline.hdel("unacked", tag)
+            await pipeline.execute()
+
+
+def _outcome(job: AnyJob) -> Outcome:
+    if not isinstance(job, ClassifyJob):
+        raise TypeError(f"a simulated worker can classify alone, not {job.kind}")
+    result = {"model": {"name": "none", "step": 0}, "head": job.head, "results": [_RESULT] * len(job.texts)}
+    return Outcome(state="done", result=result)
+
+
+async def _heartbeat(url: str) -> None:
+    connection: redis.Redis = redis.Redis.from_url(url)
+    status = WorkerStatus(
+        id="simulated", ready=True, model=None, engine_age_s=0.0, rows_active=0, rows_waiting=0
+    ).model_dump_json()
+    while True:
+        await cast(Any, connection.sadd(wire.WORKERS, "simulated"))
+        await connection.set(wire.worker("simulated"), status, ex=wire.HEARTBEAT_TTL_S)
+        await asyncio.sleep(wire.HEARTBEAT_INTERVAL_S)
+
+
+async def run(url: str, count: int) -> None:
+    """Until it is killed."""
+    await asyncio.gather(_heartbeat(url), *(_work(url) for _ in range(count)))
+
+
+if __name__ == "__main__":
+    uvloop.run(run(sys.argv[1], int(sys.argv[2])))

@@ -1,0 +1,53 @@
+"""`neuron bench service` drives a real stack, and its shares follow from its rates."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_stack
+
+SECONDS = ["--seconds", "1"]
+
+
+def bench(path: Path, volume: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {
+        "NEURON_CHECKPOINT_DIR": str(volume),
+        "NEURON_WORKER_THREADS": "1",
+        "NEURON_WORKER_DTYPE": "float32",
+    }
+    command = [sys.executable, "-m", "cli.main", "bench", "service", "--json", str(path), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_the_figures_hang_together(tmp_path: Path, tiny_volume: Path) -> None:
+    path = tmp_path / "service.json"
+    run = bench(path, tiny_volume, *SECONDS, "--simulated-workers", "3")
+    assert run.returncode == 0, run.stderr
+    found = json.loads(path.read_text())
+    assert json.loads(run.stdout) == found
+    for name in ("throughput_16_clients_64_texts", "throughput_256_clients_1_text"):
+        load = found[name]
+        assert load["share_of_engine"] == pytest.approx(load["texts_per_s"] / found["engine_texts_per_s"])
+        assert 0 < load["latency_ms"]["p50"] <= load["latency_ms"]["p99"]
+    beside = found["beside_bulk"]
+    ratio = beside["interactive_latency_ms"]["p99"] / found["idle_latency_ms"]["p99"]
+    assert beside["p99_vs_idle"] == pytest.approx(ratio)
+    assert beside["bulk_texts_per_s"] > 0
+    assert found["streams"]["characters_per_s"] > 0
+    assert found["streams"]["first_character_ms"]["count"] >= found["streams"]["streams"] == 64
+    assert found["simulated"]["workers"] == 3
+    assert found["simulated"]["256_clients_1_text"]["texts_per_s"] > 0
+
+
+def test_an_answer_that_is_an_error_ends_the_run_and_is_shown(tmp_path: Path, tiny_volume: Path) -> None:
+    settings = {"NEURON_CHECKPOINT_DIR": str(tiny_volume), "NEURON_API_MAX_TEXTS": "10"}
+    with run_stack(tmp_path, **settings) as stack:
+        refused = bench(tmp_path / "service.json", tiny_volume, *SECONDS, "--url", stack.url)
+    assert refused.returncode == 1
+    assert "answered 413, not 200" in refused.stderr
+    assert not (tmp_path / "service.json").exists()

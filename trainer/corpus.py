@@ -65,7 +65,8 @@ class Corpus:
     def __init__(self, directory: Path) -> None:
         path = directory / MANIFEST
         try:
-            manifest = TypeAdapter(CorpusManifest).validate_json(path.read_bytes())
+            content = path.read_bytes()
+            manifest = TypeAdapter(CorpusManifest).validate_json(content)
         except FileNotFoundError as error:
             raise CorpusError(
                 f"{directory} is no corpus: it has no {MANIFEST} (build one: neuron corpus build)"
@@ -81,6 +82,7 @@ class Corpus:
             raise CorpusError(f"{path} is damaged: it lists {len(shards)} shards, fewer than {FEWEST_SHARDS}")
         self.directory = directory
         self.manifest = manifest
+        self.sha256 = hashlib.sha256(content).hexdigest()  # of the manifest, and so of every byte that it vouches for
         self.training = shards[:-2]
         self.validation, self.test = shards[-2], shards[-1]
 

@@ -4,7 +4,6 @@ It only reads the run, so it may go on training meanwhile, in this process or in
 """
 
 import copy
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +21,7 @@ from model.heads import accuracy, calibrate, find_unit, fit_l1
 from model.language_model import LanguageModel
 from model.reading import read_features
 from model.text import prepare
-from trainer.corpus import MANIFEST, Corpus, CorpusError
+from trainer.corpus import Corpus, CorpusError
 from trainer.labelled import Labelled, Sentiment, read_sentiment
 from trainer.options import Options, TrainingError
 from trainer.snapshot import Progress, SnapshotError, read_model, read_progress, snapshots
@@ -122,10 +121,9 @@ def _bits_per_byte(model: LanguageModel, progress: Progress, options: Options, d
     try:
         corpus = Corpus(Path(options.corpus))
         held_out = corpus.read(corpus.validation)[: options.validation_bytes]
-        of_run = hashlib.sha256((corpus.directory / MANIFEST).read_bytes()).hexdigest() == options.corpus_sha256
     except CorpusError:
         return found
-    if not of_run:  # this one's held-out text may be what the run has learned from
+    if corpus.sha256 != options.corpus_sha256:  # this one's held-out text may be what the run has learned from
         return found
     return _measured(FoldedModel(model, device), held_out, options.lanes)
 

@@ -8,7 +8,6 @@ With `accumulate` k an update sees k successive windows of each lane, the state 
 averages their gradients: as many bytes as k times the lanes would see, of which each lane reads k windows.
 """
 
-import hashlib
 import math
 import signal
 import threading
@@ -30,7 +29,7 @@ from model.sequence import Window
 from trainer import snapshot
 from trainer.beginning import initial_model, make_optimizers
 from trainer.bookkeeping import Bookkeeper
-from trainer.corpus import MANIFEST, Corpus, CorpusError
+from trainer.corpus import Corpus, CorpusError
 from trainer.distributed import Gradients, World
 from trainer.journal import Journal, Report
 from trainer.lanes import Ahead, Cursor, Lanes
@@ -61,13 +60,12 @@ class Run:
                 f"{world.size} or start another number of processes"
             )
         corpus = Corpus(Path(options.corpus))
-        manifest_sha256 = hashlib.sha256((corpus.directory / MANIFEST).read_bytes()).hexdigest()
-        if options.corpus_sha256 not in ("", manifest_sha256):
+        if options.corpus_sha256 not in ("", corpus.sha256):
             raise TrainingError(
                 f"{corpus.directory} is not the corpus that the run was made with: the SHA-256 of its manifest is "
-                f"{manifest_sha256}, not {options.corpus_sha256}. Name the right one with --corpus"
+                f"{corpus.sha256}, not {options.corpus_sha256}. Name the right one with --corpus"
             )
-        self.options = options = replace(options, corpus_sha256=manifest_sha256)
+        self.options = options = replace(options, corpus_sha256=corpus.sha256)
         usable = min(corpus.validation.bytes, options.validation_bytes)
         self._validation_steps = (usable - 1) // options.lanes // options.window * options.window
         if self._validation_steps <= 0:

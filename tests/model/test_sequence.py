@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.cells import GATES, CellName, CellWeights, State, step
+from benchmarks.training import PlainWindow
+from model.cells import GATES, CellName, CellWeights, State
 from model.language_model import Architecture, LanguageModel
 from model.sequence import Window
 
@@ -37,17 +38,6 @@ def random_state(rows: int, seed: int = 0, units: int = UNITS) -> State:
     generator = torch.Generator().manual_seed(seed)
     cell, hidden = (torch.randn(rows, units, generator=generator, dtype=torch.float64) for _ in range(2))
     return State(cell.requires_grad_(), hidden.requires_grad_())
-
-
-class PlainWindow(Window):
-    """The loop of `cells.step` under autograd."""
-
-    def run(self, weights: CellWeights, window: Tensor, state: State) -> tuple[Tensor, State]:
-        hidden = []
-        for byte in window:
-            state = step(self.name, weights, byte, state)
-            hidden.append(state.hidden)
-        return torch.stack(hidden), state
 
 
 def gradients(model: LanguageModel, runner: Window, window: Tensor, state: State) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -22,14 +21,6 @@ from worker.rows import DeadlineExceeded, EngineFailure, RowCancelled, RowReques
 FOLDED = FoldedModel(tiny_model(), dtype=torch.float32)
 _random = np.random.default_rng(0)
 TEXTS = [_random.integers(0, 256, size, dtype=np.uint8).tobytes() for size in _random.integers(1, 300, 60)]
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    running = Engine(max_rows=16, block_steps=8)
-    running.start()
-    yield running
-    running.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import gc
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -48,14 +47,6 @@ class Counting(TorchBackend):
         assert all(row.steps > 0 for row in block)
         self.bytes_read += sum(len(row.text) for row in block)
         return super().run(block)
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    running = Engine(max_rows=16, block_steps=8)
-    running.start()
-    yield running
-    running.close()
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def replace_file(path: Path, content: str) -> None:
 def sweep(directory: Path) -> None:
     """Delete what writers that were killed left in `directory`. For whoever knows that nobody else writes there."""
     for left in directory.glob(".*.partial"):
-        if left.is_dir():
+        if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)
         else:
             left.unlink()
@@ -65,7 +65,8 @@ def exclusively(lock: Path, patience_s: float) -> Iterator[None]:
     """
     import fcntl  # not on Windows, where checkpoints can be read all the same
 
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    # A link is not followed: it would lead to another volume's lock, or make a file anywhere.
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     deadline = time.monotonic() + patience_s
     try:
         while True:

@@ -24,6 +24,7 @@ C_GRID = tuple(2.0**exponent for exponent in range(-8, 1))
 
 # liblinear's newGLMNET needs tens of steps as a rule; scikit-learn's default of 100 can fall short on raw features.
 _MAX_ITERATIONS = 1000
+_MAX_FEATURE = 1e30  # squares of larger ones may not be finite
 
 
 class HeadError(ValueError):
@@ -188,17 +189,21 @@ def _fit_binary(
 def _scaling(x: Floats) -> tuple[Floats, Floats]:
     """Mean and standard deviation of every unit, (units,) each; a unit that never changes gets deviation 1."""
     mean, deviation = x.mean(axis=0), x.std(axis=0)
-    return mean, np.where(deviation > 1e-12 * np.abs(mean), deviation, 1.0)
+    return mean, np.where(deviation > np.maximum(1e-12 * np.abs(mean), 1 / _MAX_FEATURE), deviation, 1.0)
 
 
 def _logits(head: Head, features: ArrayLike) -> Floats:
     """(rows, units) -> (rows, rows of the head)."""
     x = np.asarray(features)
     units = sorted(head.weights)
-    if x.ndim != 2 or (units and units[-1] >= x.shape[1]):
+    if x.dtype.kind not in "fiu" or x.ndim != 2 or (units and not 0 <= units[0] <= units[-1] < x.shape[1]):
         raise HeadError(
-            f"features have shape {x.shape}, the head needs (rows, units) with unit {max(units, default=0)}"
+            f"features are {x.dtype} of shape {x.shape}, the head needs numbers (rows, units) with unit "
+            f"{max(units, default=0)}"
         )
+    rows = 1 if len(head.labels) == 2 else len(head.labels)
+    if any(len(row) != rows for row in (head.bias, *head.weights.values())):
+        raise HeadError(f"the head has {len(head.labels)} labels: it needs {rows} values of bias and of every unit")
     weights = np.array([head.weights[unit] for unit in units], dtype=np.float64).reshape(len(units), len(head.bias))
     logits: Floats = x[:, units].astype(np.float64) @ weights + np.array(head.bias)
     return logits
@@ -210,27 +215,37 @@ def _accuracy(logits: Floats, y: Labels) -> float:
 
 
 def _checked(what: str, features: ArrayLike, labels: ArrayLike, classes: int) -> tuple[Floats, Labels]:
-    x = np.ascontiguousarray(features, dtype=np.float64)
+    x = _numbers(what, features)
     y = _integers(what, labels, classes)
     if x.ndim != 2 or x.shape[1] == 0 or len(x) != len(y) or len(y) == 0:
         raise HeadError(
             f"{what} features have shape {x.shape} and labels {y.shape}: need (rows, units) and (rows,), rows > 0"
         )
-    if not np.isfinite(x).all():
-        raise HeadError(f"{what} features hold values that are not finite")
+    if not (np.abs(x) <= _MAX_FEATURE).all():  # nor is NaN
+        raise HeadError(f"{what} features hold values that are not finite or beyond {_MAX_FEATURE:g}")
     return x, y
 
 
+def _numbers(what: str, features: ArrayLike) -> Floats:
+    try:
+        return np.ascontiguousarray(features, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise HeadError(f"{what} features are not an array of numbers: {error}") from error
+
+
 def _checked_values(values: ArrayLike, labels: ArrayLike) -> tuple[Floats, Labels]:
-    x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 1:
-        raise HeadError(f"values have shape {x.shape}: give those of one unit, (rows,)")
+    x = _numbers("unit", values)
+    if np.ndim(values) != 1:
+        raise HeadError(f"values have shape {np.shape(values)}: give those of one unit, (rows,)")
     _, y = _checked("unit", x[:, None], labels, 2)
     return x, y
 
 
 def _integers(what: str, labels: ArrayLike, classes: int) -> Labels:
-    y = np.asarray(labels)
+    try:
+        y = np.asarray(labels)
+    except ValueError as error:
+        raise HeadError(f"{what} labels are not an array: {error}") from error
     if y.ndim != 1 or y.dtype.kind not in "biu":
         raise HeadError(f"{what} labels have shape {y.shape} and type {y.dtype}: need (rows,) integers")
     if ((y < 0) | (y >= classes)).any():

@@ -9,11 +9,13 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+
+from model.untrusted import brief, open_plain, parse_json, read_plain
 
 if TYPE_CHECKING:
     from trainer.build import Watch
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 FEWEST_SHARDS = 3  # one to train on, one to validate, one to test
 _HASHED_AT_ONCE_BYTES = 4 << 20
+_MAX_MANIFEST_BYTES = 64 << 20  # 300,000 shards and sources
+
+_Count = Annotated[int, Field(strict=True, ge=0, lt=10**15)]
+_Text = Annotated[str, Field(strict=True)]
 
 
 class CorpusError(Exception):
@@ -29,32 +35,32 @@ class CorpusError(Exception):
 
 @dataclass(frozen=True)
 class ShardEntry:
-    file: str
-    reviews: int
-    bytes: int
-    sha256: str
+    file: Annotated[_Text, Field(pattern=r"^shard-[0-9]{5,9}\.bin$")]
+    reviews: _Count
+    bytes: Annotated[_Count, Field(ge=1)]
+    sha256: Annotated[_Text, Field(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
 class SourceEntry:
     """What a file of reviews gave. reviews: copies included, empty and malformed ones not."""
 
-    file: str
-    bytes: int
-    reviews: int
-    empty: int
-    malformed: int
+    file: _Text
+    bytes: _Count
+    reviews: _Count
+    empty: _Count
+    malformed: _Count
 
 
 @dataclass(frozen=True)
 class CorpusManifest:
     """reviews: different ones, the sum over the shards. empty: records without text."""
 
-    seed: int
-    reviews: int
-    duplicates: int
-    empty: int
-    malformed: int
+    seed: Annotated[int, Field(strict=True)]
+    reviews: _Count
+    duplicates: _Count
+    empty: _Count
+    malformed: _Count
     shards: list[ShardEntry]
     sources: list[SourceEntry]
 
@@ -65,21 +71,25 @@ class Corpus:
     def __init__(self, directory: Path) -> None:
         path = directory / MANIFEST
         try:
-            content = path.read_bytes()
-            manifest = TypeAdapter(CorpusManifest).validate_json(content)
+            content = read_plain(path, _MAX_MANIFEST_BYTES)
+            manifest = TypeAdapter(CorpusManifest).validate_python(parse_json(content))
         except FileNotFoundError as error:
             raise CorpusError(
                 f"{directory} is no corpus: it has no {MANIFEST} (build one: neuron corpus build)"
             ) from error
         except OSError as error:
-            raise CorpusError(f"{path} cannot be read: {error}") from error
+            raise CorpusError(f"{path} cannot be read: {error.strerror}") from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise CorpusError(f"{path} is damaged: {where}: {first['msg']}; build the corpus again") from error
+        except ValueError as error:
+            raise CorpusError(f"{path} is damaged: {brief(error)}; build the corpus again") from error
         shards = manifest.shards
         if len(shards) < FEWEST_SHARDS:
             raise CorpusError(f"{path} is damaged: it lists {len(shards)} shards, fewer than {FEWEST_SHARDS}")
+        if len({entry.file for entry in shards}) != len(shards):
+            raise CorpusError(f"{path} is damaged: it lists a shard twice")
         self.directory = directory
         self.manifest = manifest
         self.sha256 = hashlib.sha256(content).hexdigest()  # of the manifest, and so of every byte that it vouches for
@@ -89,10 +99,14 @@ class Corpus:
     def read(self, entry: ShardEntry) -> NDArray[np.uint8]:
         """The bytes of one shard, memory-mapped, (bytes,)."""
         path = self.directory / entry.file
-        size = path.stat().st_size if path.exists() else 0
-        if size != entry.bytes:
-            raise CorpusError(f"{path} holds {size} bytes, its manifest says {entry.bytes}: build the corpus again")
-        return np.memmap(path, dtype=np.uint8, mode="r")
+        try:
+            with open_plain(path) as file:
+                size = file.seek(0, 2)
+                if size == entry.bytes:
+                    return np.memmap(file, dtype=np.uint8, mode="r")
+        except OSError as error:
+            raise CorpusError(f"{path} cannot be read: {error.strerror}; build the corpus again") from error
+        raise CorpusError(f"{path} holds {size} bytes, its manifest says {entry.bytes}: build the corpus again")
 
     def verify(self, on_bytes: Callable[[int], None] = lambda _: None) -> None:
         """Compare every shard with its SHA-256. on_bytes: told how many bytes have been hashed since its last call."""

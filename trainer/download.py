@@ -3,12 +3,15 @@
 import errno
 import hashlib
 import http.client
+import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+
+from model.untrusted import open_plain
 
 Progress = Callable[[str, int, int | None], None]  # what is worked on, done so far, total if known (bytes or texts)
 
@@ -23,9 +26,12 @@ class FetchError(Exception):
 
 
 def blob_hash(path: Path) -> str:
-    """The hash by which git names a file of this content: SHA-1 of "blob SIZE", a zero byte and the content."""
+    """The hash by which git names a file of this content: SHA-1 of "blob SIZE", a zero byte and the content.
+
+    Raises OSError, also for a link.
+    """
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as content:
+    with open_plain(path) as content:
         while chunk := content.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -34,16 +40,22 @@ def blob_hash(path: Path) -> str:
 def verify_local(path: Path, blob: str) -> None:
     if not path.is_file():
         raise FetchError(f"{path} is missing: the mirror must hold every file of the release under the same path")
-    found = blob_hash(path)
+    try:
+        found = blob_hash(path)
+    except OSError as error:
+        raise FetchError(f"{path} cannot be read: {error.strerror}") from error
     if found != blob:
         raise FetchError(f"{path} has git blob hash {found}, expected {blob}: replace it by the published file")
 
 
 def download(url: str, path: Path, blob: str, limit: int, on_progress: Progress, backoff_s: float) -> None:
     """Have the file at `url` in `path`, verified. Goes on where an earlier call left `path` + ".partial"."""
+    partial = path.with_name(path.name + ".partial")
+    for there in (path, partial):
+        if there.is_symlink() or (there.exists() and not there.is_file()):
+            raise FetchError(f"{there} is no plain file, so nothing is read from it or written to it: delete it")
     if path.exists() and blob_hash(path) == blob:
         return
-    partial = path.with_name(path.name + ".partial")
     with room(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(_ATTEMPTS):
@@ -57,7 +69,8 @@ def download(url: str, path: Path, blob: str, limit: int, on_progress: Progress,
                 raise FetchError(f"{url} was answered with {error.code} {error.reason}: {advice}") from error
             fault: Exception = error
         # A cut or silent connection, a name that does not resolve. Faults of the disk left `room` as FetchError.
-        except (OSError, http.client.HTTPException) as error:
+        # ValueError: a redirect to what is no URL.
+        except (OSError, ValueError, http.client.HTTPException) as error:
             fault = error
         if attempt + 1 == _ATTEMPTS:
             raise FetchError(
@@ -100,7 +113,7 @@ def _continue(url: str, partial: Path, blob: str, limit: int, on_progress: Progr
             raise ConnectionError(f"asked for {begins_at}, got {answer.headers.get('Content-Range')!r}: starting over")
         have = have if resumed else 0  # a server that ignores Range sends the whole
         length = answer.headers.get("Content-Length")
-        total = have + int(length) if length is not None and length.isdigit() else None
+        total = have + int(length) if length and re.fullmatch("[0-9]{1,15}", length) else None
         with room(partial), partial.open("ab" if resumed else "wb") as stream:
             while chunk := answer.read(_CHUNK_BYTES):
                 have += len(chunk)

@@ -19,20 +19,26 @@ import shutil
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
-from safetensors import SafetensorError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.cells import State
 from model.durable import new_directory, sweep
 from model.language_model import Architecture, LanguageModel
+from model.untrusted import NOT_SAFETENSORS, brief, open_plain, parse_json, read_plain
 from trainer.lanes import Cursor
 
 TENSORS = "tensors.safetensors"
 PROGRESS = "progress.json"
+
+_MAX_PROGRESS_BYTES = 16 * 2**20  # 300,000 lanes
+
+_Count = Annotated[int, Field(strict=True, ge=0, lt=10**15)]
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class SnapshotError(Exception):
@@ -43,13 +49,22 @@ class SnapshotError(Exception):
 class Progress:
     """How far a run is. bytes_seen counts predicted bytes over all lanes."""
 
-    step: int = 0
-    bytes_seen: int = 0
-    skipped_steps: int = 0
-    seconds: float = 0.0
-    validation_bits_per_byte: float | None = None  # of the last validation
-    validation_step: int | None = None  # the step after which that was measured
-    best_validation_bits_per_byte: float | None = None
+    step: _Count = 0
+    bytes_seen: _Count = 0
+    skipped_steps: _Count = 0
+    seconds: _Number = 0.0
+    validation_bits_per_byte: _Number | None = None  # of the last validation
+    validation_step: _Count | None = None  # the step after which that was measured
+    best_validation_bits_per_byte: _Number | None = None
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What `progress.json` holds."""
+
+    progress: Progress
+    cursors: list[Cursor]
+    sha256: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -104,7 +119,7 @@ def prune(directory: Path, keep: int, protected: Collection[Path] = ()) -> None:
 
 def snapshots(directory: Path) -> list[Path]:
     """The complete snapshots of a run, oldest first."""
-    found = [path for path in directory.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    found = [path for path in directory.glob("step-*") if re.fullmatch("step-[0-9]+", path.name)]
     return sorted(found, key=step_of)
 
 
@@ -130,13 +145,17 @@ def read_progress(snapshot: Path) -> tuple[Progress, list[Cursor], dict[str, str
     """Progress, the cursors of all lanes and the SHA-256 of each other file."""
     path = snapshot / PROGRESS
     try:
-        record: Any = json.loads(path.read_bytes())
-        cursors = [Cursor(**cursor) for cursor in record["cursors"]]
-        return Progress(**record["progress"]), cursors, dict(record["sha256"])
+        record = TypeAdapter(_Record).validate_python(parse_json(read_plain(path, _MAX_PROGRESS_BYTES)))
+        if any(not 0 <= count < 10**15 for cursor in record.cursors for count in vars(cursor).values()):
+            raise ValueError("a cursor is outside its lane")
+        return record.progress, record.cursors, record.sha256
     except OSError as error:
         raise SnapshotError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise SnapshotError(f"{path} is damaged: {error!r}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SnapshotError(f"{path} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except ValueError as error:
+        raise SnapshotError(f"{path} is damaged: {brief(error)}") from error
 
 
 def verify(snapshot: Path) -> None:
@@ -156,25 +175,37 @@ def load(
 ) -> tuple[State, list[Cursor], Progress]:
     """Restore `model`, `optimizers` and torch's generators in place; state (on the CPU) and cursors are of all lanes.
 
-    Trusts the tensors' bytes: `verify` first.
+    Trusts the tensors' bytes: `verify` first. Raises SnapshotError if they do not fit.
     """
     progress, cursors, _ = read_progress(snapshot)
-    tensors = _tensors(snapshot)
+    path, tensors = snapshot / TENSORS, _tensors(snapshot)
     _restore(snapshot, model, tensors)
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names = dict(model.named_parameters())
+    kept: dict[Tensor, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, rest = key.partition(".")
+        moment, _, name = rest.partition(".")
+        if kind != "optimizer":
+            continue
+        if name not in names or value.shape not in (names[name].shape, ()) or not value.isfinite().all():
+            raise SnapshotError(f"{path}: {key[:100]!r} of shape {tuple(value.shape)} belongs to no parameter")
+        kept.setdefault(names[name], {})[moment] = value.to(names[name].device)
     for optimizer in optimizers:
         for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
-            kept = {
-                key.split(".")[1]: value.to(parameter.device)
-                for key, value in tensors.items()
-                if key.startswith("optimizer.") and key.split(".", 2)[2] == names[parameter]
-            }
-            if kept:
-                optimizer.state[parameter] = kept
-    torch.set_rng_state(tensors["random.cpu"])
+            if parameter in kept:
+                optimizer.state[parameter] = kept[parameter]
+    shape = (len(cursors), model.architecture.units)
+    for key in ("state.cell", "state.hidden"):
+        part = tensors.get(key)
+        if part is None or part.shape != shape or part.dtype != torch.float32 or not part.isfinite().all():
+            raise SnapshotError(f"{path}: {key} is not {shape} finite float32 values")
     device = next(model.parameters()).device
-    if device.type == "cuda" and "random.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random.cuda"], device)
+    try:
+        torch.set_rng_state(tensors["random.cpu"])
+        if device.type == "cuda" and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], device)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise SnapshotError(f"{path}: random.cpu or random.cuda is no generator's state: {brief(error)}") from error
     return State(tensors["state.cell"], tensors["state.hidden"]), cursors, progress
 
 
@@ -193,8 +224,8 @@ def _tensors(snapshot: Path) -> dict[str, Tensor]:
         return load_file(snapshot / TENSORS)
     except OSError as error:
         raise SnapshotError(f"{snapshot / TENSORS} cannot be read: {error.strerror}") from error
-    except SafetensorError as error:
-        raise SnapshotError(f"{snapshot / TENSORS} is not a safetensors file: {error}") from error
+    except NOT_SAFETENSORS as error:
+        raise SnapshotError(f"{snapshot / TENSORS} is not a safetensors file: {brief(error)}") from error
 
 
 @torch.no_grad()
@@ -207,9 +238,11 @@ def _restore(snapshot: Path, model: LanguageModel, tensors: dict[str, Tensor]) -
                 f"{snapshot / TENSORS}: parameter {name!r} has shape {shape}, {model.architecture} needs "
                 f"{tuple(parameter.shape)}"
             )
+        if not (found.is_floating_point() and found.isfinite().all()):
+            raise SnapshotError(f"{snapshot / TENSORS}: parameter {name!r} holds what are no finite numbers")
         parameter.copy_(found)
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -464,6 +464,87 @@ def test_latest_naming_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
         read(latest(tmp_path))
 
 
+# ---- links, pipes and names
+
+
+@pytest.mark.parametrize(
+    "file", ["LATEST", "tiny-model.v1/step-120/manifest.json", "tiny-model.v1/step-120/model.safetensors"]
+)
+@pytest.mark.parametrize("kind", ["link out", "link inside", "endless", "pipe", "directory"])
+def test_what_is_no_plain_file_is_refused(tmp_path: Path, published: Path, file: str, kind: str) -> None:
+    """Even if the content is right. A pipe that nobody writes to would be waited for, and /dev/zero has no end."""
+    path = shutil.copytree(published.parents[1], tmp_path / "volume") / file
+    content = path.read_bytes()
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    else:
+        target = (tmp_path if kind == "link out" else path.parent) / "elsewhere"
+        target.write_bytes(content)
+        path.symlink_to(target)
+    with pytest.raises(CheckpointError, match=f"{path.name} cannot be read"):
+        read(latest(tmp_path / "volume"))
+
+
+@pytest.mark.parametrize("place", ["tiny-model.v1", "tiny-model.v1/step-120"])
+def test_a_folder_that_leads_out_of_the_volume_is_refused(tmp_path: Path, published: Path, place: str) -> None:
+    volume = shutil.copytree(published.parents[1], tmp_path / "volume")
+    (volume / place).rename(tmp_path / "outside")
+    (volume / place).symlink_to(tmp_path / "outside")
+    with pytest.raises(CheckpointError, match=r"is a link to .*outside.*, outside .*volume"):
+        latest(volume)
+    with pytest.raises(CheckpointError, match=r"is a link to .*outside.*, outside .*volume"):
+        publish(volume, tiny_model(), replace(MANIFEST, step=120 if "/" in place else 121))
+    (volume / place).unlink()
+    (tmp_path / "outside").rename(volume / "inside")
+    (volume / place).symlink_to(volume / "inside")
+    assert read(latest(volume)).manifest.step == 120
+    (tmp_path / "alias").symlink_to(volume)
+    assert read(latest(tmp_path / "alias")).manifest.step == 120
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path, published: Path) -> None:
+    volume = shutil.copytree(published.parents[1], tmp_path / "volume")
+    shutil.rmtree(volume / "tiny-model.v1")
+    (volume / "tiny-model.v1").symlink_to(volume / "tiny-model.v1")
+    with pytest.raises(CheckpointError, match=r"tiny-model\.v1"):
+        read(latest(volume))
+
+
+def test_a_publisher_follows_no_link(tmp_path: Path, published: Path) -> None:
+    volume, outside = shutil.copytree(published.parents[1], tmp_path / "volume"), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    (volume / ".step-1.0.partial").symlink_to(outside)
+    (volume / "LATEST").unlink()
+    (volume / "LATEST").symlink_to(outside / "pointer")
+    assert read(publish(volume, tiny_model(), replace(MANIFEST, step=121))).manifest.step == 121
+    assert latest(volume).name == "step-121"
+    (volume / ".lock").unlink()
+    (volume / ".lock").symlink_to(outside / "lock")
+    with pytest.raises(OSError, match=r"\.lock"):
+        publish(volume, tiny_model(), replace(MANIFEST, step=122))
+    assert [path.name for path in outside.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "x/" * 3000], ids=["zero byte", "long name", "long path"])
+def test_paths_that_no_system_has_are_refused(tmp_path: Path, path: str) -> None:
+    for use in (resolve, latest, read, read_manifest):
+        with pytest.raises(CheckpointError):
+            use(tmp_path / path)
+
+
+@pytest.mark.parametrize("step", [-1, 10**15, True, 1.0, "../../x"])
+def test_steps_that_are_none_are_refused(tmp_path: Path, step: Any) -> None:
+    with pytest.raises(CheckpointError, match="step is"):
+        publish(tmp_path / "volume", tiny_model(), replace(MANIFEST, step=step))
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- weights
 
 
@@ -477,6 +558,28 @@ def test_every_damaged_byte_of_the_weights_is_noticed(copied: Path, position: in
     with pytest.raises(CheckpointError, match="damaged"):
         read(copied)
     path.write_bytes(content)
+
+
+def test_weights_larger_than_the_model_are_refused_unread(copied: Path) -> None:
+    os.truncate(copied / checkpoint.WEIGHTS, 2**40)  # sparse: takes no space, but would take all memory
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors cannot be read: it has \d+ bytes, more than the \d+"
+    ):
+        read(copied)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1.1e5, -1e38])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_values_that_would_not_stay_finite_are_refused(copied: Path, value: float, dtype: torch.dtype) -> None:
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(copied / checkpoint.WEIGHTS).items()}
+    for name, tensor in tensors.items():
+        kept = tensor.flatten()[-1].item()
+        tensor.view(-1)[-1] = value
+        save_file(tensors, copied / "other")
+        forge(copied, (copied / "other").read_bytes())
+        with pytest.raises(CheckpointError, match=rf"{name}.*not finite or beyond 100000"):
+            read(copied)
+        tensor.view(-1)[-1] = kept
 
 
 def test_truncated_or_longer_weights_are_refused(copied: Path) -> None:
@@ -550,6 +653,32 @@ def test_types_that_no_weights_have_are_refused(copied: Path, dtype: object) -> 
         read(copied)
 
 
+@pytest.mark.parametrize(
+    ("shape", "offsets"),
+    [
+        ([0, 2**63 - 1, 2**62], [0, 0]),
+        ([2**64 - 1], [0, 2**64 - 1]),
+        ([10**12, 10**12], [0, 10**24]),
+        ([2**62, 4], [0, 0]),
+        ([-1], [0, 4]),
+        ([1] * 1000, [0, 4]),
+        ([256], [0, 2**40]),
+        ([256], [1024, 0]),
+    ],
+)
+def test_headers_that_claim_too_much_are_refused(copied: Path, shape: list[int], offsets: list[int]) -> None:
+    header, data = header_of((copied / checkpoint.WEIGHTS).read_bytes())
+    for claimed in ({"extra": {}}, header):
+        claimed = claimed | {"output_b": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}
+        spelled = json.dumps({name: entry for name, entry in claimed.items() if entry}).encode()
+        forge(copied, struct.pack("<Q", len(spelled)) + spelled + data)
+        with pytest.raises(CheckpointError):
+            read(copied)
+        forge(copied, struct.pack("<Q", len(spelled)) + spelled)
+        with pytest.raises(CheckpointError):
+            read(copied)
+
+
 @given(data=st.data())
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_forged_weights_load_or_are_refused(published: Path, copied: Path, data: st.DataObject) -> None:
@@ -596,9 +725,14 @@ HOSTILE: list[tuple[tuple[str, ...], object]] = [
     (("sha256",), "0" * 64),
     (("sha256",), {}),
     (("sha256",), {checkpoint.WEIGHTS: None}),
+    (("sha256",), {checkpoint.WEIGHTS: "0" * 64, "../../etc/passwd": "0" * 64}),
     (("notes",), {"deep": []}),
+    (("notes",), "half of a pair \ud83d"),
+    (("notes",), "\x1b]0;a title for the terminal\x07"),
     (("format_version",), 2),
     (("format_version",), None),
+    (("format_version",), True),
+    (("format_version",), 1.0),
     (("format_version",), "1"),
     (("unknown",), 1),
     (("architecture",), None),
@@ -618,7 +752,9 @@ HOSTILE: list[tuple[tuple[str, ...], object]] = [
     (("architecture", "embedding_size"), 5),
     (("architecture", "embedding_size"), None),
     (("architecture", "layers"), 2),
+    (("architecture", "units"), checkpoint.MAX_UNITS + 1),
     (("architecture", "steepness"), 0.0),
+    (("architecture", "steepness"), 101.0),
     (("architecture", "steepness"), -1.0),
     (("architecture", "steepness"), float("inf")),
     (("architecture", "steepness"), True),
@@ -632,6 +768,8 @@ HOSTILE: list[tuple[tuple[str, ...], object]] = [
     (("sentiment", "unit"), 2.0),
     (("sentiment", "polarity"), 0),
     (("sentiment", "polarity"), []),
+    (("sentiment", "polarity"), True),
+    (("sentiment", "center"), 1e31),
     (("sentiment", "scale"), 0.0),
     (("sentiment", "scale"), -1.0),
     (("sentiment", "scale"), float("inf")),
@@ -652,11 +790,22 @@ HOSTILE: list[tuple[tuple[str, ...], object]] = [
     (("heads", "sentiment", "labels"), [[], []]),
     (("heads", "sentiment", "labels"), "ab"),
     (("heads", "sentiment", "labels"), 2),
+    (("heads", "sentiment", "labels"), ["good", "b\ud800d"]),
+    (("heads", "sentiment", "labels"), ["good", "b\0d"]),
+    (("heads", "sentiment", "labels"), ["good", "bad" * 30_000]),
+    (("heads", "a" * 65), {"labels": ["a", "b"], "weights": {}, "bias": [0.0]}),
+    (("heads", "a\0"), {"labels": ["a", "b"], "weights": {}, "bias": [0.0]}),
     (("heads", "sentiment", "weights"), []),
     (("heads", "sentiment", "weights"), None),
     (("heads", "sentiment", "weights"), {"8": [1.0]}),
     (("heads", "sentiment", "weights"), {"-1": [1.0]}),
     (("heads", "sentiment", "weights"), {"one": [1.0]}),
+    (("heads", "sentiment", "weights"), {"01": [1.0]}),
+    (("heads", "sentiment", "weights"), {" 1": [1.0]}),
+    (("heads", "sentiment", "weights"), {"\u0661": [1.0]}),  # 1 in Arabic digits
+    (("heads", "sentiment", "weights"), {"1" * 6000: [1.0]}),
+    (("heads", "sentiment", "weights"), {"1": {"0": 1.0}}),
+    (("heads", "sentiment", "weights"), {"1": [1e31]}),
     (("heads", "sentiment", "weights"), {"1": 1.0}),
     (("heads", "sentiment", "weights"), {"1": [1.0, 2.0]}),
     (("heads", "sentiment", "weights"), {"1": [None]}),
@@ -707,8 +856,15 @@ def test_a_manifest_without_a_field_that_it_needs_is_refused(copied: Path, field
         b"[" * 1_000_000,
         b'{"heads":' * 100_000,
         b'{"step": ' + b"9" * 100_000 + b"}",
+        b'{"format_version": 1, "format_version": 1}',
+        b'{"heads": {"a": 1, "a": 1}}',
+        b'{"step": Infinity}',
+        '{"notes": "wide"}'.encode("utf-16"),
     ],
-    ids=["empty", "open", "null", "list", "text", "not UTF-8", "deep list", "deep object", "long number"],
+    ids=[
+        *("empty", "open", "null", "list", "text", "not UTF-8", "deep list", "deep object", "long number"),
+        *("a key twice", "an inner key twice", "no number", "UTF-16"),
+    ],
 )
 def test_what_is_no_manifest_is_refused(copied: Path, content: bytes) -> None:
     (copied / checkpoint.MANIFEST).write_bytes(content)

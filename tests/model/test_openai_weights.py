@@ -2,11 +2,14 @@
 
 import os
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model.checkpoint import CheckpointError
@@ -14,6 +17,7 @@ from model.folded import FoldedModel
 from model.openai_weights import FILES, import_openai
 from model.reading import read_features
 from model.text import prepare
+from tests.hostile import damaged
 from trainer.openai import GOLDEN_TOLERANCE, OPENAI
 
 TEXTS = ["it was a nice day", "Ärgerlich &amp; bad", "", "A much longer text than the others.\nOn two lines. " * 5]
@@ -160,6 +164,101 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "12.npy", np.array([0, 1, np.nan, 2], dtype=np.float32))
     with pytest.raises(CheckpointError, match=r"12\.npy .*not finite"):
         import_openai(tmp_path)
+
+
+def spelled(header: str, values: bytes = b"") -> bytes:
+    """A file with this header."""
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + values
+
+
+SHAPE = "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        spelled(SHAPE.format("10**12, 10**12")),
+        spelled(SHAPE.format("1000000000000, 1000000000000")),
+        spelled(SHAPE.format("9223372036854775807, 9223372036854775807")),
+        spelled(SHAPE.format("18446744073709551617, 1"), bytes(4)),
+        spelled(SHAPE.format("16385, 16385")),
+        spelled(SHAPE.format("-4, -4"), bytes(64)),
+        spelled(SHAPE.format("0, 0")),
+        spelled(SHAPE.format("True, True"), bytes(4)),
+        spelled(SHAPE.format(", , ,")),
+        spelled(SHAPE.format("9" * 5000)),
+        spelled(SHAPE.format("4, 4").replace("4, 4", "4, " * 9 + "4")),
+        spelled("(" * 9000),
+        spelled("-" * 9000 + "1"),
+        spelled("{[]: 1}"),
+        spelled("__import__('os')._exit(3)"),
+        spelled(SHAPE.format("4, 4").replace("<f4", "|O"), bytes(64)),
+        spelled(SHAPE.format("4, 4").replace("<f4", "V1000000000000"), bytes(64)),
+        b"\x93NUMPY\x03\x00\xff\xff\xff\xff{}",
+        b"\x93NUMPY\x01\x00\xff\xff{}",
+        spelled(SHAPE.format("4, 4"), bytes(63)),
+        spelled(SHAPE.format("4, 4"), bytes(65)),
+    ],
+    ids=range(21),
+)
+@pytest.mark.parametrize("name", ["0.npy", "7.npy", "14.npy"])
+def test_headers_that_lie_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    write_files(tmp_path, 4, 2)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name}"):
+        import_openai(tmp_path)
+
+
+def test_sparse_files_pipes_and_links_are_refused(tmp_path: Path) -> None:
+    write_files(tmp_path, 4, 2)
+    content = (tmp_path / "7.npy").read_bytes()
+    os.truncate(tmp_path / "7.npy", 2**42)  # takes no space, but would take all memory
+    with pytest.raises(
+        CheckpointError, match=r"7\.npy has \d+ bytes after its header, \(4, 4\) needs 64: it is cut or too"
+    ):
+        import_openai(tmp_path)
+    (tmp_path / "7.npy").unlink()
+    os.mkfifo(tmp_path / "7.npy")
+    with pytest.raises(CheckpointError, match=r"7\.npy cannot be read: it is no plain file"):
+        import_openai(tmp_path)
+    (tmp_path / "7.npy").unlink()
+    (tmp_path / "seven").write_bytes(content)
+    (tmp_path / "7.npy").symlink_to("seven")
+    with pytest.raises(CheckpointError, match=r"7\.npy cannot be read: it is a link"):
+        import_openai(tmp_path)
+
+
+def test_column_order_is_read_as_well(tmp_path: Path) -> None:
+    write_files(tmp_path, 4, 2)
+    expected = import_openai(tmp_path)
+    for name in FILES:
+        np.save(tmp_path / name, np.asfortranarray(np.load(tmp_path / name)))
+    for found, parameter in zip(import_openai(tmp_path).parameters(), expected.parameters(), strict=True):
+        assert torch.equal(found, parameter)
+        assert found.is_contiguous()
+
+
+@given(data=st.data(), name=st.sampled_from(FILES))
+@settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+def test_damaged_files_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str
+) -> None:
+    directory = tmp_path_factory.getbasetemp() / "npy"
+    if not directory.exists():
+        write_files(directory, 4, 2)
+    path = directory / name
+    whole = path.read_bytes()
+    path.write_bytes(data.draw(damaged(whole, within=data.draw(st.sampled_from([130, None]), label="within"))))
+    try:
+        model = import_openai(directory)
+    except CheckpointError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
+    finally:
+        path.write_bytes(whole)
+    assert refusal == "" or f"{os.sep}{name} " in refusal or ".npy has shape" in refusal
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 import csv
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +86,7 @@ class Server:
     shifts_range: bool = False  # 206, but of another range
     statuses: dict[str, list[int]] = field(default_factory=dict)  # path -> statuses answered before the file
     redirect: str | None = None  # answer for BIG
+    length: str | None = None  # what it says of BIG
     swapped: dict[str, bytes] = field(default_factory=dict)  # path -> other content
 
     def ranges(self, path: str) -> list[str | None]:
@@ -133,7 +136,7 @@ def server(origin: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             else:
                 self.send_response(200)
             body = content[begin:]
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", (path == BIG and plan.length) or str(len(body)))
             self.end_headers()
             if path == BIG and plan.cuts > 0:
                 plan.cuts -= 1
@@ -281,6 +284,49 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(tmp_path: Path, release: R
     assert server.ranges(BIG) == [None]
 
 
+@pytest.mark.parametrize("suffix", ["", ".partial"])
+@pytest.mark.parametrize("kind", ["link", "broken link", "pipe", "folder"])
+def test_what_is_no_plain_file_in_the_cache_is_neither_read_nor_written(
+    tmp_path: Path, release: Release, server: Server, suffix: str, kind: str
+) -> None:
+    there, outside = tmp_path / "volume" / ".download" / (BIG + suffix), tmp_path / "outside"
+    there.parent.mkdir(parents=True)
+    if kind == "pipe":
+        os.mkfifo(there)
+    elif kind == "folder":
+        there.mkdir()
+    else:
+        there.symlink_to(outside)
+        if kind == "link":
+            outside.write_bytes(b"mine")
+    with pytest.raises(FetchError, match=r"13\.npy.* is no plain file.*: delete it"):
+        fetch(tmp_path / "volume", release, server.url)
+    assert not outside.exists() or outside.read_bytes() == b"mine"
+
+
+def test_a_link_in_a_folder_is_refused(tmp_path: Path, origin: Path, release: Release) -> None:
+    (origin / BIG).rename(tmp_path / "elsewhere")
+    (origin / BIG).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FetchError, match=r"13\.npy cannot be read: it is a link"):
+        fetch(tmp_path / "volume", release, str(origin))
+
+
+@pytest.mark.parametrize("length", ["\xb2", "9" * 5000, "-1", "1e9", "ten"])
+def test_lengths_that_are_none_are_not_believed(tmp_path: Path, release: Release, server: Server, length: str) -> None:
+    server.length = length
+    try:
+        checkpoint.read(fetch(tmp_path / "volume", release, server.url))
+    except FetchError as error:
+        assert "13.npy failed 5 times" in str(error)  # noqa: PT017 - http.client itself believes some
+
+
+@pytest.mark.parametrize("target", ["http://127.0.0.1:port/", "//" + "x" * 70 + ".invalid/", "http:///"])
+def test_a_redirect_to_what_is_no_url(tmp_path: Path, release: Release, server: Server, target: str) -> None:
+    server.redirect = target
+    with pytest.raises(FetchError, match=r"13\.npy"):
+        fetch(tmp_path / "volume", release, server.url)
+
+
 def test_busy_servers_are_asked_again(tmp_path: Path, release: Release, server: Server) -> None:
     server.statuses = {BIG: [503, 429, 500]}
     checkpoint.read(fetch(tmp_path / "volume", release, server.url))
@@ -353,10 +399,15 @@ def test_what_is_downloaded_needs_no_room_again(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full, which is always full")
-def test_a_disk_that_fills_up_on_the_way(tmp_path: Path, release: Release, server: Server) -> None:
-    partial = tmp_path / "volume" / ".download" / (BIG + ".partial")
-    partial.parent.mkdir(parents=True)
-    partial.symlink_to("/dev/full")
+def test_a_disk_that_fills_up_on_the_way(
+    tmp_path: Path, release: Release, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial, plain = tmp_path / "volume" / ".download" / (BIG + ".partial"), Path.open
+
+    def full(path: Path, *arguments: Any, **more: Any) -> Any:
+        return plain(Path("/dev/full") if path == partial else path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(FetchError, match=r"no space left while writing .*13\.npy\.partial: make room"):
         fetch(tmp_path / "volume", release, server.url)
     assert len(server.ranges(BIG)) == 1  # trying again would not help

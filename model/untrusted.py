@@ -1,0 +1,66 @@
+"""Reading what somebody else may have written: plain files alone, no more bytes than expected, strict JSON.
+
+A link may lead out of the directory that was named, a pipe would be waited for without end, a device has none.
+"""
+
+import errno
+import json
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+# What its library raises for a damaged file, beside its own error: unknown types, shapes of more than 2^63.
+NOT_SAFETENSORS = (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, AssertionError)
+
+# Without O_NONBLOCK the opening of a pipe waits for its writer. Windows has the last alone.
+_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open a file for reading. Raises OSError, also for a link and for anything but a regular file."""
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "its name has a zero byte", str(path))
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link, only plain files are read", str(path))
+    descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_plain(path: Path, limit: int) -> bytes:
+    """A file's content. Raises OSError as `open_plain`, and for one of more than `limit` bytes before it is read."""
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(errno.EFBIG, f"it has {size} bytes, more than the {limit} allowed", str(path))
+        return file.read(size)
+
+
+def parse_json(content: bytes) -> Any:
+    """Parse UTF-8. Raises ValueError, also for a key that comes twice, NaN, Infinity and what is nested too deep."""
+    try:
+        return json.loads(content.decode(), object_pairs_hook=_once, parse_constant=_no_number)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def brief(error: Exception) -> str:
+    """What an error says, fit for a log line: it may quote what it found, of any length and with control characters."""
+    return str(error)[:300].encode("unicode_escape").decode()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key comes twice in one object")
+    return found
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")

@@ -13,10 +13,11 @@ from fastapi.responses import JSONResponse, Response
 from api import answers, schemas
 from api.problems import OPENAPI, too_large
 from api.queue import JobQueue, new_id
+from api.routes import JobRoute
 from api.settings import ApiSettings
 from contract.jobs import AnyJob, ClassifyJob, FeaturizeJob, GenerateJob, Outcome, TraceJob
 
-router = APIRouter(tags=["inference"])
+router = APIRouter(tags=["inference"], route_class=JobRoute)
 
 Prefer = Annotated[
     str | None,
@@ -163,28 +164,31 @@ class _Call:
         if self.respond_async:
             await self.queue.submit(job, texts, size, encoding)
             return self._accepted(job, "respond-async")
-        with self.queue.expect(job.id) as outcome:
+        with self.queue.expect(job.id) as ended:
             await self.queue.submit(job, texts, size, encoding)
-            gone = asyncio.create_task(self._disconnected())
-            ends: list[asyncio.Future[Any]] = [outcome, gone]
+            gone = asyncio.create_task(self._disconnected(ended))
             try:
-                await asyncio.wait(ends, timeout=self._wait_s, return_when=asyncio.FIRST_COMPLETED)
-                if outcome.done():
-                    if job.kind in _LONG:
-                        return await asyncio.to_thread(answers.respond, outcome.result(), job.kind, encoding)
-                    return answers.respond(outcome.result(), job.kind, encoding)
-                if gone.done():
-                    await self.queue.cancel(job.id, "disconnect")
-                    return Response(status_code=499)  # nobody reads it; the status is for metrics
+                async with asyncio.timeout(self._wait_s):
+                    outcome = await ended
+            except TimeoutError:
+                return self._accepted(job, f"wait={self._wait_s:g}")
             finally:
                 gone.cancel()
-        return self._accepted(job, f"wait={self._wait_s:g}")
+        if outcome is None:
+            await self.queue.cancel(job.id, "disconnect")
+            return Response(status_code=499)  # nobody reads it; the status is for metrics
+        if job.kind in _LONG:
+            return await asyncio.to_thread(answers.respond, outcome, job.kind, encoding)
+        return answers.respond(outcome, job.kind, encoding)
 
     def _accepted(self, job: AnyJob, applied: str) -> JSONResponse:
         content = schemas.JobResponse(id=job.id, kind=job.kind, state="queued", created=time.time(), error=None)
         headers = self.where(job.id) | {"Preference-Applied": applied}
         return JSONResponse(content.model_dump(exclude_none=True), 202, headers)
 
-    async def _disconnected(self) -> None:
+    async def _disconnected(self, ended: "asyncio.Future[Outcome | None]") -> None:
+        """End the wait for the outcome, with None, when the client has gone."""
         while (await self.request.receive())["type"] != "http.disconnect":
             pass
+        if not ended.done():
+            ended.set_result(None)

@@ -1,22 +1,26 @@
 """Jobs onto the Celery queue: admitted together, and several to a message, where several wait.
 
-A round trip to Redis costs the gateway, and a Celery message costs both ends, some milliseconds whatever is in it, so
+A round trip to Redis costs the gateway, and a Celery message costs the worker, some milliseconds whatever is in it, so
 small jobs that arrive together share them. They stay jobs of their own: each has its id, deadline, cancellation and
 outcome. While the gateway is idle a job leaves at once; where another left less than `api_coalesce_ms` ago, it waits
 that long for company.
+
+One script admits and queues, so nothing counts against the limits that is not on the queue. It joins messages from
+ready parts; they are what Celery (message protocol 2) over Kombu's Redis transport would have sent.
 """
 
 import asyncio
 import contextlib
+import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import redis.asyncio as redis
-from celery import Celery
 
 from api import metrics
 from api.settings import ApiSettings
@@ -30,35 +34,74 @@ _MAX_BATCH = 256  # jobs admitted in one round trip
 _MAX_JOBS = 32
 _MAX_TEXTS = 64  # unless one job alone has more
 
-# KEYS: open, load, then each job's record. ARGV: the two limits, the time, then six values of each job.
-# Answers for each job whether it is admitted, and the texts and bytes that were queued before it.
+
+def _padded(piece: bytes) -> bytes:
+    """The piece of JSON in base64, so that pieces may be joined: spaces fill it up to whole groups of three bytes."""
+    return b64encode(piece + b" " * (-len(piece) % 3))
+
+
+# What a message has around its jobs; `@` stands for its id, which is that of its first job, and `#` for its queue.
+_HEAD, _TAIL = (
+    json.dumps(
+        {
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {"lang": "py", "task": wire.TASK, "id": "@", "root_id": "@", "argsrepr": "", "kwargsrepr": ""},
+            "properties": {
+                "correlation_id": "@",
+                "delivery_tag": "@",
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": "#"},
+                "priority": 0,
+                "body_encoding": "base64",
+            },
+            "body": "JOBS",
+        }
+    )
+    .encode()
+    .split(b"JOBS")
+)
+# The body is [positional arguments, keyword arguments, options]; the task's one argument is the list of jobs.
+_MESSAGE = _HEAD + _padded(b"[[["), _padded(b","), _padded(b"]],{},{}]") + _TAIL
+
+# KEYS: open, load, the two queues, then each job's record. ARGV: the two limits, the two sizes of a message, the time,
+# the three parts of a message, then eight values of each job, the last of which is the number of its queue.
+# Answers for each job whether it is admitted, and the texts and bytes that were queued before it; then the number of
+# jobs in each message. A job that an attempt whose answer was lost has admitted is not counted again.
 _ADMIT = """
 local texts = tonumber(redis.call('HGET', KEYS[2], 'texts') or '0')
 local bytes = tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0')
-local answers = {}
-for number = 1, #KEYS - 2 do
-  local at = 3 + 6 * (number - 1)
-  local more_texts, more_bytes = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+local answers, sizes = {}, {}
+local messages = {{queue = KEYS[3], texts = 0}, {queue = KEYS[4], texts = 0}}
+local function send(message)
+  local head = string.gsub(string.gsub(ARGV[6], '@', message.id), '#', message.queue)
+  redis.call('LPUSH', message.queue, head .. table.concat(message, ARGV[7]) .. ARGV[8])
+  sizes[#sizes + 1] = #message
+  for job = 1, #message do message[job] = nil end
+  message.texts = 0
+end
+for number = 1, #KEYS - 4 do
+  local at = 8 + 8 * (number - 1)
+  local id, more_texts, more_bytes = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local fits = texts + more_texts <= tonumber(ARGV[1]) and bytes + more_bytes <= tonumber(ARGV[2])
   answers[number] = {fits and 1 or 0, texts, bytes}
-  if fits then
-    redis.call('HSET', KEYS[1], ARGV[at + 1], ARGV[at + 2] .. ':' .. ARGV[at + 3])
-    redis.call('HINCRBY', KEYS[2], 'texts', ARGV[at + 2])
-    redis.call('HINCRBY', KEYS[2], 'bytes', ARGV[at + 3])
-    redis.call('HSET', KEYS[number + 2], 'state', 'queued', 'created', ARGV[3],
+  if fits and redis.call('HSETNX', KEYS[1], id, more_texts .. ':' .. more_bytes) == 1 then
+    redis.call('HINCRBY', KEYS[2], 'texts', more_texts)
+    redis.call('HINCRBY', KEYS[2], 'bytes', more_bytes)
+    redis.call('HSET', KEYS[number + 4], 'state', 'queued', 'created', ARGV[5],
       'kind', ARGV[at + 4], 'encoding', ARGV[at + 5], 'abandon', ARGV[at + 6])
     texts, bytes = texts + more_texts, bytes + more_bytes
+    local message = messages[tonumber(ARGV[at + 8])]
+    if #message == tonumber(ARGV[3]) or #message > 0 and message.texts + more_texts > tonumber(ARGV[4]) then
+      send(message)
+    end
+    if #message == 0 then message.id = id end
+    message[#message + 1] = ARGV[at + 7]
+    message.texts = message.texts + more_texts
   end
 end
-return answers
-"""
-
-_WITHDRAW = """
-if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 then
-  redis.call('HINCRBY', KEYS[2], 'texts', -tonumber(ARGV[2]))
-  redis.call('HINCRBY', KEYS[2], 'bytes', -tonumber(ARGV[3]))
-end
-redis.call('DEL', KEYS[3])
+for _, message in ipairs(messages) do if #message > 0 then send(message) end end
+return {answers, sizes}
 """
 
 
@@ -82,8 +125,10 @@ class Submission:
     abandon: bool  # cancel it when nobody reads its stream any more
     queued: "asyncio.Future[None]"
 
-    def arguments(self) -> tuple[str | int, ...]:
-        return self.job.id, self.texts, self.size, self.job.kind, self.encoding, int(self.abandon)
+    def arguments(self) -> tuple[str | int | bytes, ...]:
+        packed = _padded(self.job.model_dump_json().encode())
+        queue = 1 + list(wire.QUEUES).index(self.job.priority)
+        return self.job.id, self.texts, self.size, self.job.kind, self.encoding, int(self.abandon), packed, queue
 
 
 class Publisher:
@@ -92,8 +137,6 @@ class Publisher:
     def __init__(self, settings: ApiSettings, client: redis.Redis) -> None:
         self._settings = settings
         self._redis = client
-        self._celery = Celery("neuron", broker=str(settings.redis_url))
-        self._celery.conf.update(wire.celery_settings())
         self._waiting: list[Submission] = []
         self._arrived = asyncio.Event()
 
@@ -121,70 +164,24 @@ class Publisher:
             if not batch:
                 continue
             try:
-                admitted = await self._admit(batch)
-                await self._send(admitted)
+                await self._send(batch)
             except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it and the loop must go on
                 log.warning("%d jobs could not be queued: %s", len(batch), error)
                 failure = error if isinstance(error, redis.RedisError) else redis.ConnectionError(str(error))
                 _settle(batch, failure)
             left_at = time.monotonic()
 
-    def close(self) -> None:
-        self._celery.close()
-
-    async def _admit(self, batch: list[Submission]) -> list[Submission]:
-        """Those of the batch that fit the limits; the others hear that they do not."""
-        keys = [wire.OPEN, wire.LOAD, *(wire.job(submission.job.id) for submission in batch)]
-        limits = [self._settings.api_max_queued_texts, self._settings.api_max_queued_bytes, time.time()]
-        arguments = [value for submission in batch for value in submission.arguments()]
-        answers = await cast(Any, self._redis.eval(_ADMIT, len(keys), *keys, *limits, *arguments))
-        admitted = []
+    async def _send(self, batch: Sequence[Submission]) -> None:
+        """Queue those of the batch that fit the limits; the others hear that they do not."""
+        settings = self._settings
+        keys = [wire.OPEN, wire.LOAD, *wire.QUEUES.values(), *(wire.job(submission.job.id) for submission in batch)]
+        limits = settings.api_max_queued_texts, settings.api_max_queued_bytes, _MAX_JOBS, _MAX_TEXTS, time.time()
+        jobs = [value for submission in batch for value in submission.arguments()]
+        answers, sizes = await cast(Any, self._redis.eval(_ADMIT, len(keys), *keys, *limits, *_MESSAGE, *jobs))
+        for size in sizes:
+            metrics.MESSAGE_JOBS.observe(size)
         for submission, (fits, texts, size) in zip(batch, answers, strict=True):
-            if fits:
-                admitted.append(submission)
-            else:
-                _settle([submission], QueueFull(texts, size))
-        return admitted
-
-    async def _send(self, admitted: list[Submission]) -> None:
-        messages = list(_messages(admitted))
-        bodies = [[submission.job.model_dump(mode="json") for submission in message] for message in messages]
-        sent, error = await asyncio.to_thread(self._send_messages, bodies)
-        for message in messages[:sent]:
-            metrics.MESSAGE_JOBS.observe(len(message))
-            _settle(message)
-        if error is not None:
-            left = [submission for message in messages[sent:] for submission in message]
-            await self._withdraw(left)
-            raise redis.ConnectionError(f"the job could not be queued: {error}") from error
-
-    def _send_messages(self, bodies: list[list[dict[str, Any]]]) -> tuple[int, Exception | None]:
-        """How many of the messages are on the queue, and what went wrong with the next."""
-        for sent, body in enumerate(bodies):
-            try:
-                self._celery.send_task(wire.TASK, args=[body], queue=wire.QUEUE, retry=False)
-            except Exception as error:  # noqa: BLE001 - Celery, Kombu and the Redis client have no common one
-                return sent, error
-        return len(bodies), None
-
-    async def _withdraw(self, submissions: list[Submission]) -> None:
-        for submission in submissions:
-            keys = wire.OPEN, wire.LOAD, wire.job(submission.job.id)
-            await cast(Any, self._redis.eval(_WITHDRAW, len(keys), *keys, *submission.arguments()[:3]))
-
-
-def _messages(submissions: Sequence[Submission]) -> Iterator[list[Submission]]:
-    """Submissions in their order, as they share messages."""
-    message: list[Submission] = []
-    texts = 0
-    for submission in submissions:
-        if message and (len(message) == _MAX_JOBS or texts + submission.texts > _MAX_TEXTS):
-            yield message
-            message, texts = [], 0
-        message.append(submission)
-        texts += submission.texts
-    if message:
-        yield message
+            _settle([submission], None if fits else QueueFull(texts, size))
 
 
 def _settle(submissions: Sequence[Submission], error: Exception | None = None) -> None:

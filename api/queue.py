@@ -64,7 +64,7 @@ class JobQueue:
         )
         self._publisher = Publisher(settings, self._redis)
         self.mailbox = secrets.token_hex(8)
-        self._waiting: dict[str, asyncio.Future[Outcome]] = {}
+        self._waiting: dict[str, asyncio.Future[Outcome | None]] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._partings: set[asyncio.Task[None]] = set()
 
@@ -76,7 +76,6 @@ class JobQueue:
         for task in [*self._loops, *self._partings]:
             task.cancel()
         await asyncio.gather(*self._loops, *self._partings, return_exceptions=True)
-        self._publisher.close()
         await self._redis.aclose()
 
     async def submit(self, job: AnyJob, texts: int, size: int, encoding: str = "float", abandon: bool = False) -> None:
@@ -88,9 +87,12 @@ class JobQueue:
         metrics.ACCEPTED.labels(job.kind).inc()
 
     @contextmanager
-    def expect(self, job_id: str) -> Iterator["asyncio.Future[Outcome]"]:
-        """A future for the outcome of a job that will be queued with this gateway's mailbox."""
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    def expect(self, job_id: str) -> Iterator["asyncio.Future[Outcome | None]"]:
+        """A future for the outcome of a job that will be queued with this gateway's mailbox.
+
+        Who has it may also end the wait, with None.
+        """
+        future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
         self._waiting[job_id] = future
         metrics.WAITING.set(len(self._waiting))
         try:

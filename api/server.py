@@ -1,5 +1,6 @@
 """The gateway process: settings, logging and uvicorn."""
 
+import gc
 import logging
 
 import uvicorn
@@ -12,8 +13,12 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT; open requests may end first."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = ApiSettings()
+    app = create_app(settings)
+    # What is loaded by now stays: no request shall wait while all of it is looked through for garbage.
+    gc.collect()
+    gc.freeze()
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.api_host,
         port=settings.api_port,
         log_config=None,

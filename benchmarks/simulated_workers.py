@@ -25,7 +25,7 @@ _TTL_S = 60
 async def _work(url: str) -> None:
     connection: redis.Redis = redis.Redis.from_url(url)
     while True:
-        popped = await cast(Any, connection.brpop([wire.QUEUE], 5))
+        popped = await cast(Any, connection.brpop(list(wire.QUEUES.values()), 5))
         if popped is None:
             continue
         raw = popped[1]

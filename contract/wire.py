@@ -2,6 +2,7 @@
 
 | key | type | holds | lives |
 |---|---|---|---|
+| `neuron`, `neuron.bulk` | list | Celery messages, each with the JSON of one or more jobs | until taken |
 | `neuron:job:ID` | hash | kind, state, created, encoding, abandon, readers | RECORD_TTL_S after the end |
 | `neuron:result:ID` | string | the `Outcome` as JSON; the first one written stays | the worker's result_ttl_s |
 | `neuron:events:ID` | stream | `token` events and the end | as the result |
@@ -15,8 +16,11 @@
 
 from typing import Any
 
+from contract.jobs import Priority
+
 TASK = "neuron.run"
-QUEUE = "neuron"
+# By the priority of the jobs in their messages; workers look for messages in this order.
+QUEUES: dict[Priority, str] = {"interactive": "neuron", "bulk": "neuron.bulk"}
 
 OPEN = "neuron:open"
 LOAD = "neuron:load"
@@ -64,15 +68,16 @@ def worker(worker_id: str) -> str:
 
 
 def celery_settings() -> dict[str, Any]:
-    """What both ends of the queue must agree on."""
+    """How Celery must be set at the queue's end, and by whoever sends through it; api/publisher.py does without."""
     return {
         # Never pickle: a queue that others can write to must not run their code.
         "task_serializer": "json",
         "accept_content": ["json"],
-        "task_default_queue": QUEUE,
+        "task_default_queue": QUEUES["interactive"],
         # Workers write outcomes to Redis themselves.
         "task_ignore_result": True,
         "broker_transport_options": {
+            "queue_order_strategy": "priority",
             # A message that a worker took and did not finish goes to another after this long. It must exceed the
             # longest job, or a job would run twice.
             "visibility_timeout": 3600,

@@ -5,10 +5,12 @@ in-process, the worker from its queue.
 """
 
 import base64
+import itertools
 import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -53,40 +55,69 @@ class Task:
     cancelled: threading.Event
 
 
+Ending = Callable[[], Outcome]  # what ended a job becomes its outcome when this is called
+
+
+def start(
+    task: Task,
+    served: ServedModel,
+    engine: Engine,
+    on_text: Callable[[int, str], None],
+    on_end: Callable[[Ending], None],
+) -> None:
+    """Put a job on the engine. on_text hears (index of the sample, whole characters), on_end, once, that it has ended.
+
+    Both come on the engine's thread, or from here where the job cannot begin: they must not block. What takes time is
+    left to whoever calls the ending.
+    """
+    try:
+        plan_ = plan(task.job, served)
+        rows = engine.submit(served.backend, plan_.requests, task.cancelled, on_text if plan_.stream else None)
+    except Exception as error:  # noqa: BLE001 - one job's fault must not reach its neighbours
+        outcome = _failure(error)
+        on_end(lambda: outcome)
+        return
+    ended = itertools.count(1)  # counts without a lock; rows may end on the engine's thread while this one is here
+
+    def row_ended(row: "Future[RowResult]") -> None:
+        if row.exception() is not None:
+            task.cancelled.set()  # one row has failed, so the job's others need not go on
+        if next(ended) == len(rows):
+            on_end(lambda: _outcome(plan_, rows))
+
+    for row in rows:
+        row.done.add_done_callback(row_ended)
+
+
 OnText = Callable[[AnyJob, int, str], None]  # (job, index of the sample, whole characters)
 OnOutcome = Callable[[AnyJob, Outcome], None]
 
 
 def run(tasks: Sequence[Task], served: ServedModel, engine: Engine, on_text: OnText, on_outcome: OnOutcome) -> None:
     """Do jobs side by side. Both callbacks come on this thread; every job gets one outcome, as soon as it has ended."""
-    # Rows report through a queue: the engine's thread must never wait for what the callbacks do.
-    heard: queue.SimpleQueue[tuple[int, int, str | None]] = queue.SimpleQueue()  # (task, row, text or its end)
-    rows: list[list[Row]] = []
-    plans: list[Plan] = []
-    left: list[int] = []
-    for number, task in enumerate(tasks):
-        try:
-            plan_ = plan(task.job, served)
-            reporter = _reporter(heard, number) if plan_.stream else None
-            submitted = engine.submit(served.backend, plan_.requests, task.cancelled, reporter)
-        except Exception as error:  # noqa: BLE001 - one job's fault must not reach its neighbours
-            on_outcome(task.job, _failure(error))
-            plan_, submitted = Plan([], lambda _: {}), []
-        plans.append(plan_)
-        rows.append(submitted)
-        left.append(len(submitted))
-        for index, row in enumerate(submitted):
-            row.done.add_done_callback(lambda _, at=(number, index, None): heard.put(at))  # type: ignore[misc]
-    while any(left):
-        number, index, text = heard.get()
-        if text is not None:
-            on_text(tasks[number].job, index, text)
-            continue
-        left[number] -= 1
-        if rows[number][index].done.exception() is not None:
-            tasks[number].cancelled.set()  # one row has failed, so the job's others need not go on
-        if left[number] == 0:
-            on_outcome(tasks[number].job, _outcome(plans[number], rows[number]))
+    # A queue, for the engine's thread must never wait for what the callbacks do.
+    heard: queue.SimpleQueue[tuple[AnyJob, Ending | tuple[int, str]]] = queue.SimpleQueue()
+
+    def begin(task: Task) -> None:
+        job = task.job
+        start(
+            task,
+            served,
+            engine,
+            lambda index, text: heard.put((job, (index, text))),
+            lambda ending: heard.put((job, ending)),
+        )
+
+    for task in tasks:
+        begin(task)
+    left = len(tasks)
+    while left:
+        job, what = heard.get()
+        if isinstance(what, tuple):
+            on_text(job, *what)
+        else:
+            on_outcome(job, what())
+            left -= 1
 
 
 def execute(
@@ -144,10 +175,6 @@ def _failure(error: BaseException) -> Outcome:
             log.error("a job failed in a way that nobody foresaw", exc_info=error)
             detail = f"{type(error).__name__}, which was logged"
             return Outcome(state="failed", error=JobError(code=ErrorCode.ENGINE_FAILURE, detail=detail))
-
-
-def _reporter(heard: "queue.SimpleQueue[tuple[int, int, str | None]]", number: int) -> Callable[[int, str], None]:
-    return lambda index, text: heard.put((number, index, text))
 
 
 def _name(served: ServedModel) -> dict[str, Any]:

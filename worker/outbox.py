@@ -1,11 +1,12 @@
-"""What job threads have to tell Redis, written by one thread, as much in one round trip as has gathered.
+"""What is to be told to Redis, worked out and written by one thread, as much in one round trip as has gathered.
 
-Each thread by itself would wait for its own round trip, and for the interpreter lock after it, once for every outcome
-and every few characters of generated text.
+The engine ends many rows after a block and gives characters to many streams. A thread for each of them would have to be
+woken, and would wait for its own round trip and for the interpreter lock, which the engine needs for its next block.
 """
 
 import queue
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import redis
@@ -19,9 +20,10 @@ _MOST = 256
 class Receipt:
     """Whether all that was sent with it is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: int = 0) -> None:
+        """expected: notes to wait for beside those of what is sent."""
         self._changed = threading.Condition()
-        self._left = 0
+        self._left = expected
         self._error: Exception | None = None
 
     def wait(self) -> None:
@@ -35,16 +37,17 @@ class Receipt:
         with self._changed:
             self._left += 1
 
-    def note(self, error: Exception | None) -> None:
+    def note(self, error: Exception | None = None) -> None:
         with self._changed:
             self._left -= 1
             self._error = self._error or error
-            self._changed.notify_all()
+            if self._left == 0:
+                self._changed.notify_all()
 
 
 @dataclass(frozen=True)
 class _Entry:
-    commands: tuple[Command, ...]
+    commands: Callable[[], Sequence[Command]]
     receipt: Receipt
 
 
@@ -57,8 +60,8 @@ class Outbox:
         self._thread = threading.Thread(target=self._loop, name="outbox", daemon=True)
         self._thread.start()
 
-    def send(self, receipt: Receipt, *commands: Command) -> None:
-        """Returns at once; the receipt says when they are written, or why not."""
+    def send(self, receipt: Receipt, commands: Callable[[], Sequence[Command]]) -> None:
+        """Returns at once. `commands` is called by the outbox; the receipt says when they are written, or why not."""
         receipt.expect()
         self._entries.put(_Entry(commands, receipt))
 
@@ -78,16 +81,22 @@ class Outbox:
                 return
 
     def _write(self, entries: list[_Entry]) -> None:
+        ready: list[tuple[Receipt, Sequence[Command]]] = []
+        for entry in entries:
+            try:
+                ready.append((entry.receipt, entry.commands()))
+            except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it and the loop must go on
+                entry.receipt.note(error)
         try:
             with self._redis.pipeline(transaction=False) as pipeline:
-                for entry in entries:
-                    for command in entry.commands:
+                for _, commands in ready:
+                    for command in commands:
                         pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
                 answers = iter(pipeline.execute(raise_on_error=False))
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it and the loop must go on
-            for entry in entries:
-                entry.receipt.note(error)
+        except Exception as error:  # noqa: BLE001 - as above
+            for receipt, _ in ready:
+                receipt.note(error)
             return
-        for entry in entries:
-            errors = [answer for answer in (next(answers) for _ in entry.commands) if isinstance(answer, Exception)]
-            entry.receipt.note(errors[0] if errors else None)
+        for receipt, commands in ready:
+            errors = [answer for answer in (next(answers) for _ in commands) if isinstance(answer, Exception)]
+            receipt.note(errors[0] if errors else None)

@@ -1,7 +1,7 @@
 """A worker's side of Redis: job states, outcomes, streams of generated text, cancellations and heartbeats."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import redis
@@ -67,14 +67,16 @@ class Results:
                 pipeline.execute_command(*begin_command(job))  # type: ignore[no-untyped-call]
             return [_VERDICTS[verdict] for verdict in pipeline.execute()]
 
-    def finish(self, job: AnyJob, outcome: Outcome, receipt: Receipt) -> None:
-        """Store the outcome, tell it the gateway that waits, and give back what admission had counted."""
-        self._outbox.send(receipt, finish_command(job, outcome, self._ttl_s))
+    def finish(self, job: AnyJob, ending: Callable[[], Outcome], receipt: Receipt) -> None:
+        """Store the outcome, tell it the gateway that waits, and give back what admission had counted.
+
+        The ending is called by the outbox's thread.
+        """
+        self._outbox.send(receipt, lambda: [finish_command(job, ending(), self._ttl_s)])
 
     def token(self, job: AnyJob, index: int, text: str, receipt: Receipt) -> None:
         """Append generated characters to the job's stream."""
-        key, data = wire.events(job.id), json.dumps({"index": index, "text": text})
-        self._outbox.send(receipt, ("XADD", key, "*", "event", "token", "data", data), ("EXPIRE", key, self._ttl_s))
+        self._outbox.send(receipt, lambda: token_commands(job, index, text, self._ttl_s))
 
     def cancelled(self, job_ids: Iterable[str]) -> list[str]:
         """Those of the jobs that somebody cancelled."""
@@ -97,6 +99,11 @@ class Results:
 
 def begin_command(job: AnyJob) -> Command:
     return ("EVAL", _BEGIN, 3, wire.result(job.id), wire.cancel(job.id), wire.job(job.id))
+
+
+def token_commands(job: AnyJob, index: int, text: str, ttl_s: int) -> list[Command]:
+    key, data = wire.events(job.id), json.dumps({"index": index, "text": text})
+    return [("XADD", key, "*", "event", "token", "data", data), ("EXPIRE", key, ttl_s)]
 
 
 def finish_command(job: AnyJob, outcome: Outcome, ttl_s: int) -> Command:

@@ -3,8 +3,10 @@
 `Service` holds the parts; `main` runs them until SIGTERM or SIGINT: the queue is left, jobs in progress end, exit.
 """
 
+import gc
 import logging
 import os
+import queue
 import secrets
 import socket
 import sys
@@ -27,7 +29,8 @@ from contract.jobs import JOB, AnyJob, Outcome, WorkerStatus
 from model import checkpoint
 from worker import execute, metrics, serving
 from worker.engine import Engine
-from worker.execute import Task
+from worker.execute import Ending, Task
+from worker.intake import BulkIntake
 from worker.outbox import Receipt
 from worker.results import Results
 from worker.serving import ServedModel
@@ -37,6 +40,9 @@ log = logging.getLogger(__name__)
 
 # A cancelled job stops within this plus one block of steps.
 _CANCEL_POLL_S = 0.25
+
+# Their results take long to spell out. Their own threads do that, for the outbox would keep all other outcomes waiting.
+_LONG = ("featurize", "trace")
 
 # Looks at LATEST between two attempts at a model that could not be read or did not fit: that may pass, but an attempt
 # costs the rows that run some of the machine.
@@ -52,7 +58,7 @@ class Service:
         self.engine = Engine(
             settings.worker_max_rows,
             settings.worker_block_steps,
-            settings.worker_bulk_ageing_s,
+            settings.worker_bulk_share,
             settings.worker_gather_ms / 1000,
             settings.worker_state_cache_mb,
         )
@@ -71,6 +77,7 @@ class Service:
         self._seen = checkpoint.latest(self._volume)
         self._attempted, self._retry_at = self._seen, 0.0
         self.served = self._load(self._seen)
+        self.intake = BulkIntake(max(1, settings.worker_jobs * 3 // 4))
         self._running: dict[str, threading.Event] = {}
         self._closing = threading.Event()
         self._watchers = [
@@ -108,18 +115,28 @@ class Service:
                 if verdict == "cancelled":
                     task.cancelled.set()
             wanted = [task for task, verdict in zip(tasks, verdicts, strict=True) if verdict != "answered"]
+            receipt = Receipt(expected=len(wanted))
+            long: queue.SimpleQueue[tuple[AnyJob, Ending]] = queue.SimpleQueue()
 
-            receipt = Receipt()
+            def finish(job: AnyJob, ending: Ending) -> None:
+                self.results.finish(job, lambda: _counted(job, ending(), started), receipt)
+                receipt.note()
 
-            def tell(job: AnyJob, index: int, text: str) -> None:
-                self.results.token(job, index, text, receipt)
+            def begin(task: Task) -> None:
+                job = task.job
+                execute.start(
+                    task,
+                    self.served,
+                    self.engine,
+                    lambda index, text: self.results.token(job, index, text, receipt),
+                    lambda ending: long.put((job, ending)) if job.kind in _LONG else finish(job, ending),
+                )
 
-            def finish(job: AnyJob, outcome: Outcome) -> None:
-                self.results.finish(job, outcome, receipt)
-                metrics.JOBS.labels(job.kind, outcome.state).inc()
-                metrics.JOB_SECONDS.labels(job.kind).observe(time.perf_counter() - started)
-
-            execute.run(wanted, self.served, self.engine, tell, finish)
+            for task in wanted:
+                begin(task)
+            for _ in [task for task in wanted if task.job.kind in _LONG]:
+                job, ending = long.get()
+                finish(job, _known(ending()))
             receipt.wait()  # the message is acknowledged when this returns
         finally:
             for task in tasks:
@@ -185,6 +202,16 @@ class Service:
             self._closing.wait(period_s)
 
 
+def _known(outcome: Outcome) -> Ending:
+    return lambda: outcome
+
+
+def _counted(job: AnyJob, outcome: Outcome, started: float) -> Outcome:
+    metrics.JOBS.labels(job.kind, outcome.state).inc()
+    metrics.JOB_SECONDS.labels(job.kind).observe(time.perf_counter() - started)
+    return outcome
+
+
 def _valid(messages: list[Any]) -> list[AnyJob]:
     jobs: list[AnyJob] = []
     for message in messages:
@@ -216,9 +243,12 @@ def celery_app(settings: WorkerSettings, service: Service) -> Celery:
         worker_enable_remote_control=False,
     )
 
-    @app.task(name=wire.TASK)  # type: ignore[untyped-decorator]
-    def run(messages: list[Any]) -> None:
-        service.run(messages)
+    @app.task(name=wire.TASK, bind=True)  # type: ignore[untyped-decorator]
+    def run(task: Any, messages: list[Any]) -> None:
+        try:
+            service.run(messages)
+        finally:
+            service.intake.ended(task.request.delivery_info["routing_key"])
 
     return app
 
@@ -226,16 +256,21 @@ def celery_app(settings: WorkerSettings, service: Service) -> Celery:
 def main() -> None:
     """Run a worker until it is told to stop."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # A line for every task would cost more than the task.
-    logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
+    # Lines for every message would cost more than the message.
+    for name in ("celery.app.trace", "celery.worker.strategy"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # The engine's thread and the job threads share one interpreter lock. At Python's default of 5 ms a turn, every
     # product would end with a wait for it that is longer than the product.
     sys.setswitchinterval(0.0005)
     settings = WorkerSettings()
-    for name, value in settings.effective().items():
-        log.info("%s=%s", name, value)
+    for setting, value in settings.effective().items():
+        log.info("%s=%s", setting, value)
     if settings.worker_threads:
         torch.set_num_threads(settings.worker_threads)
+    # The modules that are loaded by now stay. Looking through all of them for garbage would stop every thread for some
+    # 100 ms. Models are loaded after this, for they may be retired.
+    gc.collect()
+    gc.freeze()
     service = Service(settings)
     server, _ = start_http_server(settings.worker_metrics_port, settings.worker_metrics_host)
     log.info("metrics on http://%s:%d/metrics", settings.worker_metrics_host, server.server_port)
@@ -244,7 +279,7 @@ def main() -> None:
         worker = celery_app(settings, service).Worker(
             pool="threads",
             concurrency=settings.worker_jobs,
-            queues=[wire.QUEUE],
+            queues=list(wire.QUEUES.values()),
             hostname=f"neuron@{service.id}",
             without_gossip=True,
             without_mingle=True,
@@ -252,6 +287,7 @@ def main() -> None:
             loglevel="INFO",
             quiet=True,
         )
+        service.intake.listen()
         worker.start()
     finally:
         service.close()

@@ -55,3 +55,18 @@ def test_an_unknown_head_is_named_with_those_that_exist(client: httpx.Client) ->
     assert problem["type"].endswith(":unknown-head")
     assert "'irony'" in problem["detail"]
     assert "length, sentiment" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "encoding", "status"),
+    [
+        ("application/json", "utf-8", 200),
+        ("application/json; charset=utf-8", "utf-8", 200),
+        ("application/json", "utf-16", 200),
+        ("application/merge-patch+json", "utf-8", 200),
+        ("text/plain", "utf-8", 422),
+    ],
+)
+def test_any_spelling_of_json_is_read(client: httpx.Client, content_type: str, encoding: str, status: int) -> None:
+    content = '{"text": "Good, \u00e9 and all."}'.encode(encoding)
+    assert client.post("/classify", content=content, headers={"Content-Type": content_type}).status_code == status

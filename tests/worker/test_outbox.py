@@ -1,12 +1,17 @@
 """What is sent is written in its order; what Redis refuses, or cannot be told, reaches who waits for the receipt."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import redis
 
 from tests.conftest import free_port
-from worker.outbox import Outbox, Receipt
+from worker.outbox import Command, Outbox, Receipt
+
+
+def commands(*given: Command) -> tuple[Command, ...]:
+    return given
 
 
 def test_many_threads_write_and_each_keeps_its_order(redis_url: str) -> None:
@@ -16,7 +21,7 @@ def test_many_threads_write_and_each_keeps_its_order(redis_url: str) -> None:
     def write(name: str) -> None:
         receipt = Receipt()
         for number in range(500):
-            outbox.send(receipt, ("RPUSH", name, number), ("INCR", "written"))
+            outbox.send(receipt, partial(commands, ("RPUSH", name, number), ("INCR", "written")))
         receipt.wait()
         assert client.lrange(name, 0, -1) == [str(number).encode() for number in range(500)]
 
@@ -30,7 +35,7 @@ def test_closing_writes_what_was_sent(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     outbox = Outbox(client)
     for _ in range(1000):
-        outbox.send(Receipt(), ("INCR", "written"))
+        outbox.send(Receipt(), partial(commands, ("INCR", "written")))
     outbox.close()
     assert client.get("written") == b"1000"
 
@@ -41,8 +46,8 @@ def test_what_redis_refuses_fails_its_own_receipt_alone(redis_url: str) -> None:
     outbox = Outbox(client)
     good, bad = Receipt(), Receipt()
     for _ in range(50):
-        outbox.send(bad, ("INCR", "before"), ("RPUSH", "text", 1))
-        outbox.send(good, ("RPUSH", "list", 1), ("EXPIRE", "list", 60))
+        outbox.send(bad, partial(commands, ("INCR", "before"), ("RPUSH", "text", 1)))
+        outbox.send(good, partial(commands, ("RPUSH", "list", 1), ("EXPIRE", "list", 60)))
     good.wait()
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         bad.wait()
@@ -50,11 +55,40 @@ def test_what_redis_refuses_fails_its_own_receipt_alone(redis_url: str) -> None:
     outbox.close()
 
 
+def test_what_cannot_be_worked_out_fails_its_own_receipt_alone(redis_url: str) -> None:
+    def broken() -> tuple[Command, ...]:
+        raise ValueError("no commands")
+
+    client = redis.Redis.from_url(redis_url)
+    outbox = Outbox(client)
+    good, bad = Receipt(), Receipt()
+    for _ in range(50):
+        outbox.send(bad, broken)
+        outbox.send(good, partial(commands, ("INCR", "written")))
+    good.wait()
+    with pytest.raises(ValueError, match="no commands"):
+        bad.wait()
+    assert client.get("written") == b"50"
+    outbox.close()
+
+
+def test_a_receipt_waits_for_what_is_expected_beside_what_is_sent(redis_url: str) -> None:
+    outbox = Outbox(redis.Redis.from_url(redis_url))
+    receipt = Receipt(expected=1)
+    outbox.send(receipt, partial(commands, ("INCR", "written")))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(receipt.wait)
+        outbox.close()
+        assert not waiting.done()
+        receipt.note()
+        assert waiting.result(60) is None
+
+
 def test_redis_away_fails_the_receipt_and_the_outbox_goes_on() -> None:
     outbox = Outbox(redis.Redis(port=free_port(), socket_connect_timeout=1))
     for _ in range(2):
         receipt = Receipt()
-        outbox.send(receipt, ("INCR", "written"))
+        outbox.send(receipt, partial(commands, ("INCR", "written")))
         with pytest.raises(redis.ConnectionError):
             receipt.wait()
     outbox.close()

@@ -19,7 +19,7 @@ JOB = {"kind": "classify", "texts": ["Good."], "head": "sentiment", "deadline": 
 def send(stack: Stack, messages: object) -> None:
     with Celery("test", broker=stack.environment["NEURON_REDIS_URL"]) as app:
         app.conf.update(wire.celery_settings())
-        app.send_task(wire.TASK, args=[messages], queue=wire.QUEUE)
+        app.send_task(wire.TASK, args=[messages], queue=wire.QUEUES["interactive"])
 
 
 def outcome(client: "redis.Redis", job_id: str) -> dict[str, object]:

@@ -1,0 +1,97 @@
+"""What the gateway puts on the queue is what Celery itself would have put there."""
+
+import asyncio
+import base64
+import json
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from celery import Celery
+
+from api.publisher import Publisher
+from api.settings import ApiSettings
+from contract import wire
+from contract.jobs import ClassifyJob, Priority
+
+
+def job(number: int, texts: list[str], priority: Priority = "interactive") -> ClassifyJob:
+    return ClassifyJob(id=f"{number:020d}", deadline=1.0, texts=texts, head="sentiment", priority=priority)
+
+
+def publish(url: str, jobs: list[ClassifyJob], **settings: Any) -> None:
+    async def go() -> None:
+        client = redis.asyncio.Redis.from_url(url)
+        publisher = Publisher(ApiSettings(**settings), client)
+        arriving = [asyncio.create_task(publisher.publish(job, len(job.texts), 1, "float", False)) for job in jobs]
+        await asyncio.sleep(0)
+        running = asyncio.create_task(publisher.run())
+        await asyncio.gather(*arriving)
+        running.cancel()
+        await client.aclose()
+
+    asyncio.run(go())
+
+
+def messages(url: str, priority: Priority = "interactive") -> list[dict[str, Any]]:
+    """What is on the queue, first in first."""
+    with redis.Redis.from_url(url) as client:
+        return [json.loads(raw) for raw in reversed(client.lrange(wire.QUEUES[priority], 0, -1))]  # type: ignore[union-attr]
+
+
+def body(message: dict[str, Any]) -> Any:
+    return json.loads(base64.b64decode(message["body"], validate=True))
+
+
+@pytest.mark.parametrize("priority", ["interactive", "bulk"])
+def test_a_message_is_as_celery_writes_it(redis_url: str, priority: Priority) -> None:
+    jobs = [job(1, ["one", "\u00e9\n\"'\\"], priority), job(2, ["three"], priority)]
+    with Celery("test", broker=redis_url) as app:
+        app.conf.update(wire.celery_settings())
+        app.send_task(wire.TASK, args=[[one.model_dump(mode="json") for one in jobs]], queue=wire.QUEUES[priority])
+    publish(redis_url, jobs)
+    expected, message = messages(redis_url, priority)
+
+    arguments, keywords, options = body(expected)
+    assert body(message)[:2] == [arguments, keywords]
+    assert body(message)[2] == {name: value for name, value in options.items() if value is not None}
+    assert message.keys() == expected.keys()
+    assert message["content-type"] == expected["content-type"]
+    assert message["content-encoding"] == expected["content-encoding"]
+    for part, ids in (("headers", {"id", "root_id"}), ("properties", {"correlation_id", "delivery_tag"})):
+        assert message[part].keys() <= expected[part].keys()
+        assert {message[part][name] for name in ids} == {jobs[0].id}
+    # Left out: what has no value or Celery's own default, who sent it, and the texts once more.
+    left_out = {"origin", "argsrepr", "kwargsrepr", "retries", "timelimit", "stamps", "replaced_task_nesting"}
+    for name, value in expected["headers"].items():
+        assert value is None or name in message["headers"].keys() | left_out
+    assert {**expected["properties"], **message["properties"]} == expected["properties"] | {
+        "correlation_id": jobs[0].id,
+        "delivery_tag": jobs[0].id,
+    }
+
+
+def test_jobs_share_messages_up_to_a_size_and_keep_their_order(redis_url: str) -> None:
+    sizes = [1] * 40 + [60, 4, 1, 100, 1]
+    jobs = [job(number, ["text"] * size) for number, size in enumerate(sizes)]
+    publish(redis_url, jobs)
+    sent = [body(message)[0][0] for message in messages(redis_url)]
+    assert [one["id"] for message in sent for one in message] == [one.id for one in jobs]
+    assert [[len(one["texts"]) for one in message] for message in sent] == [
+        [1] * 32,
+        [1] * 8,
+        [60, 4],
+        [1],
+        [100],
+        [1],
+    ]
+
+
+def test_bulk_jobs_go_to_a_queue_of_their_own(redis_url: str) -> None:
+    priorities: list[Priority] = ["interactive", "bulk", "interactive", "bulk", "bulk"]
+    publish(redis_url, [job(number, ["text"], priority) for number, priority in enumerate(priorities)])
+    for priority in wire.QUEUES:
+        (message,) = messages(redis_url, priority)
+        sent = [int(one["id"]) for one in body(message)[0][0]]
+        assert sent == [number for number, its in enumerate(priorities) if its == priority]

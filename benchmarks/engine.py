@@ -4,7 +4,8 @@ For some widths and numbers of rows: the step's matrix products alone (the ceili
 never end, and the plain loop. Then real texts, through the engine, through `read_features` and through the plain loop.
 
 Everything is measured in one run, in rounds that take turns, and the fastest call of each counts: other work on the
-machine only ever slows. Weights are random, but those of a size are the same for all.
+machine only ever slows. No thread multiplies but the one that is timed (model/openmp.py). Weights are random, but those
+of a size are the same for all.
 """
 
 import threading
@@ -22,12 +23,14 @@ from benchmarks.plain_loop import PlainLoop
 from model.folded import FoldedModel
 from model.language_model import Architecture, LanguageModel
 from model.matrix import Matrix, fast_dtype
+from model.openmp import on_passing_thread
 from model.reading import read_features
 from model.text import prepare
 from trainer.labelled import read_labelled
 from worker.backends import BlockRow, TorchBackend
 from worker.engine import Engine
 from worker.rows import RowRequest, Sampling
+from worker.serving import backend_for
 from worker.settings import WorkerSettings
 
 _LEAST_S = 0.2  # a round repeats what is shorter
@@ -67,7 +70,7 @@ def engine(
 ) -> None:
     """Measure the engine: bytes a second, as ratios to the machine's limit and to a plain PyTorch loop."""
     on = torch.device(device)
-    bandwidth = memory_bandwidth(on)
+    bandwidth = on_passing_thread(memory_bandwidth, on)
     found: dict[str, Any] = {
         "dtype": str(fast_dtype(on)).removeprefix("torch."),
         "memory_bytes_per_s": bandwidth,
@@ -78,8 +81,7 @@ def engine(
     click.echo(f"memory read at {bandwidth / 1e9:.1f} GB/s; products in {found['dtype']}; bytes a second:")
     click.echo(f"{'units':>6}{'rows':>6}{'ceiling':>14}{'engine':>12}{'share':>9}{'plain loop':>12}{'ratio':>8}")
     for width in units:
-        model = _model(width, on)
-        for figures in measure_steps(model, rows, on, rounds):
+        for figures in on_passing_thread(measure_steps, width, rows, on, rounds):
             found["steps"].append(figures)
             click.echo(
                 f"{figures['units']:6,}{figures['rows']:6,}{figures['ceiling_bytes_per_s']:14,.0f}"
@@ -88,7 +90,7 @@ def engine(
                 + (f"  {figures['times_weights_read']:.2f}x reading the weights" if figures["rows"] == 1 else "")
             )
     if texts is not None:
-        found["texts"] = measure_texts(_model(min(units), on), texts, limit, on, rounds)
+        found["texts"] = measure_texts(min(units), texts, limit, on, rounds)
         click.echo("{file}: {texts:,} texts, {bytes:,} bytes, {units:,} units".format(**found["texts"]))
         for name in ("engine", "read_features", "plain"):
             click.echo(f"{name:>14}{found['texts'][name + '_bytes_per_s']:12,.0f} bytes/s")
@@ -96,11 +98,9 @@ def engine(
     report.write(path, found | {"machine": report.machine(on)})
 
 
-def measure_steps(
-    model: LanguageModel, rows: tuple[int, ...], device: torch.device, rounds: int
-) -> list[dict[str, Any]]:
+def measure_steps(units: int, rows: tuple[int, ...], device: torch.device, rounds: int) -> list[dict[str, Any]]:
     """Figures of one width."""
-    units, dtype = model.architecture.units, fast_dtype(device)
+    model, dtype = _model(units, device), fast_dtype(device)
     folded, plain = FoldedModel(model, device), PlainLoop(model)
     products = [Matrix(torch.randn(units, width, device=device).to(dtype), max(rows)) for width in (units, 4 * units)]
     found = []
@@ -135,39 +135,43 @@ def measure_steps(
     return found
 
 
-def measure_texts(
-    model: LanguageModel, path: Path, limit: int | None, device: torch.device, rounds: int
-) -> dict[str, Any]:
+def measure_texts(units: int, path: Path, limit: int | None, device: torch.device, rounds: int) -> dict[str, Any]:
     """Figures of real texts, all there at once."""
     lines = read_labelled(path).texts if ".csv" in path.suffixes else path.read_text(encoding="utf-8").splitlines()
     texts = [prepare(line) for line in lines[:limit]]
     if not texts:
         raise click.ClickException(f"{path} holds no texts")
-    folded, plain = FoldedModel(model, device), PlainLoop(model)
-    loop = Engine(_MAX_ROWS, _BLOCK_STEPS)
-    loop.start()
+
+    def prepared() -> tuple[PlainLoop, TorchBackend]:
+        model = _model(units, device)
+        backend = backend_for(FoldedModel(model, device), _MAX_ROWS)
+        backend.warm_up(_MAX_ROWS)
+        return PlainLoop(model), backend
+
+    plain, backend = on_passing_thread(prepared)
 
     def through_the_engine() -> None:
-        backend = TorchBackend(folded, _MAX_ROWS)
+        loop = Engine(_MAX_ROWS, _BLOCK_STEPS)  # anew, for it remembers what it has read
+        loop.start()
         for row in loop.submit(backend, [RowRequest(text) for text in texts], threading.Event()):
             row.done.result()
+        loop.close()
 
     seconds = _fastest(
         {
             "engine": through_the_engine,
-            "read_features": lambda: read_features(folded, texts),
-            "plain": lambda: plain.read_texts(texts),
+            "read_features": lambda: on_passing_thread(read_features, backend.model, texts),
+            "plain": lambda: on_passing_thread(plain.read_texts, texts),
         },
         device,
         rounds,
     )
-    loop.close()
     size = sum(map(len, texts))
     return {
         "file": path.name,
         "texts": len(texts),
         "bytes": size,
-        "units": model.architecture.units,
+        "units": units,
         **{f"{name}_bytes_per_s": size / elapsed for name, elapsed in seconds.items()},
         "ratio_vs_plain": seconds["plain"] / seconds["engine"],
     }
@@ -202,7 +206,7 @@ def _ceiling(products: list[Matrix], rows: int, units: int, dtype: torch.dtype, 
 
 def _engine(model: FoldedModel, rows: int) -> Run:
     """A block, as the engine runs them."""
-    backend = TorchBackend(model, rows)
+    backend = backend_for(model, rows)
     text = np.random.default_rng(0).integers(32, 127, (rows, _BLOCK_STEPS), dtype=np.uint8)
     block = [BlockRow(backend.open(), _BLOCK_STEPS, line, _BLOCK_STEPS, 0, Sampling(), {}, ()) for line in text]
     return lambda: backend.run(block)

@@ -44,7 +44,7 @@ def own_engine() -> Iterator["OwnEngine"]:
     engine = Engine(
         settings.worker_max_rows,
         settings.worker_block_steps,
-        settings.worker_bulk_ageing_s,
+        settings.worker_bulk_share,
         settings.worker_gather_ms / 1000,
         settings.worker_state_cache_mb,
     )

@@ -4,6 +4,8 @@ import importlib
 
 import click
 
+from model.openmp import spin_briefly
+
 # name -> where it is, and its line in `neuron --help`, which must load none of them
 COMMANDS = {
     "up": ("cli.up:up", "Serve on this machine: Redis, a worker and the gateway."),
@@ -40,6 +42,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        spin_briefly()
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         try:
             command: click.Command = getattr(importlib.import_module(module), name)

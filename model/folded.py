@@ -30,6 +30,18 @@ class Clamps:
     values: Tensor
 
 
+@dataclass(frozen=True)
+class FoldedWeights:
+    """What a step multiplies with and looks up. The last gate is scaled by -2, for tanh(x) = 1 - 2σ(-2x)."""
+
+    input_table: Tensor  # (256, gates * units) float32
+    recurrent: Matrix  # (units, gates * units)
+    multiplier_table: Tensor | None  # (256, units), mLSTM only
+    multiplier: Matrix | None  # (units, units), mLSTM only
+    output: Matrix  # (units, 256)
+    output_b: Tensor  # (256,) float32
+
+
 class FoldedModel:
     """A constant model for inference. The cell is float32 whatever the products' dtype.
 
@@ -64,6 +76,17 @@ class FoldedModel:
     @property
     def units(self) -> int:
         return self.architecture.units
+
+    @property
+    def weights(self) -> FoldedWeights:
+        return FoldedWeights(
+            self._input_table,
+            self._recurrent,
+            self._multiplier_table if self._mixes else None,
+            self._multiplier if self._mixes else None,
+            self._output,
+            self._output_b,
+        )
 
     def zero_state(self, rows: int) -> State:
         """cell in float32, hidden in the products' dtype, (rows, units) each."""

@@ -24,6 +24,13 @@ class Matrix:
         transposed = weight.detach().t().contiguous()  # (outputs, inputs)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(transposed, rows) if self._packed else transposed
 
+    @property
+    def transposed(self) -> Tensor:
+        """The weight in memory, (outputs, inputs). Raises TypeError where its layout is the device's own."""
+        if self._packed:
+            raise TypeError(f"a matrix on {self._weight.device.type} is packed and has no plain layout")
+        return self._weight
+
     def __call__(self, x: Tensor) -> Tensor:
         """x: (rows, inputs) -> (rows, outputs), in the weight's dtype."""
         if not self._packed:

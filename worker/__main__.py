@@ -1,5 +1,9 @@
 """`python -m worker`: one worker process."""
 
-from worker.service import main
+from model.openmp import spin_briefly
+
+spin_briefly()
+
+from worker.service import main  # noqa: E402 - loads torch
 
 main()

@@ -1,10 +1,12 @@
-"""What advances rows on a device: the interface `Backend`, and `TorchBackend`, which serves CPU and CUDA.
+"""What advances rows on a device: the interface `Backend`, and `TorchBackend`, which serves a CPU.
 
 A backend owns the state of every row in numbered slots. The engine hands it a `Block`: some rows, each to advance a
 number of steps. Rows stand longest first, so at every step the rows that still run are a prefix and the finished
 ones cost nothing.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +18,14 @@ from model.cells import State
 from model.folded import Clamps, FoldedModel
 from model.sampling import Choice, sample
 from worker.rows import Sampling
+
+# Rows whose steps are timed when a model is loaded, and how many steps: with few rows, what a block costs beside them
+# must not count for much; with many, a step of a wide model takes long. The fastest of some blocks counts.
+_MEASURED = {1: 16, 8: 16, 32: 16, 64: 8, 128: 4, 256: 4, 512: 4}
+_WARM_UP_S = 0.1  # for each number of rows, but two blocks at least
+# Other work on the machine only ever slows, so a block that took less than foretold is believed at once, one that took
+# longer little by little.
+_SLOWER_AT_MOST = 1.02
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,9 @@ class BlockRow:
 
 @dataclass(frozen=True)
 class BlockRowResult:
+    """What the steps that were made gave: those that were asked for, or fewer if the block was interrupted."""
+
+    steps: int
     sampled: NDArray[np.uint8]  # (steps - samples_from,)
     log_probability: NDArray[np.float32]  # the same shape, nats
     trace: NDArray[np.float32]  # (steps, traced units)
@@ -60,15 +73,23 @@ class Backend(Protocol):
     def restore(self, slot: int, state: State) -> None:
         """Put a row where `state` was taken; a slot's clamps and draws are the block's affair."""
 
-    def run(self, block: list[BlockRow]) -> list[BlockRowResult]:
-        """Advance every row of `block`, which stands in order of `steps`, most first."""
+    def step_seconds(self, rows: int) -> float:
+        """About how long a step of so many rows takes; never less than one of fewer rows."""
+
+    def run(self, block: list[BlockRow], interrupted: Callable[[], bool] = ...) -> list[BlockRowResult]:
+        """Advance every row of `block`, which stands in order of `steps`, most first.
+
+        Ends after the step in which `interrupted` turns true, if the device can be asked so often.
+        """
 
 
 class TorchBackend:
-    """A folded model stepped by torch, on the CPU or a CUDA device."""
+    """A folded model stepped from Python, for a CPU. On a GPU the calls would take longer than what they start."""
 
     def __init__(self, model: FoldedModel, max_rows: int) -> None:
+        """max_rows: that may have a slot at once."""
         self.model = model
+        self._rows, self._seconds = np.ones(1), np.ones(1)  # rows, and about how long a step of so many takes
         self._state = model.zero_state(max_rows)
         self._last = torch.zeros(max_rows, dtype=torch.int64, device=model.device)  # byte sampled last
         self._free = list(range(max_rows - 1, -1, -1))
@@ -99,8 +120,39 @@ class TorchBackend:
         self._state.cell[slot] = state.cell
         self._state.hidden[slot] = state.hidden
 
+    def warm_up(self, most_rows: int) -> None:
+        """Initialise what is lazy, and measure what `step_seconds` tells of steps of up to so many rows."""
+        counts = {min(most_rows, rows): steps for rows, steps in _MEASURED.items()}
+        slots = [self.open() for _ in range(most_rows)]
+        seconds = []
+        for count, steps in counts.items():
+            text = np.zeros(steps, dtype=np.uint8)
+            # The last step samples, so that a device which works on its own has ended when `run` returns.
+            block = [BlockRow(s, len(text), text, len(text) - 1, 0, Sampling(), {}, (0,)) for s in slots[:count]]
+            blocks: list[float] = []
+            while len(blocks) < 2 or sum(blocks) < _WARM_UP_S:
+                began = time.perf_counter()
+                self.run(block)
+                blocks.append(time.perf_counter() - began)
+            seconds.append(min(blocks) / steps)
+        for slot in reversed(slots):
+            self.close(slot)
+        self._rows, self._seconds = np.array(list(counts)), np.maximum.accumulate(seconds)
+
+    def step_seconds(self, rows: float) -> float:
+        return float(np.interp(rows, self._rows, self._seconds))
+
+    def _observe(self, rows: float, seconds: float) -> None:
+        """A step of so many rows, on average, took so long."""
+        nearest = np.abs(np.log(self._rows / rows)).argmin()
+        now = self._seconds[nearest] * min(seconds / self.step_seconds(rows), _SLOWER_AT_MOST)
+        self._seconds[nearest] = now
+        np.minimum(self._seconds[:nearest], now, out=self._seconds[:nearest])
+        np.maximum(self._seconds[nearest:], now, out=self._seconds[nearest:])
+
     @torch.inference_mode()
-    def run(self, block: list[BlockRow]) -> list[BlockRowResult]:
+    def run(self, block: list[BlockRow], interrupted: Callable[[], bool] = lambda: False) -> list[BlockRowResult]:
+        began = time.perf_counter()
         device = self.model.device
         steps = np.array([row.steps for row in block])
         reads = np.array([len(row.text) for row in block])
@@ -118,7 +170,10 @@ class TorchBackend:
         last = self._last[slots]
         state = State(self._state.cell[slots], self._state.hidden[slots])
         active = len(block)
+        made = 0
         for step, now in enumerate(active_at):
+            if step > 0 and interrupted():
+                break
             if now < active:
                 self._keep(slots[now:active], State(state.cell[now:], state.hidden[now:]))
                 state = State(state.cell[:now], state.hidden[:now])
@@ -130,9 +185,14 @@ class TorchBackend:
             state = self.model.step(byte, state, clamps.at(active))
             tracer.record(step, active, state)
             sampler.draw(step, active, state, self.model, last)
+            made = step + 1
         self._keep(slots[:active], state)
         self._last[slots] = last
-        return [BlockRowResult(*sampler.result(column), tracer.result(column)) for column in range(len(block))]
+        self._observe(sum(active_at[:made]) / made, (time.perf_counter() - began) / made)
+        return [
+            BlockRowResult(row_steps, *sampler.result(column, row_steps), tracer.result(column, row_steps))
+            for column, row_steps in enumerate(np.minimum(steps, made).tolist())
+        ]
 
     def _keep(self, slots: torch.Tensor, state: State) -> None:
         self._state.cell[slots] = state.cell
@@ -159,31 +219,27 @@ class _Clamper:
 
 
 class _Tracer:
-    """Collects the traced units of a block; brought to the host once, at its end."""
+    """Collects the traced units of a block."""
 
     def __init__(self, block: list[BlockRow], device: torch.device) -> None:
-        self._block = block
         pairs = [(column, unit) for column, row in enumerate(block) for unit in row.traced]
         self._columns = np.array([column for column, _ in pairs], dtype=np.int64)
         self._rows = torch.from_numpy(self._columns).to(device)
         self._units = torch.tensor([unit for _, unit in pairs], dtype=torch.int64, device=device)
         self._values = torch.zeros(block[0].steps, len(pairs), device=device)
-        self._on_host: NDArray[np.float32] | None = None
 
     def record(self, step: int, active: int, state: State) -> None:
         count = int(np.searchsorted(self._columns, active))
         if count:
             self._values[step, :count] = state.cell[self._rows[:count], self._units[:count]]
 
-    def result(self, column: int) -> NDArray[np.float32]:
-        if self._on_host is None:
-            self._on_host = self._values.cpu().numpy()
+    def result(self, column: int, steps: int) -> NDArray[np.float32]:
         begin, end = np.searchsorted(self._columns, [column, column + 1])
-        return self._on_host[: self._block[column].steps, begin:end]
+        return self._values.cpu().numpy()[:steps, begin:end]
 
 
 class _Sampler:
-    """Draws the next byte of the rows that generate; results are brought to the host once, at the block's end."""
+    """Draws the next byte of the rows that generate."""
 
     def __init__(self, block: list[BlockRow], device: torch.device) -> None:
         self._block = block
@@ -198,7 +254,6 @@ class _Sampler:
         self._top_p = torch.tensor([rule.top_p for rule in rules], device=device)
         self._bytes = torch.zeros(block[0].steps, len(block), dtype=torch.uint8, device=device)
         self._log_probability = torch.zeros(block[0].steps, len(block), device=device)
-        self._on_host: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = None
 
     def draw(self, step: int, active: int, state: State, model: FoldedModel, last: torch.Tensor) -> None:
         """Sample the rows whose turn it is, and write their byte into `last`."""
@@ -217,12 +272,6 @@ class _Sampler:
         self._bytes[step, columns] = byte.to(torch.uint8)
         self._log_probability[step, columns] = log_probability
 
-    def result(self, column: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        if self._on_host is None:
-            self._on_host = self._bytes.cpu().numpy(), self._log_probability.cpu().numpy()
-        row = self._block[column]
-        sampled, log_probability = self._on_host
-        return (
-            sampled[row.samples_from : row.steps, column],
-            log_probability[row.samples_from : row.steps, column],
-        )
+    def result(self, column: int, steps: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        drawn = slice(self._block[column].samples_from, steps)
+        return self._bytes.cpu().numpy()[drawn, column], self._log_probability.cpu().numpy()[drawn, column]

@@ -1,8 +1,8 @@
-"""The engine: one loop on one thread that owns the device and advances every active row, one byte a step.
+"""The engine: one loop on one thread that owns the device and advances active rows, one byte a step.
 
-Rows join and leave between blocks of steps. There is no separate path for reading, tracing or generating: they are
-rows with different wishes. Each row stays on the model that was served when it was submitted, so a new model can be
-served while the rows of the old one finish.
+Rows join and leave between blocks of steps, and scheduler.py says which run in a block. There is no separate path for
+reading, tracing or generating: they are rows with different wishes. Each row stays on the model that was served when it
+was submitted, so a new model can be served while the rows of the old one finish.
 """
 
 import functools
@@ -40,19 +40,23 @@ class Engine:
         self,
         max_rows: int = 256,
         block_steps: int = 16,
-        ageing_s: float = 10.0,
+        bulk_share: float = 0.5,
         gather_s: float = 0.0,
         state_cache_mb: float = 64.0,
     ) -> None:
-        """max_rows: rows side by side; block_steps: steps between two chances to join, leave or be cancelled.
+        """max_rows: rows in a block, and of each priority that hold a slot: a backend needs twice as many.
 
-        ageing_s, gather_s: as in scheduler.py. state_cache_mb: MiB of states kept for every model that is served, in
+        block_steps: steps between two chances to join, leave or be cancelled.
+
+        bulk_share, gather_s: as in scheduler.py. state_cache_mb: MiB of states kept for every model that is served, in
         the memory of its device; with 0 every row reads its whole text.
         """
         self.block_steps = block_steps
-        self._scheduler: Scheduler[tuple[Backend, Row]] = Scheduler(max_rows, ageing_s, gather_s)
+        self._scheduler: Scheduler[tuple[Backend, Row]] = Scheduler(max_rows, bulk_share, gather_s)
         self._arrivals: queue.SimpleQueue[list[tuple[Backend, Row]] | None] = queue.SimpleQueue()
-        self._active: list[tuple[Backend, Row]] = []
+        self._awaited = threading.Event()  # interactive rows have arrived
+        self._active: list[tuple[Backend, Row]] = []  # in the order in which they got their place
+        self._blocks = 0
         self._state_cache_bytes = int(state_cache_mb * 2**20)
         # What a retired model's rows had read goes with it.
         self._shared: weakref.WeakKeyDictionary[Backend, SharedReading] = weakref.WeakKeyDictionary()
@@ -111,6 +115,8 @@ class Engine:
             for index, request in enumerate(requests)
         ]
         self._arrivals.put([(backend, row) for row in rows])
+        if any(request.priority == "interactive" for request in requests):
+            self._awaited.set()
         return rows
 
     def _beginnings(self, request: RowRequest) -> list[Beginning]:
@@ -130,20 +136,43 @@ class Engine:
             self._admit()
             metrics.ROWS_ACTIVE.set(self._scheduler.active)
             metrics.ROWS_WAITING.set(self._scheduler.waiting)
-            self._advance_all()
+            self._advance_chosen()
             metrics.STATE_CACHE_HELD.set(sum(shared.held_bytes for shared in self._shared.values()))
         self._take_arrivals(0.0)
         failure = EngineFailure("the engine was shut down")
         for _, row in [*self._active, *self._scheduler.waiting_rows()]:
             row.done.set_exception(failure)
 
-    def _advance_all(self) -> None:
-        """One block for every model that has rows. A frame of its own: no name may keep a retired model in memory."""
-        for backend in dict.fromkeys(backend for backend, _ in self._active):
-            self._advance(backend)
+    def _advance_chosen(self) -> None:
+        """One block for every model that has rows to run. A frame of its own: no name may keep a retired model."""
+        self._blocks += 1
+        interactive, bulk = self._runnable()
+        chosen = self._scheduler.share(len(interactive), len(bulk), self._step_seconds(interactive or bulk))
+        # Sorting is stable: rows that have stood still equally long keep the order in which they came.
+        bulk.sort(key=lambda item: item[1].last_block)
+        interactive, bulk = interactive[: chosen[0]], bulk[: chosen[1]]
+        # No interactive row waits for the last steps of bulk rows.
+        steps = max((row.next_steps(self.block_steps) for _, row in interactive), default=self.block_steps)
+        for backend in dict.fromkeys(backend for backend, _ in interactive + bulk):
+            rows = [row for owner, row in interactive + bulk if owner is backend]
+            self._advance(backend, rows, steps, _never if interactive else self._awaited.is_set)
+
+    def _runnable(self) -> tuple[list[tuple[Backend, Row]], list[tuple[Backend, Row]]]:
+        """Active rows that do not stand still behind another: interactive ones with those that lead them, and bulk."""
+        interactive: list[tuple[Backend, Row]] = []
+        bulk: list[tuple[Backend, Row]] = []
+        for backend, row in self._active:
+            if row.follows is None:
+                is_awaited = row.request.priority == "interactive" or self._shared[backend].leads_interactive(row)
+                (interactive if is_awaited else bulk).append((backend, row))
+        return interactive, bulk
+
+    def _step_seconds(self, running: list[tuple[Backend, Row]]) -> Callable[[int], float]:
+        return running[0][0].step_seconds if running else lambda _: 0.0
 
     def _take_arrivals(self, timeout_s: float) -> None:
         """All that has been submitted; if nothing has, what comes first within the timeout."""
+        self._awaited.clear()
         try:
             arrivals = self._arrivals.get(block=timeout_s > 0, timeout=timeout_s)
             while True:
@@ -183,7 +212,7 @@ class Engine:
         now = time.time()
         for backend, row in self._scheduler.admit():
             if (reason := _cause_of_death(row, now)) is not None:
-                self._scheduler.leave()
+                self._scheduler.leave(row.request.priority)
                 row.done.set_exception(reason)
                 continue
             row.slot = backend.open()
@@ -193,14 +222,13 @@ class Engine:
             self._shared[backend].join(backend, row)
             self._end_if_done(backend, row)
 
-    def _advance(self, backend: Backend) -> None:
-        """One block for every active row of one model."""
-        rows = [row for owner, row in self._active if owner is backend and row.follows is None]
-        rows.sort(key=lambda row: row.next_steps(self.block_steps), reverse=True)
-        block = [self._plan(row) for row in rows]
+    def _advance(self, backend: Backend, rows: list[Row], steps: int, interrupted: Callable[[], bool]) -> None:
+        """One block of at most so many steps."""
+        rows.sort(key=lambda row: row.next_steps(steps), reverse=True)
+        block = [self._plan(row, steps) for row in rows]
         started = time.perf_counter()
         try:
-            results = backend.run(block)
+            results = backend.run(block, interrupted)
         except Exception as error:  # whatever a device throws, the other jobs must go on
             log.exception("a block of %d rows failed", len(rows))
             for row in rows:
@@ -209,18 +237,19 @@ class Engine:
             return
         metrics.BLOCK_SECONDS.observe(time.perf_counter() - started)
         active = len(block)
-        for step in range(block[0].steps):
-            while block[active - 1].steps <= step:
+        for step in range(results[0].steps):
+            while results[active - 1].steps <= step:
                 active -= 1
             metrics.STEP_ROWS.observe(active)
-        read = sum(len(part.text) for part in block)
-        metrics.BYTES.labels("read").inc(read)
+        reads = [min(len(part.text), result.steps) for part, result in zip(block, results, strict=True)]
+        metrics.BYTES.labels("read").inc(sum(reads))
         metrics.BYTES.labels("generated").inc(sum(len(result.sampled) for result in results))
 
-        for row, part, outcome in zip(rows, block, results, strict=True):
-            row.read += len(part.text)
+        for row, read, outcome in zip(rows, reads, results, strict=True):
+            row.last_block = self._blocks
+            row.read += read
             if row.request.traced:
-                row.traces.append(outcome.trace[: len(part.text)])
+                row.traces.append(outcome.trace[:read])
             row.take_samples(outcome.sampled, outcome.log_probability)
             for follower in self._shared[backend].passed(backend, row):
                 self._end_if_done(backend, follower)
@@ -232,8 +261,8 @@ class Engine:
             self._leave(backend, row, "done")
             row.done.set_result(row.result(cell))
 
-    def _plan(self, row: Row) -> BlockRow:
-        steps = row.next_steps(self.block_steps)
+    def _plan(self, row: Row, limit: int) -> BlockRow:
+        steps = row.next_steps(limit)
         text = row.next_bytes(steps)
         reads_all = row.read + len(text) == len(row.request.text)
         samples = row.request.generate > 0 and reads_all
@@ -252,8 +281,12 @@ class Engine:
         self._shared[backend].leave(backend, row)
         backend.close(row.slot)
         self._active.remove((backend, row))
-        self._scheduler.leave()
+        self._scheduler.leave(row.request.priority)
         metrics.ROWS_ENDED.labels(how).inc()
+
+
+def _never() -> bool:
+    return False
 
 
 def _cause_of_death(row: Row, now: float) -> RowCancelled | DeadlineExceeded | None:

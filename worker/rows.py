@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.scheduler import Priority
+from contract.jobs import Priority
 from worker.state_cache import Beginning
 
 
@@ -85,6 +85,7 @@ class Row:
         self.follows: Beginning | None = None  # what another row reads for it; it stands still until then
         self.done: Future[RowResult] = Future()
         self.slot = -1
+        self.last_block = 0  # number of the block that it last ran in
         self.read = 0  # bytes read
         self.sampled = 0  # bytes sampled
         self.log_probability = 0.0

@@ -1,20 +1,26 @@
-"""Which waiting rows run next: interactive before bulk, with ageing, within a budget of rows. No torch, no threads.
+"""Which rows run in the next block: interactive before bulk, without starving it. No torch, no threads.
 
-Every row gets a virtual arrival: the real one for interactive rows, `ageing_s` later for bulk. The earliest goes
-first. So an interactive row overtakes the bulk rows of the last `ageing_s` seconds, and no bulk row starves: after
-that long it stands before any interactive row that comes later.
+Rows that somebody waits for are interactive, the others bulk. Each class has `max_rows` places, so neither keeps the
+other from starting; who finds none waits in its class's queue, first come first served. A block holds up to `max_rows`
+rows, and the others stand still until a later one:
+
+- Interactive rows go first, but leave bulk rows their share of a full block.
+- Beside interactive rows, bulk rows may make a step no longer than 1 / (1 - `bulk_share`) times what it would take
+  without them. Where a step takes the same for one row as for 200, that leaves no bulk row out.
+- At least one bulk row runs, and those that stood still longest go first.
 
 A step costs nearly the same for one row as for thirty. So while requests keep coming and few rows run, it pays to wait
-a moment for company before the next block: `company_wait_s`. A request that comes alone never waits.
+a moment for company before the next block: `company_wait_s`. A request that is alone never waits.
 """
 
-import heapq
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from contract.jobs import Priority
 
 RowT = TypeVar("RowT")
-Priority = Literal["interactive", "bulk"]
+
 
 # From this many rows on, a step is well filled: more would share it, but no longer nearly for free.
 _WELL_FILLED_ROWS = 32
@@ -22,68 +28,87 @@ _WELL_FILLED_ROWS = 32
 _RECENT_WAITS = 4
 
 
-@dataclass(order=True)
-class _Waiting(Generic[RowT]):
-    virtual_arrival: float
-    order: int
-    row: RowT = field(compare=False)
+class _Class(Generic[RowT]):
+    """The rows of one priority."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[RowT] = deque()
+        self.active = 0
 
 
 class Scheduler(Generic[RowT]):
     """Rows wait in here until there is room; the caller says when one has left."""
 
-    def __init__(self, max_rows: int, ageing_s: float, gather_s: float = 0.0) -> None:
+    def __init__(self, max_rows: int, bulk_share: float, gather_s: float = 0.0) -> None:
         if max_rows < 1:
             raise ValueError(f"max_rows is {max_rows}, at least 1 is needed")
+        if not 0 <= bulk_share < 1:
+            raise ValueError(f"bulk_share is {bulk_share}, it must be at least 0 and less than 1")
         self.max_rows = max_rows
-        self.ageing_s = ageing_s
+        self.bulk_share = bulk_share
         self.gather_s = gather_s
         self._arrivals: deque[float] = deque(maxlen=2)  # when the last two submissions came
-        self._heap: list[_Waiting[RowT]] = []
-        self._added = 0
-        self._active = 0
+        self._classes: dict[Priority, _Class[RowT]] = {"interactive": _Class(), "bulk": _Class()}
 
     @property
     def waiting(self) -> int:
-        return len(self._heap)
+        return sum(len(rows.waiting) for rows in self._classes.values())
 
     @property
     def active(self) -> int:
-        return self._active
+        return sum(rows.active for rows in self._classes.values())
 
     def add(self, row: RowT, priority: Priority, now: float) -> None:
         """now: seconds on any clock that never goes back; rows that came together share it."""
         if not self._arrivals or self._arrivals[-1] != now:
             self._arrivals.append(now)
-        late = self.ageing_s if priority == "bulk" else 0.0
-        heapq.heappush(self._heap, _Waiting(now + late, self._added, row))
-        self._added += 1
+        self._classes[priority].waiting.append(row)
 
     def company_wait_s(self, now: float) -> float:
         """How long to wait for more rows before the next block; 0 to go on at once."""
-        if self._active >= min(_WELL_FILLED_ROWS, self.max_rows) or len(self._arrivals) < 2:
+        rows = self.active + self.waiting
+        if not 2 <= rows < min(_WELL_FILLED_ROWS, self.max_rows) or len(self._arrivals) < 2:
             return 0.0
         return self.gather_s if now - self._arrivals[0] < _RECENT_WAITS * self.gather_s else 0.0
 
     def admit(self) -> list[RowT]:
-        """The rows that may start now, most urgent first; each counts as active until `leave`."""
+        """The rows that may start now, interactive ones first; each counts as active until `leave`."""
         admitted = []
-        while self._heap and self._active < self.max_rows:
-            admitted.append(heapq.heappop(self._heap).row)
-            self._active += 1
+        for rows in self._classes.values():
+            while rows.waiting and rows.active < self.max_rows:
+                admitted.append(rows.waiting.popleft())
+                rows.active += 1
         return admitted
 
-    def leave(self) -> None:
+    def leave(self, priority: Priority) -> None:
         """An admitted row has ended."""
-        if self._active == 0:
-            raise ValueError("leave() without an active row")
-        self._active -= 1
+        if self._classes[priority].active == 0:
+            raise ValueError(f"leave() without an active {priority} row")
+        self._classes[priority].active -= 1
+
+    def share(self, interactive: int, bulk: int, step_seconds: Callable[[int], float]) -> tuple[int, int]:
+        """How many of the interactive and of the bulk rows that could run do run in the next block.
+
+        step_seconds: time of a step by its rows; it must not fall.
+        """
+        if interactive == 0 or bulk == 0:
+            return min(interactive, self.max_rows), min(bulk, self.max_rows)
+        interactive = min(interactive, max(1, min(self.max_rows - 1, round((1 - self.bulk_share) * self.max_rows))))
+        limit_s = step_seconds(interactive) / (1 - self.bulk_share)
+        least, most = 1, max(1, min(bulk, self.max_rows - interactive))
+        while least < most:  # the most bulk rows with which a step keeps the limit
+            middle = (least + most + 1) // 2
+            if step_seconds(interactive + middle) <= limit_s:
+                least = middle
+            else:
+                most = middle - 1
+        return interactive, least
 
     def withdraw(self, dead: "list[RowT]") -> None:
         """Forget waiting rows that need not run any more. Cost is linear in the rows that wait."""
         gone = {id(row) for row in dead}
-        self._heap = [waiting for waiting in self._heap if id(waiting.row) not in gone]
-        heapq.heapify(self._heap)
+        for rows in self._classes.values():
+            rows.waiting = deque(row for row in rows.waiting if id(row) not in gone)
 
     def waiting_rows(self) -> list[RowT]:
-        return [waiting.row for waiting in self._heap]
+        return [row for rows in self._classes.values() for row in rows.waiting]

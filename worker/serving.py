@@ -9,8 +9,9 @@ from contract.jobs import ModelInfo
 from model import checkpoint
 from model.checkpoint import Manifest
 from model.folded import FoldedModel
-from worker.backends import Backend, BlockRow, TorchBackend
-from worker.rows import Sampling
+from model.openmp import on_passing_thread
+from worker.backends import Backend, TorchBackend
+from worker.graph_backend import GraphBackend
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,18 @@ def load(directory: Path, device: str, dtype: str, max_rows: int) -> ServedModel
 
     Raises model.checkpoint.CheckpointError if anything in the directory does not match its manifest.
     """
+    # The engine's thread shall be the only one that multiplies for long.
+    return on_passing_thread(_load, directory, device, dtype, max_rows)
+
+
+def _load(directory: Path, device: str, dtype: str, max_rows: int) -> ServedModel:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = checkpoint.read(directory)
     manifest = loaded.manifest
     folded = FoldedModel(loaded.model, device, None if dtype == "auto" else getattr(torch, dtype))
-    backend = TorchBackend(folded, max_rows)
-    _warm_up(backend)
+    backend = backend_for(folded, 2 * max_rows)  # as many interactive rows as bulk rows
+    backend.warm_up(max_rows)
     info = ModelInfo(
         name=manifest.name,
         step=manifest.step,
@@ -47,9 +53,6 @@ def load(directory: Path, device: str, dtype: str, max_rows: int) -> ServedModel
     return ServedModel(manifest, backend, info)
 
 
-def _warm_up(backend: TorchBackend) -> None:
-    """A few steps, so that the first request does not pay for what is initialised lazily."""
-    slot = backend.open()
-    text = torch.zeros(4, dtype=torch.uint8).numpy()
-    backend.run([BlockRow(slot, 5, text, 3, 0, Sampling(), {}, (0,))])
-    backend.close(slot)
+def backend_for(model: FoldedModel, max_rows: int) -> TorchBackend:
+    """The backend of the model's device, not warmed up. max_rows: that may have a slot at once."""
+    return (GraphBackend if model.device.type == "cuda" else TorchBackend)(model, max_rows)

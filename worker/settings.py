@@ -17,11 +17,11 @@ class WorkerSettings(ProcessSettings):
     worker_jobs: int = Field(
         128,
         ge=1,
-        description="Jobs in progress at once (threads). Fewer than the rows that the engine can hold starve it of "
-        "single-text jobs; each costs a thread.",
+        description="Messages of the queue in progress at once, each of one or more jobs and with a thread. Fewer "
+        "starve the engine of single-text jobs. Bulk messages take three quarters of them at most.",
     )
     worker_max_rows: int = Field(
-        256, ge=1, description="Rows side by side. More raise throughput and the time that each step takes."
+        256, ge=1, description="Rows in a step. More raise throughput and the time that each step takes."
     )
     worker_block_steps: int = Field(
         16,
@@ -29,8 +29,12 @@ class WorkerSettings(ProcessSettings):
         description="Steps between two chances for rows to join, leave or be cancelled. Larger blocks cost less "
         "overhead; smaller ones answer sooner.",
     )
-    worker_bulk_ageing_s: float = Field(
-        10.0, ge=0, description="How long interactive rows may overtake bulk rows that came before them."
+    worker_bulk_share: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Share of the engine that bulk rows (`Prefer: respond-async`) have beside interactive ones. More "
+        "slows interactive rows: beside bulk, a step takes up to 1 / (1 - share) times as long.",
     )
     worker_gather_ms: float = Field(
         5.0,

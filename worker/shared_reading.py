@@ -63,6 +63,14 @@ class SharedReading:
             _put(backend, follower, beginning, state)
         return followers
 
+    def leads_interactive(self, row: Row) -> bool:
+        """Whether an interactive row follows `row`, which therefore must not stand still for others of its kind."""
+        return any(
+            follower.request.priority == "interactive"
+            for beginning in row.keeps
+            for follower in self._led[beginning.digest]
+        )
+
     def leave(self, backend: Backend, row: Row) -> None:
         """The row has ended. Of those that followed it, the first reads on for the others."""
         if row.follows is not None:

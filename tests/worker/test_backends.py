@@ -1,5 +1,6 @@
 """A row's cell, trace and samples are bit for bit the same alone, in any company and wherever it stands in it."""
 
+import time
 from dataclasses import replace
 from typing import get_args
 
@@ -104,3 +105,66 @@ def test_a_row_reads_its_text_and_then_what_it_sampled() -> None:
     read = np.concatenate([ROW.text, found.sampled[:2]])
     _, (expected,) = run(model, [replace(ROW, text=read, samples_from=STEPS)], blocks=1)
     assert cell.tobytes() == expected.tobytes()
+
+
+def test_a_block_goes_on_from_where_it_was_interrupted() -> None:
+    model = MODELS[1]
+    block = [*neighbours(2, seed=3), replace(ROW, steps=5, text=ROW.text[:3], samples_from=2)]
+    whole, cells = run(model, block, blocks=1)
+    for made in range(1, STEPS):
+        backend = TorchBackend(model, MAX_ROWS)
+        block = [replace(row, slot=backend.open()) for row in block]
+        asked = iter([False] * (made - 1) + [True])
+        first = backend.run(block, lambda asked=asked: next(asked))  # type: ignore[misc]
+        assert [result.steps for result in first] == [min(made, row.steps) for row in block]
+        rest = [
+            replace(
+                row,
+                steps=row.steps - done.steps,
+                text=row.text[done.steps :],
+                samples_from=max(0, row.samples_from - done.steps),
+                first_draw=len(done.sampled),
+            )
+            for row, done in zip(block, first, strict=True)
+            if done.steps < row.steps
+        ]
+        second = backend.run(rest)
+        for before, after, expected in zip(first, second, whole, strict=False):
+            assert np.concatenate([before.sampled, after.sampled]).tobytes() == expected.sampled.tobytes()
+            assert np.concatenate([before.trace, after.trace]).tobytes() == expected.trace.tobytes()
+        for row, cell in zip(block, cells, strict=True):
+            assert backend.cell(row.slot).tobytes() == cell.tobytes()
+
+
+def test_a_step_of_more_rows_is_never_said_to_be_quicker() -> None:
+    backend = TorchBackend(MODELS[0], MAX_ROWS)
+    backend.warm_up(40)
+    seconds = [backend.step_seconds(rows) for rows in range(1, MAX_ROWS)]
+    assert seconds[0] > 0
+    assert seconds == sorted(seconds)
+    assert len({backend.open() for _ in range(MAX_ROWS)}) == MAX_ROWS  # warming up has taken no slot
+
+
+def test_the_time_of_a_step_is_learnt_from_the_blocks_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+    backend = TorchBackend(MODELS[0], MAX_ROWS)
+    backend.warm_up(40)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock)
+
+    def run_block(rows: int, seconds_a_step: float) -> None:
+        def interrupted() -> bool:
+            nonlocal clock
+            clock += seconds_a_step * STEPS / (STEPS - 1)  # it is asked before all steps but the first
+            return False
+
+        backend.run([replace(row, slot=slot) for slot, row in enumerate(neighbours(rows, seed=rows))], interrupted)
+
+    run_block(8, 1e-7)  # quicker than foretold, and so are steps of fewer rows
+    assert backend.step_seconds(8) == pytest.approx(1e-7)
+    assert backend.step_seconds(1) <= backend.step_seconds(8) < backend.step_seconds(32)
+    run_block(8, 1e-3)  # other work may have disturbed it
+    assert backend.step_seconds(8) == pytest.approx(1.02e-7)
+    for _ in range(500):
+        run_block(8, 1e-3)
+    assert backend.step_seconds(8) == pytest.approx(1e-3, rel=0.02)
+    assert backend.step_seconds(32) >= backend.step_seconds(8)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -86,6 +87,76 @@ def test_reading_and_generating_rows_do_not_disturb_each_other(rows: list[tuple[
         engine.close()
 
 
+class Recording(TorchBackend):
+    """Remembers which slots ran in each block. A step of n rows is said to take n seconds."""
+
+    def __init__(self) -> None:
+        super().__init__(FOLDED, max_rows=32)
+        self.blocks: list[list[int]] = []
+        self.interrupts = 0
+
+    def step_seconds(self, rows: int) -> float:
+        return float(rows)
+
+    def run(self, block: list[BlockRow], interrupted: Callable[[], bool] = bool) -> list[BlockRowResult]:
+        self.blocks.append(sorted(row.slot for row in block))
+        results = super().run(block, interrupted)
+        self.interrupts += results[0].steps < block[0].steps
+        return results
+
+
+def test_bulk_rows_take_turns_beside_interactive_ones(engine: Engine) -> None:
+    backend = Recording()
+    # Different texts: what begins alike would be read by one row for all.
+    texts = [bytes([number]) * 4000 for number in range(16)]
+    bulk = engine.submit(backend, [RowRequest(text, priority="bulk") for text in texts], threading.Event())
+    wait_until(lambda: len(backend.blocks) > 0, what="the bulk rows' start")
+    begun = len(backend.blocks)
+    rows = engine.submit(backend, [RowRequest(b"i" * 400), RowRequest(b"j" * 400)], threading.Event())
+    for row in rows:
+        row.done.result(60)
+    shared = [block for block in backend.blocks[begun:] if len(block) == 4]  # two rows more double the time of two
+    assert len(shared) >= 400 // engine.block_steps
+    turns = [sum(slot in block for block in shared) for slot in range(16)]
+    assert max(turns) - min(turns) <= 1
+    for row, text in zip(bulk, texts, strict=True):
+        np.testing.assert_allclose(row.done.result(60).cell, read_features(FOLDED, [text])[0], atol=1e-5)
+    assert len(backend.blocks[-4]) == 16  # alone again, all of them run
+
+
+def test_an_interactive_row_ends_a_block_of_bulk_rows() -> None:
+    engine, backend = Engine(max_rows=4, block_steps=10**6), Recording()
+    engine.start()
+    try:
+        (bulk,) = engine.submit(backend, [RowRequest(b"b" * 10**6, priority="bulk")], threading.Event())
+        wait_until(lambda: len(backend.blocks) == 1, what="the bulk row's start")
+        (row,) = engine.submit(backend, [RowRequest(b"i")], threading.Event())
+        row.done.result(60)
+        assert not bulk.done.done()
+        assert backend.interrupts == 1
+    finally:
+        engine.close()
+
+
+def test_a_bulk_row_that_an_interactive_row_follows_runs_as_one(engine: Engine) -> None:
+    """Else whoever waits would wait for the turns of a row that nobody waits for."""
+    backend = Recording()
+    text = b"the same beginning " * 1000
+    run(engine, backend, RowRequest(text + b"seen"))
+    first = engine.submit(backend, [RowRequest(text[:-1] + b"b", priority="bulk")], threading.Event())
+    texts = [bytes([number]) * 100_000 for number in range(15)]
+    others = engine.submit(backend, [RowRequest(text, priority="bulk") for text in texts], threading.Event())
+    (row,) = engine.submit(backend, [RowRequest(text[:-1] + b"i")], threading.Event())
+    row.done.result(60)
+    begun = len(backend.blocks)
+    for other in first + others:
+        assert other.done.result(60).cell.shape == (48,)
+    alone = [block for block in backend.blocks[:begun] if len(block) == 1]
+    beside = [block for block in backend.blocks[:begun] if len(block) == 2]
+    assert len(alone) >= len(text) // engine.block_steps  # the row before
+    assert len(beside) >= 100
+
+
 def test_clamps_hold_and_traces_tell(engine: Engine, backend: TorchBackend) -> None:
     free, held = run(
         engine,
@@ -137,7 +208,7 @@ def test_rows_that_are_dead_when_they_arrive_never_cost_a_step(engine: Engine, b
 
 def test_a_block_that_fails_fails_its_rows_and_the_engine_goes_on(engine: Engine, backend: TorchBackend) -> None:
     class Broken(TorchBackend):
-        def run(self, block: list[BlockRow]) -> list[BlockRowResult]:
+        def run(self, block: list[BlockRow], interrupted: Callable[[], bool] = bool) -> list[BlockRowResult]:
             raise RuntimeError("out of memory")
 
     (row,) = engine.submit(Broken(FOLDED, 4), [RowRequest(b"a")], threading.Event())
@@ -151,9 +222,9 @@ def test_a_block_that_hangs_shows_in_the_engines_age(engine: Engine, backend: To
     release = threading.Event()
 
     class Hanging(TorchBackend):
-        def run(self, block: list[BlockRow]) -> list[BlockRowResult]:
+        def run(self, block: list[BlockRow], interrupted: Callable[[], bool] = bool) -> list[BlockRowResult]:
             release.wait(60)
-            return super().run(block)
+            return super().run(block, interrupted)
 
     (row,) = engine.submit(Hanging(FOLDED, 4), [RowRequest(b"a")], threading.Event())
     wait_until(lambda: engine.age_s > 1.0, what="the engine's silence")  # an idle loop goes round twice a second

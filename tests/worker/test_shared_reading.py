@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ class Counting(TorchBackend):
         self.asks, self.go = threading.Semaphore(0), threading.Semaphore(0)
         self.failures = 0
 
-    def run(self, block: list[BlockRow]) -> list[BlockRowResult]:
+    def run(self, block: list[BlockRow], interrupted: Callable[[], bool] = bool) -> list[BlockRowResult]:
         if self.gated:
             self.asks.release()
             self.go.acquire()
@@ -45,8 +46,9 @@ class Counting(TorchBackend):
             self.failures -= 1
             raise RuntimeError("out of memory")
         assert all(row.steps > 0 for row in block)
-        self.bytes_read += sum(len(row.text) for row in block)
-        return super().run(block)
+        results = super().run(block, interrupted)
+        self.bytes_read += sum(min(len(row.text), made.steps) for row, made in zip(block, results, strict=True))
+        return results
 
 
 @pytest.fixture
@@ -252,21 +254,23 @@ one_row = st.tuples(
     st.integers(0, 2),  # which tail
     st.sampled_from([0, 1, 10]),  # bytes to generate
     st.booleans(),  # cancelled
+    st.sampled_from(["interactive", "bulk"]),
 )
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(one_row, min_size=2, max_size=12), st.sampled_from([1e-9, 0.003, 64.0]))
 def test_any_mixture_of_rows_ends_as_it_would_without(rows: list, state_cache_mb: float) -> None:  # type: ignore[type-arg]
-    engine, backend = Engine(5, 4, state_cache_mb=state_cache_mb), Counting(5)
+    engine, backend = Engine(5, 4, state_cache_mb=state_cache_mb), Counting(10)
     engine.start()
     requests = [
-        RowRequest(ROOT[:root] + TAILS[tail], generate=n, sampling=Sampling(seed=n)) for root, tail, n, _ in rows
+        RowRequest(ROOT[:root] + TAILS[tail], generate=n, sampling=Sampling(seed=n), priority=priority)
+        for root, tail, n, _, priority in rows
     ]
     try:
         events = [threading.Event() for _ in rows]
         submitted = [engine.submit(backend, [r], e)[0] for r, e in zip(requests, events, strict=True)]
-        for (*_, cancel), event in zip(rows, events, strict=True):
+        for (*_, cancel, _), event in zip(rows, events, strict=True):
             if cancel:
                 event.set()
         ended = [row.done.exception(60) for row in submitted]
@@ -276,7 +280,7 @@ def test_any_mixture_of_rows_ends_as_it_would_without(rows: list, state_cache_mb
         engine.close()
     expected = without_cache(*requests)
     assert_alike(results, expected)
-    for row, error, alone, (*_, cancel) in zip(submitted, ended, expected, rows, strict=True):
+    for row, error, alone, (*_, cancel, _) in zip(submitted, ended, expected, rows, strict=True):
         assert error is None or (cancel and isinstance(error, RowCancelled))
         if error is None:
             assert_alike([row.done.result()], [alone])

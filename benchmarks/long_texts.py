@@ -1,6 +1,7 @@
 """Long texts: what a byte costs and what memory they take, from a kilobyte to megabytes, through the engine.
 
 The model has random weights. Processor time counts, not time on the wall: other work on the machine hardly changes it.
+It has one thread: products of one row gain nothing from a second, and its waiting for the first would count as well.
 """
 
 import resource
@@ -34,12 +35,13 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes th
     multiple=True,
     default=(1_000, 10_000, 100_000, 1_000_000),
     show_default=True,
-    help="Bytes of a text. Repeatable.",
+    help="Bytes of a text. Repeatable. A megabyte takes a minute or two.",
 )
 @click.option("--block-steps", default=16, show_default=True, help="As NEURON_WORKER_BLOCK_STEPS.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures to this file.")
 def long_texts(units: int, sizes: tuple[int, ...], block_steps: int, path: Path | None) -> None:
     """Cost of a byte and growth of memory by the length of a text."""
+    torch.set_num_threads(1)
     model = LanguageModel(Architecture("mlstm", units, embedding_size=64))
     model.reset(torch.Generator().manual_seed(0))
     backend = TorchBackend(FoldedModel(model), max_rows=1)

@@ -3,9 +3,12 @@
 The engine's own figures come from the same model and settings in this process, while the service is idle, before and
 after it is driven. Clients, gateway, Redis and worker share this machine's cores, so a throughput beside the engine's
 own also pays for the clients.
+
+Two workers are held beside one, each kept on a core of its own.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -43,7 +46,7 @@ _IDLE_TEXTS = 100  # different ones, so that the time of each is known alone and
     help="Sentences: .txt, .csv or .parquet. Default: those of examples/.",
 )
 @click.option("--column", default="text", show_default=True, help="Of the sentences, in CSV and Parquet.")
-@click.option("--seconds", default=8.0, show_default=True, help="Of each load; there are seven of them.")
+@click.option("--seconds", default=8.0, show_default=True, help="Of each load; all take some 15 times as long.")
 @click.option("--simulated-workers", default=100, show_default=True, help="Workers that compute nothing; 0: leave out.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures to this file.")
 def service(
@@ -54,11 +57,18 @@ def service(
     if len(texts) < TEXTS_A_REQUEST:
         raise click.ClickException(f"{texts_file} holds {len(texts)} texts; the load needs {TEXTS_A_REQUEST} at least")
     found: dict[str, Any] = {"texts_file": texts_file.name, "texts": len(texts), "seconds": seconds}
-    with start_stack(url) as stack:
-        found |= measure(stack, texts, seconds)
-    if simulated_workers and url is None:
-        with start_stack(None, simulated_workers) as stack:
-            found["simulated"] = _simulated(stack, texts, seconds, simulated_workers)
+    if url is not None:
+        found |= measure(Stack(url), texts, seconds)
+        found["two_workers"] = {"left_out": "the service was there already"}
+    else:
+        with start_stack() as stack:
+            stack.add_worker()
+            found |= measure(stack, texts, seconds)
+        found["two_workers"] = _two_workers(texts, seconds)
+        if simulated_workers:
+            with start_stack() as stack:
+                stack.add_simulated_workers(simulated_workers)
+                found["simulated"] = _simulated(stack, texts, seconds, simulated_workers)
     found["machine"] = report.machine(torch.device("cpu"))
     click.echo(json.dumps(found, indent=1))
     report.write(path, found)
@@ -104,6 +114,25 @@ def measure(stack: Stack, texts: Sequence[str], seconds: float) -> dict[str, Any
             "engine": characters,
         },
     }
+
+
+def _two_workers(texts: Sequence[str], seconds: float) -> dict[str, Any]:
+    """A worker kept on one core, then a second one beside it on another; all else runs on any core."""
+    if not hasattr(os, "sched_setaffinity"):
+        return {"left_out": "this system keeps no process on one core"}
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        return {"left_out": "there is one core"}
+    bodies = _bodies(texts, TEXTS_A_REQUEST)
+    found: list[dict[str, Any]] = []
+    with start_stack() as stack:
+        for core in cores:
+            stack.add_worker(core)
+            with stack.cpu_use() as use:
+                seen = _drive(stack, "classify", CLIENTS, bodies, 2 * seconds, warm_up_s=seconds / 2)
+            found.append(_throughput(seen, TEXTS_A_REQUEST) | {"cpu": use})
+    one, two = found
+    return {"one": one, "two": two, "ratio": two["texts_per_s"] / one["texts_per_s"]}
 
 
 def _simulated(stack: Stack, texts: Sequence[str], seconds: float, workers: int) -> dict[str, Any]:

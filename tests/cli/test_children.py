@@ -1,0 +1,19 @@
+"""Children of a command: what one that ends too early wrote is shown."""
+
+import os
+from pathlib import Path
+
+import click
+import pytest
+
+from cli.children import Children
+
+
+def test_the_end_of_the_log_tells_why_a_child_has_ended(tmp_path: Path) -> None:
+    children = Children(tmp_path / "log")
+    children.start("redis", os.environ, "cli.embedded_redis", "no-port", str(tmp_path))
+    with pytest.raises(click.ClickException) as ended:
+        children.wait_until(lambda: False, "nothing has happened")
+    assert ended.value.message.startswith("redis ended by itself with code 1; the log ends with:\n")
+    assert "'no-port'" in ended.value.message
+    children.stop()

@@ -31,7 +31,7 @@ def test_a_megabyte_comes_to_the_engine_whole(tiny_volume: Path, tmp_path: Path)
     with run_stack(tmp_path, worker=False) as stack, stack.client() as client:
         client.post("/classify", json={"text": text}, headers={"Prefer": "respond-async"}).raise_for_status()
         with redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"]) as queue:
-            (message,) = queue.lrange(wire.QUEUES["interactive"], 0, -1)
+            (message,) = queue.lrange(wire.QUEUES["bulk"], 0, -1)
     ((messages,), *_) = json.loads(base64.b64decode(json.loads(message)["body"]))
     (job,) = map(JOB.validate_python, messages)
     (row,) = execute.plan(job, served).requests

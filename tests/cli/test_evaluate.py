@@ -1,0 +1,178 @@
+"""`neuron evaluate`: every command leaves its report, and what a user can do wrong ends in a message."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+
+from model import checkpoint
+from trainer.evaluation.features import Reader
+from trainer.evaluation.generation import generate
+
+Neuron = Callable[..., Result]
+
+GOOD, BAD = ["great", "lovely", "superb"], ["awful", "boring", "broken"]
+
+
+def write_set(path: Path, rows: int, seed: int) -> Path:
+    draw = np.random.default_rng(seed)
+    lines = ["label,sentence"]
+    for label in draw.permutation(np.arange(rows) % 2):
+        lines.append(f"{label},thing {draw.integers(1000)} is {draw.choice(GOOD if label else BAD)}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("data")
+    for seed, (name, rows) in enumerate([("train", 60), ("valid", 30), ("test", 30)]):
+        write_set(directory / f"{name}.csv", rows, seed)
+    (directory / "pairs.csv").write_text(
+        "a,b,same,score\n" + "".join(f"one {n},two {n % 7},{n % 2},{1 + n % 5}\n" for n in range(30))
+    )
+    return directory
+
+
+@pytest.fixture
+def evaluate(neuron: Neuron, volume: Path, tmp_path: Path) -> Callable[..., Result]:
+    def call(*arguments: object, model: Path = volume) -> Result:
+        places = ("--out", tmp_path / "out", "--cache", tmp_path / "cache", "--checkpoint", model)
+        return neuron("evaluate", *arguments, *places)
+
+    return call
+
+
+def parts(data: Path) -> list[object]:
+    return ["--train", data / "train.csv", "--valid", data / "valid.csv", "--test", data / "test.csv"]
+
+
+def pair_files(data: Path) -> list[object]:
+    file = data / "pairs.csv"
+    return ["--train", file, "--test", file, "--first", "a", "--second", "b", "--folds", 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "keys", "figures"),
+    [
+        ("sst", lambda data: ["--data", data], {"accuracy_all", "accuracy_unit_no_labels", "C"}, 1),
+        ("imdb", lambda data: ["--data", data], {"accuracy_tfidf", "nonzero"}, 1),
+        ("classify", lambda data: [*parts(data), "--text", "sentence"], {"accuracy_shipped_head"}, 1),
+        ("curve", lambda data: [*parts(data), "--draws", 2], {"curve"}, 1),
+        ("units", parts, {"weights", "top"}, 2),
+        ("lengths", parts, {"lengths", "by_length"}, 1),
+        ("histogram", lambda data: [data / "test.csv"], {"classes", "area_under_roc"}, 1),
+        ("shifts", lambda data: [data / "test.csv", "--limit", 5], {"by_byte", "by_share"}, 2),
+        ("heatmap", lambda _: ["It is <great>.", "Dreadful", "--unit", 5, "--unit", 3], {"texts"}, 2),
+        ("pairs", lambda data: [*pair_files(data), "--label", "same"], {"accuracy", "f1"}, 1),
+        ("pairs", lambda data: [*pair_files(data), "--score", "score"], {"r", "rho", "mse"}, 1),
+        (
+            "generation",
+            lambda data: ["--train", data / "train.csv", "--samples", 3, "--length", 8],
+            {"on_asked_side", "kinds"},
+            1,
+        ),
+    ],
+)
+def test_a_command_leaves_its_report(
+    evaluate: Callable[..., Result],
+    data: Path,
+    tmp_path: Path,
+    name: str,
+    arguments: Callable[[Path], list[object]],
+    keys: set[str],
+    figures: int,
+) -> None:
+    given = arguments(data)
+    result = evaluate(name, *given)
+    assert result.exit_code == 0, result.stderr
+    out = tmp_path / "out"
+    values: dict[str, Any] = json.loads((out / "report.json").read_text())
+    assert keys <= set(values)
+    assert (values["checkpoint"], values["units"]) == ("tiny/step-12", 32)
+    for word in given:
+        assert str(word) in values["command"].replace("'", "")
+    pictures = list(out.glob("*.png"))
+    assert len(pictures) == figures
+    assert all(picture.stat().st_size > 2000 for picture in pictures)
+    assert len(list(out.glob("*.html"))) == (2 if name == "heatmap" else 0)
+    assert (out / "report.md").read_text().count("|") > 8
+    assert str(out) in result.stdout
+
+
+def test_pages_are_those_of_trace(
+    neuron: Neuron, evaluate: Callable[..., Result], volume: Path, tmp_path: Path
+) -> None:
+    text = "It is <great> &amp; it is næsten 🙂."
+    page = tmp_path / "trace.html"
+    shown = neuron("trace", "--checkpoint", volume, text, "--unit", 5, "--unit", 3, "--html", page)
+    assert shown.exit_code == 0
+    evaluate("heatmap", text, "--unit", 5, "--unit", 3)
+    ours = (tmp_path / "out" / "text_1.html").read_text()
+    assert ours.split("<section")[0] == page.read_text().split("<section")[0]
+    assert ours.count("<span") == page.read_text().count("<span")
+
+
+def test_it_writes_what_generate_writes(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    told = neuron(
+        "generate", "It", "--checkpoint", volume, "--sentiment", 1, "--temperature", 0, "--length", 40, "--json"
+    )
+    reader = Reader(checkpoint.resolve(volume), tmp_path)
+    calibration = reader.calibration
+    (ours,) = set(generate(reader.model, "It", {calibration.unit: calibration.value(1.0)}, 3, 40, 0.0, 0))
+    assert ours == json.loads(told.stdout)["results"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda data: ["classify", *parts(data), "--text", "body"], "name those of the text and the label"),
+        (lambda data: ["imdb", "--data", data.parent], "must hold one of imdb_train.csv"),
+        (lambda data: ["histogram", data / "test.csv", "--unit", 32], "unit 32 does not exist"),
+        (lambda _: ["heatmap", "a", "--unit", 32], "unit 32 does not exist"),
+        (lambda data: ["pairs", *pair_files(data)], "give --label for paraphrase or --score"),
+        (lambda data: ["pairs", *pair_files(data), "--label", "score"], "paraphrase has two labels"),
+    ],
+)
+def test_refusals(
+    evaluate: Callable[..., Result], data: Path, arguments: Callable[[Path], list[object]], message: str
+) -> None:
+    result = evaluate(*arguments(data))
+    assert result.exit_code != 0
+    assert message in result.stderr
+
+
+def test_without_a_sentiment_unit(evaluate: Callable[..., Result], data: Path, bare: Path, tmp_path: Path) -> None:
+    result = evaluate("histogram", data / "test.csv", model=bare)
+    assert result.exit_code == 1
+    assert "bare/step-0 has no sentiment unit" in result.stderr
+    assert evaluate("classify", *parts(data), model=bare).exit_code == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["accuracy_unit_no_labels"] is None
+
+
+def test_the_second_run_reads_no_text(
+    evaluate: Callable[..., Result], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evaluate("sst", "--data", data).exit_code == 0
+    first = (tmp_path / "out" / "report.json").read_text()
+    monkeypatch.setattr("trainer.evaluation.features.read_features", None)
+    assert evaluate("sst", "--data", data).exit_code == 0
+    assert (tmp_path / "out" / "report.json").read_text() == first
+
+
+def test_an_unwritable_place(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    places = ["--out", tmp_path / "file" / "out", "--cache", tmp_path / "cache", "--checkpoint", volume]
+    result = neuron("evaluate", "heatmap", "a", *places)
+    assert result.exit_code == 1
+    assert "Not a directory" in result.stderr
+
+
+def test_float32_products(evaluate: Callable[..., Result], tmp_path: Path) -> None:
+    assert evaluate("heatmap", "a", "--dtype", "float32").exit_code == 0
+    assert str(torch.float32) in json.loads((tmp_path / "out" / "report.json").read_text())["machine"]

@@ -1,0 +1,18 @@
+"""The paper's evaluation of a checkpoint: a module for each protocol, on features that are read once.
+
+    classify     accuracy of all units, of the one unit, and of tf-idf
+    curve        accuracy against the number of labels
+    units        the weight of every unit; the best alone, all but the best
+    histogram    the unit's final value by class
+    heatmap      units after every character of chosen texts
+    shifts       the size of the unit's changes against position
+    lengths      text lengths of right and wrong answers
+    pairs        paraphrase and relatedness
+    generation   text written with the unit held, judged by tf-idf
+
+    features     texts -> features, kept on disk        report       report.json, report.md, figures
+    sets         labelled sets and how they are split   logistic     logistic regression, choice of C
+    baseline     tf-idf                                 traces       units after every byte
+
+No protocol chooses or fits anything on a test set.
+"""

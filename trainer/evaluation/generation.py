@@ -1,0 +1,163 @@
+"""Text written with the sentiment unit held, judged by tf-idf: does it write on the side that was asked for?
+
+Samples are drawn at sentiment +1, 0 and -1, free and after a prompt, as `neuron generate` draws them: the unit is held
+at every byte, the prompt's too, and a newline ends a review. The judge is trained on labelled reviews (the paper's
+readers were people) and sees prompt and continuation.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from model.folded import Clamps, FoldedModel
+from model.sampling import Choice, sample
+from model.text import prepare_prompt
+from trainer.evaluation.baseline import fit_baseline
+from trainer.evaluation.baseline import fits as baseline_fits
+from trainer.evaluation.features import EvaluationError, Reader, Watch
+from trainer.evaluation.report import COLOURS, Report, Table, percent, plot
+from trainer.evaluation.sets import Sets
+from trainer.labelled import Labelled
+
+PROMPTS = ("", "I couldn't figure out")
+SENTIMENTS = (1.0, 0.0, -1.0)
+
+_END = ord("\n")
+_SHOWN = 5  # samples of each kind in report.md; report.json has all
+
+
+@torch.inference_mode()
+def generate(
+    model: FoldedModel,
+    prompt: str,
+    clamps: dict[int, float],
+    samples: int,
+    length: int,
+    temperature: float,
+    seed: int,
+    watch: Watch | None = None,
+) -> list[str]:
+    """`samples` continuations of at most `length` bytes. clamps: unit -> value it is held at."""
+    device, units = model.device, list(clamps)
+    held = Clamps(
+        torch.arange(samples, device=device).repeat_interleave(len(units)),
+        torch.tensor(units, dtype=torch.int64, device=device).repeat(samples),
+        torch.tensor([clamps[unit] for unit in units], device=device).repeat(samples),
+    )
+    state = model.zero_state(samples)
+    for byte in prepare_prompt(prompt):
+        state = model.step(torch.full((samples,), byte, device=device), state, held)
+    written = torch.full((length, samples), _END, dtype=torch.int64, device=device)
+    ended = torch.zeros(samples, dtype=torch.bool, device=device)
+    for position in range(length):
+        choice = Choice(
+            seed=torch.arange(samples, device=device) + seed * samples,
+            position=torch.full((samples,), position, device=device),
+            temperature=torch.full((samples,), temperature, device=device),
+            top_k=torch.full((samples,), 256, device=device),
+            top_p=torch.ones(samples, device=device),
+        )
+        chosen, _ = sample(model.logits(state.hidden), choice)
+        ended |= chosen == _END
+        written[position] = torch.where(ended, _END, chosen)
+        if bool(ended.all()):
+            break
+        state = model.step(chosen, state, held)
+    if watch is not None:
+        watch.advance(samples)
+    columns = written.T.to("cpu", torch.uint8).numpy()
+    return [column.tobytes().split(b"\n", 1)[0].decode("utf-8", "replace") for column in columns]
+
+
+def evaluate(
+    reader: Reader, train: Labelled, valid: Labelled | None, samples: int, length: int, temperature: float, seed: int
+) -> Report:
+    """train, valid: of the judge; labels are two, the second in order being the positive.
+
+    Without `valid` a fifth of the training part stands in for it.
+    """
+    calibration = reader.calibration
+    sets = Sets(train, valid, Labelled([], []))
+    if len(sets.labels) != 2:
+        raise EvaluationError(f"the judge needs two labels, negative and positive; these are {sets.labels}")
+    splits, fitting = sets.splits(folds=1), sets.fitting
+    y = sets.numbers(fitting)
+    reader.watch.begin("training the judge", baseline_fits(splits))
+    judge = fit_baseline(fitting.texts, y, len(sets.train.texts), splits, reader.watch.advance)
+
+    reader.watch.begin("writing", len(PROMPTS) * len(SENTIMENTS) * samples)
+    kinds: list[dict[str, Any]] = []
+    for prompt in PROMPTS:
+        for sentiment in SENTIMENTS:
+            clamp = {calibration.unit: calibration.value(sentiment)}
+            written = generate(reader.model, prompt, clamp, samples, length, temperature, seed, reader.watch)
+            texts = [prompt + text for text in written]
+            positive = judge.predict(texts) == 1
+            share = float(positive.mean())
+            kinds.append(
+                {
+                    "prompt": prompt,
+                    "sentiment": sentiment,
+                    "judged_positive": share,
+                    "on_asked_side": {1.0: share, -1.0: 1 - share}.get(sentiment),
+                    "distinct": len(set(texts)),
+                    "texts": [{"text": t, "positive": bool(p)} for t, p in zip(texts, positive, strict=True)],
+                }
+            )
+    asked = [kind["on_asked_side"] for kind in kinds if kind["on_asked_side"] is not None]
+    values: dict[str, Any] = {
+        "accuracy_judge": judge.accuracy,
+        "on_asked_side": float(np.mean(asked)),
+        "samples": samples,
+        "length": length,
+        "temperature": temperature,
+        "seed": seed,
+        "unit": calibration.unit,
+        "kinds": kinds,
+        "rows": {"train": len(train.texts), "valid": len(valid.texts) if valid else 0},
+    }
+    rows: list[list[object]] = [
+        [
+            kind["prompt"] or "(free)",
+            f"{kind['sentiment']:+g}",
+            percent(kind["judged_positive"]),
+            percent(kind["on_asked_side"]),
+            kind["distinct"],
+        ]
+        for kind in kinds
+    ]
+    caption = (
+        f"{samples} samples each of up to {length} bytes at temperature {temperature:g}, unit {calibration.unit} held. "
+        f"At +1 and -1 together {percent(values['on_asked_side'])} are on the asked side; the judge is right on "
+        f"{percent(values['accuracy_judge'])} of the texts that it was chosen on."
+    )
+    table = Table(caption, ["prompt", "sentiment", "judged positive", "on the asked side", "distinct"], rows)
+    return Report("generation", values, [table], {"generation": _figure(kinds)}, notes=_shown(kinds))
+
+
+def _shown(kinds: list[dict[str, Any]]) -> list[str]:
+    notes = []
+    for kind in kinds:
+        lines = [f"- {'+' if one['positive'] else '-'} {_quoted(one['text'])}" for one in kind["texts"][:_SHOWN]]
+        about = f"Sentiment {kind['sentiment']:+g}, {kind['prompt'] or 'free'}; judged + or -:"
+        notes.append("\n".join([about, "", *lines]))
+    return notes
+
+
+def _quoted(text: str) -> str:
+    """As code, which Markdown leaves as it is."""
+    return "`` " + " ".join(text.replace("`", "'").split()) + " ``"
+
+
+def _figure(kinds: list[dict[str, Any]]) -> Figure:
+    figure, axes = plot("sentiment asked for", "share judged positive")
+    for colour, prompt in zip(COLOURS, PROMPTS, strict=False):
+        of_prompt = [kind for kind in kinds if kind["prompt"] == prompt]
+        points = [(kind["sentiment"], kind["judged_positive"]) for kind in of_prompt]
+        axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=prompt or "free")
+    axes.set_ylim(0, 1)
+    axes.set_xticks(SENTIMENTS)
+    axes.legend(frameon=False)
+    return figure

@@ -1,0 +1,106 @@
+"""Logistic regression on features, and the choice of how: C and whether to standardize.
+
+As in the paper (Radford et al. 2017, section 4): scikit-learn's liblinear, L1 penalty, C in 2^-8 ... 2^0 by accuracy on
+validation data. More than two classes are fitted one against the rest (model/heads.py). Standardized features are
+folded back, so a classifier always takes raw ones.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.heads import C_GRID
+from trainer.evaluation.sets import Rows, Split
+
+Matrix = NDArray[np.float32]
+Floats = NDArray[np.float64]
+
+_MAX_ITERATIONS = 1000
+
+
+@dataclass(frozen=True)
+class Linear:
+    """weights: (rows, features), bias: (rows,); one row for two classes, else a row a class."""
+
+    weights: Floats
+    bias: Floats
+
+    def predict(self, x: NDArray[np.floating]) -> Rows:
+        """x: (rows, features) -> classes, (rows,)."""
+        scores = x @ self.weights.T + self.bias
+        chosen = scores[:, 0] > 0 if scores.shape[1] == 1 else scores.argmax(axis=1)
+        return chosen.astype(np.int64)
+
+    def accuracy(self, x: NDArray[np.floating], y: Rows) -> float:
+        return float((self.predict(x) == y).mean())
+
+    @property
+    def nonzero(self) -> int:
+        """Features that any class uses."""
+        return int(self.weights.any(axis=0).sum())
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fit."""
+
+    c: float
+    standardized: bool
+    l1: bool = True
+
+    def fit(self, x: NDArray[np.floating], y: Rows, seed: int = 0) -> Linear:
+        """x: (rows, features) raw; y: (rows,) classes, each present."""
+        from sklearn.linear_model import LogisticRegression
+
+        scaled = np.asarray(x, dtype=np.float64)
+        mean, deviation = np.zeros(x.shape[1]), np.ones(x.shape[1])
+        if self.standardized:
+            mean, deviation = scaled.mean(axis=0), scaled.std(axis=0)
+            deviation = np.where(deviation > 1e-12 * np.abs(mean), deviation, 1.0)  # a unit that never changes
+            scaled = (scaled - mean) / deviation
+        count = int(y.max()) + 1
+        fitted = [
+            LogisticRegression(
+                l1_ratio=1.0 if self.l1 else 0.0,
+                C=self.c,
+                solver="liblinear",
+                random_state=seed,
+                max_iter=_MAX_ITERATIONS,
+            ).fit(scaled, y == label)
+            for label in ([1] if count == 2 else range(count))
+        ]
+        weights = np.concatenate([one.coef_ for one in fitted]) / deviation
+        return Linear(weights, np.concatenate([one.intercept_ for one in fitted]) - weights @ mean)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    recipe: Recipe
+    accuracy: float  # on the rows it was chosen on, mean over the splits
+    tried: list[tuple[Recipe, float]]
+
+
+def recipes(grid: Sequence[float] = C_GRID, l1: bool = True) -> list[Recipe]:
+    return [Recipe(c, standardized, l1) for standardized, c in product((False, True), grid)]
+
+
+def choose(
+    x: NDArray[np.floating],
+    y: Rows,
+    splits: Sequence[Split],
+    candidates: Sequence[Recipe],
+    advance: Callable[[int], None] = lambda _count: None,
+) -> Chosen:
+    """The best by mean accuracy over the splits; of equals the first. advance: called with 1 after every fit."""
+    tried = []
+    for recipe in candidates:
+        accuracies = []
+        for fit_rows, judge_rows in splits:
+            accuracies.append(recipe.fit(x[fit_rows], y[fit_rows]).accuracy(x[judge_rows], y[judge_rows]))
+            advance(1)
+        tried.append((recipe, float(np.mean(accuracies))))
+    recipe, accuracy = max(tried, key=lambda one: one[1])
+    return Chosen(recipe, accuracy, tried)

@@ -13,8 +13,8 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cli.checkpoint_option import checkpoint_option
 from cli.heatmap import heat_maps, html_page
-from model import checkpoint
 from model.checkpoint import CheckpointError
 from model.heads import HeadError
 from model.reading import Pooling
@@ -60,14 +60,7 @@ def _options(*chosen: Callable[[F], F]) -> Callable[[F], F]:
 
 _of_model = _options(
     click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory."),
-    click.option(
-        "--checkpoint",
-        "directory",
-        type=click.Path(path_type=Path),
-        default=checkpoint.SHIPPED,
-        show_default="the shipped model",
-        help="A checkpoint's directory, or a volume: then what its LATEST names.",
-    ),
+    checkpoint_option,
     click.option(
         "--cache",
         type=click.Path(file_okay=False, path_type=Path),

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from api.schemas import ClassifyRequest, GenerateRequest, TraceRequest
 from cli import batch, heatmap
+from cli.checkpoint_option import checkpoint_option
 from contract.jobs import AnyJob, ClassifyJob, GenerateJob, TraceJob
 from model import checkpoint
 from model.checkpoint import CheckpointError
@@ -41,15 +42,6 @@ _CLASSIFY_CHUNK = 1024  # texts of one job, so that a long stdin is answered as 
 _BASE: dict[str, Any] = {"id": "neuron-command-line", "deadline": math.inf}
 _DEFAULTS = GenerateRequest.model_validate({})
 
-_checkpoint_option = click.option(
-    "--checkpoint",
-    "directory",
-    type=click.Path(path_type=Path),
-    default=checkpoint.SHIPPED,
-    show_default="the shipped model",
-    help="A checkpoint's directory, or a volume: then what its LATEST names.",
-)
-
 
 def _clamps(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[int, float]:
     clamps = {}
@@ -64,7 +56,7 @@ def _clamps(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 
 @click.command()
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
-@_checkpoint_option
+@checkpoint_option
 @click.option("--head", default="sentiment", show_default=True, help="Name of the classifier.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of POST /classify.")
 def classify(texts: tuple[str, ...], directory: Path, head: str, as_json: bool) -> None:
@@ -96,7 +88,7 @@ def classify(texts: tuple[str, ...], directory: Path, head: str, as_json: bool) 
 
 @click.command()
 @click.argument("text", required=False)
-@_checkpoint_option
+@checkpoint_option
 @click.option("--unit", "units", type=click.IntRange(0), multiple=True, help="May be repeated. Default: sentiment.")
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Also write a page of HTML.")
 def trace(text: str | None, directory: Path, units: tuple[int, ...], page: Path | None) -> None:
@@ -121,7 +113,7 @@ def trace(text: str | None, directory: Path, units: tuple[int, ...], page: Path 
 
 @click.command()
 @click.argument("prompt", default=_DEFAULTS.prompt)
-@_checkpoint_option
+@checkpoint_option
 @click.option("--sentiment", type=float, help="From -1 to 1: hold the sentiment unit there.")
 @click.option(
     "--clamp",
@@ -174,7 +166,7 @@ def generate(directory: Path, as_json: bool, **options: Any) -> None:
 @click.command()
 @click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="A .npy or .parquet file.")
-@_checkpoint_option
+@checkpoint_option
 @click.option("--pooling", type=click.Choice(["cell", "tanh"]), default="cell", show_default=True)
 @click.option(
     "--dtype",

@@ -59,7 +59,7 @@ def distorted(draw: st.DrawFn, record: Any) -> bytes:
         holder, key = draw(st.sampled_from(list(_places(changed)) or [([None], 0)]))
         match draw(st.sampled_from(["replace", "delete", "rename", "twice"])):
             case "replace":
-                holder[key] = draw(_ANYTHING)
+                holder[key] = copy.deepcopy(draw(_ANYTHING))  # the next change may be within it
             case "delete":
                 del holder[key]
             case "rename" if isinstance(holder, dict):

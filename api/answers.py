@@ -82,8 +82,8 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncGenerator[bytes], headers: dict[str, str] | None = None) -> None:
-        # no-cache and the last header keep proxies from holding events back.
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"} | (headers or {}))
+        # Proxies shall not hold events back; that they shall not store them, every answer says (connections.py).
+        super().__init__(headers={"X-Accel-Buffering": "no"} | (headers or {}))
         del self.headers["content-length"]
         self._events = events
 

@@ -6,9 +6,12 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
-from api import inference, jobs, problems, status
-from api.middleware import BodyLimit, Measure
+from api import inference, jobs, openapi, problems, status
+from api.idempotency import HEADER, REPLAYED
+from api.limits import Limits
+from api.middleware import Authorize, BodyLimit, Measure
 from api.queue import JobQueue
 from api.settings import ApiSettings
 
@@ -26,17 +29,37 @@ def create_app(settings: ApiSettings) -> FastAPI:
         for name, value in settings.effective().items():
             log.info("%s=%s", name, value)
         app.state.settings = settings
+        app.state.limits = limits
         app.state.queue = JobQueue(settings)
         app.state.queue.start()
         yield
         await app.state.queue.close()
+        if limits is not None:
+            await limits.close()
+
+    keys = settings.keys
+    limited = settings.api_key_requests_per_s or settings.api_key_bytes_per_day
+    limits = Limits(settings) if limited else None
 
     app = FastAPI(
         title="Sentiment Neuron", description=_DESCRIPTION, version=version("sentiment-neuron"), lifespan=lifespan
     )
     app.add_middleware(BodyLimit, limit=settings.api_max_request_bytes)
+    if keys:
+        app.add_middleware(Authorize, keys=keys, limits=limits, retry_after_s=settings.api_retry_after_s)
+    if settings.api_cors_origins:
+        # Around Authorize: a browser asks first whether it may ask, and sends no key with that.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin.strip() for origin in settings.api_cors_origins.split(",")],
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", HEADER, "Last-Event-ID", "Prefer"],
+            expose_headers=["Location", "Preference-Applied", "Retry-After", "X-Job-Id", "X-Model", *REPLAYED],
+        )
     app.add_middleware(Measure)
-    problems.install(app, settings.api_retry_after_s)
-    for router in (inference.router, jobs.router, status.router):
+    routers = (inference.router, jobs.router, status.router)
+    for router in routers:
         app.include_router(router)
+    problems.install(app, [route for router in routers for route in router.routes], settings.api_retry_after_s)
+    openapi.install(app, settings)
     return app

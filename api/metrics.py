@@ -12,7 +12,10 @@ REQUEST_SECONDS = Histogram(
 REFUSED = Counter("neuron_refused_requests", "Requests refused at the door", ["reason"])
 ACCEPTED = Counter("neuron_accepted_jobs", "Jobs put on the queue", ["kind"])
 CANCELLED = Counter("neuron_cancelled_jobs", "Jobs cancelled", ["reason"])  # reason: request, disconnect
+EXPIRED = Counter("neuron_expired_jobs", "Jobs that the gateway ended, for no worker had ended them in their time")
+REPLAYED = Counter("neuron_replayed_requests", "Requests answered by the job that their Idempotency-Key made before")
 MESSAGE_JOBS = Histogram("neuron_message_jobs", "Jobs in one queue message", buckets=(1, 2, 4, 8, 16, 32))
 WAITING = Gauge("neuron_waiting_requests", "Requests held open for their answer")
 STREAMS = Gauge("neuron_open_streams", "Event streams that are being read")
+DROPPED = Counter("neuron_dropped_connections", "Connections ended because the client did not read its answer")
 LISTENER_ERRORS = Counter("neuron_listener_errors", "Failures of the loop that hears of ended jobs")

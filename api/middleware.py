@@ -1,11 +1,17 @@
-"""Around every request, in plain ASGI: bound the body while it is read, and measure."""
+"""Around every request, in plain ASGI: ask for the key, bound the body while it is read, and measure."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from redis.exceptions import RedisError
+
+from api import keys as api_keys
 from api import metrics, problems
 from api.answers import Message, Receive, Send
+from api.keys import Key
+from api.limits import Limits
+from api.problems import Problem
 
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
@@ -39,6 +45,67 @@ class BodyLimit:
 
     def _problem(self, actual: int) -> problems.Problem:
         return problems.too_large("bytes of the request body", actual, self._limit, "NEURON_API_MAX_REQUEST_BYTES")
+
+
+# Probes ask without a key, and the documentation is no secret: who has no key yet must read how to give one.
+_OPEN = {"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+
+
+def needed_scope(method: str, path: str) -> str | None:
+    """What a key must be for to call this; None where none is asked for. An address that nothing has asks for one."""
+    if path in _OPEN:
+        return None
+    if path == "/metrics":
+        return "metrics"
+    return "heads" if path.startswith("/heads") and method not in ("GET", "HEAD") else "use"
+
+
+class Authorize:
+    """Lets through who brings a key (`Authorization: Bearer KEY`) of the scope that the address asks for.
+
+    The key is then `request.state.key`.
+    """
+
+    def __init__(self, app: App, keys: Sequence[Key], limits: Limits | None, retry_after_s: int) -> None:
+        self._app = app
+        self._keys = keys
+        self._limits = limits
+        self._retry_after_s = retry_after_s
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        needed = needed_scope(scope["method"], scope["path"])
+        if needed is not None:
+            try:
+                scope.setdefault("state", {})["key"] = key = self._admit(scope["headers"], needed)
+                if self._limits is not None and self._limits.at_door(scope["method"]):
+                    await self._limits.charge(key, 0)
+            except (Problem, RedisError) as error:
+                problem = error if isinstance(error, Problem) else problems.redis_away(error, self._retry_after_s)
+                await problems.response(problem)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _admit(self, headers: Sequence[tuple[bytes, bytes]], needed: str) -> Key:
+        scheme, _, presented = dict(headers).get(b"authorization", b"").decode("latin-1").partition(" ")
+        challenge = 'Bearer realm="sentiment-neuron"'
+        if scheme.lower() != "bearer" or not presented:
+            metrics.REFUSED.labels("unauthorized").inc()
+            detail = "send a key of this service as `Authorization: Bearer KEY`"
+            raise Problem("unauthorized", detail, {"WWW-Authenticate": challenge})
+        key = api_keys.find(self._keys, presented.strip())
+        if key is None:
+            metrics.REFUSED.labels("unauthorized").inc()
+            challenge += ', error="invalid_token"'
+            raise Problem("unauthorized", "this key is not known here", {"WWW-Authenticate": challenge})
+        if not key.allows(needed):
+            metrics.REFUSED.labels("forbidden").inc()
+            challenge += f', error="insufficient_scope", scope="{needed}"'
+            detail = f"the key {key.name!r} is not for {needed!r}, only for {', '.join(sorted(key.scopes))}"
+            raise Problem("forbidden", detail, {"WWW-Authenticate": challenge}, scope=needed)
+        return key
 
 
 class Measure:

@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem documents: one table of kinds, one exception, and the handlers that write them."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
 
 from api import metrics
 from contract.jobs import ErrorCode, JobError
@@ -16,8 +18,18 @@ from contract.jobs import ErrorCode, JobError
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-OPENAPI: dict[str, Any] = {"content": {MEDIA_TYPE: {}}}  # how an endpoint's documentation shows a problem
 TYPE_PREFIX = "urn:sentiment-neuron:problem:"
+_SCHEMA = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "pattern": f"^{TYPE_PREFIX}"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+    },
+}
+OPENAPI: dict[str, Any] = {"content": {MEDIA_TYPE: {"schema": _SCHEMA}}}  # how documentation shows a problem
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,15 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
+    "bad-request": Kind(400, "The request is no HTTP"),
+    "unauthorized": Kind(401, "A key is needed"),
+    "forbidden": Kind(403, "The key may not do this"),
+    "too-slow": Kind(408, "The request came too slowly"),
+    "head-too-large": Kind(431, "The request's head is over a limit"),
+    "rate-limited": Kind(429, "The key makes too many requests"),
+    "quota-used": Kind(429, "The key has used up its day"),
     "invalid-request": Kind(422, "The request is not valid"),
+    "idempotency-key-reused": Kind(422, "The key came before with another request"),
     "too-large": Kind(413, "The request is over a limit"),
     "queue-full": Kind(429, "The queue is full"),
     "unavailable": Kind(503, "The service cannot take requests now"),
@@ -39,10 +59,12 @@ KINDS: dict[str, Kind] = {
     "method-not-allowed": Kind(405, "The method is not allowed here"),
     "internal": Kind(500, "The service failed"),
     ErrorCode.UNKNOWN_HEAD: Kind(404, "There is no such head"),
-    ErrorCode.UNKNOWN_UNIT: Kind(422, "There is no such unit"),
+    ErrorCode.UNKNOWN_UNIT: Kind(404, "There is no such unit"),
     ErrorCode.NO_SENTIMENT_UNIT: Kind(409, "The model has no sentiment unit"),
     ErrorCode.DEADLINE_EXCEEDED: Kind(504, "The job did not end in time"),
     ErrorCode.ENGINE_FAILURE: Kind(500, "The engine could not run the job"),
+    ErrorCode.WORKERS_DIED: Kind(500, "Every worker that ran the job died"),
+    ErrorCode.MODEL_CHANGED: Kind(409, "Another model has taken the place of the one that began the stream"),
 }
 
 _BY_STATUS = {404: "not-found", 405: "method-not-allowed"}
@@ -76,15 +98,41 @@ def too_large(what: str, actual: int, limit: int, setting: str) -> Problem:
     return Problem("too-large", detail, limit=limit, actual=actual, setting=setting)
 
 
+def over_timeout(actual: float, limit: float) -> Problem:
+    setting = "NEURON_API_JOB_TIMEOUT_S"
+    metrics.REFUSED.labels("invalid-request").inc()
+    detail = f"timeout_s: {actual:g} seconds are over the limit of {limit:g} (setting {setting})"
+    return Problem("invalid-request", detail, limit=limit, actual=actual, setting=setting)
+
+
+def expired(job_id: str, state: str) -> Problem:
+    return Problem("expired-job", f"job {job_id} ended as {state!r} and its result is kept no longer")
+
+
+def redis_away(error: RedisError, retry_after_s: int) -> Problem:
+    log.warning("Redis: %s", error)
+    metrics.REFUSED.labels("unavailable").inc()
+    return Problem("unavailable", "Redis does not answer", {"Retry-After": str(retry_after_s)})
+
+
 def response(problem: Problem) -> JSONResponse:
     return JSONResponse(problem.document, problem.status_code, dict(problem.headers or {}), MEDIA_TYPE)
 
 
-def install(app: FastAPI, retry_after_s: int) -> None:
-    """Make every error of `app` a problem document."""
+def install(app: FastAPI, routes: Sequence[BaseRoute], retry_after_s: int) -> None:
+    """Make every error of `app`, which has these routes, a problem document."""
+
+    def methods(request: Request) -> set[str]:
+        found = [route for route in routes if isinstance(route, Route)]
+        return {
+            method
+            for route in found
+            if route.matches(request.scope)[0] is Match.PARTIAL
+            for method in route.methods or ()
+        }
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error, Problem):
             return response(error)
         if isinstance(error.__cause__, UnicodeDecodeError):
@@ -92,7 +140,10 @@ def install(app: FastAPI, retry_after_s: int) -> None:
         if isinstance(error.__cause__, RecursionError):
             return response(Problem("invalid-request", "the JSON of the body is nested too deeply"))
         kind = _BY_STATUS.get(error.status_code, "invalid-request")
-        return response(Problem(kind, str(error.detail), dict(error.headers or {})))
+        headers = dict(error.headers or {})
+        if error.status_code == 405 and (allowed := methods(request)):
+            headers["Allow"] = ", ".join(sorted(allowed))  # Starlette names those of the first route alone
+        return response(Problem(kind, str(error.detail), headers))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -105,12 +156,11 @@ def install(app: FastAPI, retry_after_s: int) -> None:
         return response(Problem("invalid-request", detail, errors=errors[:20]))
 
     @app.exception_handler(RedisError)
-    async def redis_away(_: Request, error: RedisError) -> JSONResponse:
-        log.warning("Redis: %s", error)
-        metrics.REFUSED.labels("unavailable").inc()
-        return response(Problem("unavailable", "Redis does not answer", {"Retry-After": str(retry_after_s)}))
+    async def redis_error(_: Request, error: RedisError) -> JSONResponse:
+        return response(redis_away(error, retry_after_s))
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        # The route, not the path, which is the client's text.
+        log.error("%s %s failed", request.method, getattr(request.scope.get("route"), "path", "?"), exc_info=error)
         return response(Problem("internal", "an unexpected error, which was logged"))

@@ -5,17 +5,15 @@ small jobs that arrive together share them. They stay jobs of their own: each ha
 outcome. While the gateway is idle a job leaves at once; where another left less than `api_coalesce_ms` ago, it waits
 that long for company.
 
-One script admits and queues, so nothing counts against the limits that is not on the queue. It joins messages from
-ready parts; they are what Celery (message protocol 2) over Kombu's Redis transport would have sent.
+One script admits and queues, so nothing counts against the limits that is not on the queue. A job's JSON goes into its
+record; messages hold ids alone, so whoever finds a job without a worker can queue it again (contract/wire.py).
 """
 
 import asyncio
 import contextlib
-import json
 import logging
 import math
 import time
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,6 +21,7 @@ from typing import Any, cast
 import redis.asyncio as redis
 
 from api import metrics
+from api.idempotency import Once
 from api.settings import ApiSettings
 from contract import wire
 from contract.jobs import AnyJob
@@ -35,74 +34,60 @@ _MAX_JOBS = 32
 _MAX_TEXTS = 64  # unless one job alone has more
 
 
-def _padded(piece: bytes) -> bytes:
-    """The piece of JSON in base64, so that pieces may be joined: spaces fill it up to whole groups of three bytes."""
-    return b64encode(piece + b" " * (-len(piece) % 3))
-
-
-# What a message has around its jobs; `@` stands for its id, which is that of its first job, and `#` for its queue.
-_HEAD, _TAIL = (
-    json.dumps(
-        {
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
-            "headers": {"lang": "py", "task": wire.TASK, "id": "@", "root_id": "@", "argsrepr": "", "kwargsrepr": ""},
-            "properties": {
-                "correlation_id": "@",
-                "delivery_tag": "@",
-                "delivery_mode": 2,
-                "delivery_info": {"exchange": "", "routing_key": "#"},
-                "priority": 0,
-                "body_encoding": "base64",
-            },
-            "body": "JOBS",
-        }
-    )
-    .encode()
-    .split(b"JOBS")
-)
-# The body is [positional arguments, keyword arguments, options]; the task's one argument is the list of jobs.
-_MESSAGE = _HEAD + _padded(b"[[["), _padded(b","), _padded(b"]],{},{}]") + _TAIL
-
-# KEYS: open, load, the two queues, then each job's record. ARGV: the two limits, the two sizes of a message, the time,
-# the three parts of a message, then eight values of each job, the last of which is the number of its queue.
-# Answers for each job whether it is admitted, and the texts and bytes that were queued before it; then the number of
-# jobs in each message. A job that an attempt whose answer was lost has admitted is not counted again.
-_ADMIT = """
+# KEYS: open, load, the two queues, the two sets of waiting jobs, then each job's record. ARGV: the two limits, the two
+# sizes of a message, how long keys of idempotency are kept, then twelve values of each job: see `arguments`.
+# Answers for each job {0 or 1, texts, bytes}: whether it is admitted, and what was queued before it; or {2, what its
+# key of idempotency made before}. Then the number of jobs in each message. A job that an attempt whose answer was lost
+# has admitted is not counted again.
+_ADMIT = (
+    wire.LUA_MESSAGES
+    + """
 local texts = tonumber(redis.call('HGET', KEYS[2], 'texts') or '0')
 local bytes = tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0')
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
 local answers, sizes = {}, {}
-local messages = {{queue = KEYS[3], texts = 0}, {queue = KEYS[4], texts = 0}}
-local function send(message)
-  local head = string.gsub(string.gsub(ARGV[6], '@', message.id), '#', message.queue)
-  redis.call('LPUSH', message.queue, head .. table.concat(message, ARGV[7]) .. ARGV[8])
+local messages = {{texts = 0}, {texts = 0}}
+local function full(number)
+  local message = messages[number]
+  send(KEYS[2 + number], message, message[1], 'LPUSH')
   sizes[#sizes + 1] = #message
-  for job = 1, #message do message[job] = nil end
-  message.texts = 0
+  messages[number] = {texts = 0}
 end
-for number = 1, #KEYS - 4 do
-  local at = 8 + 8 * (number - 1)
+for number = 1, #KEYS - 6 do
+  local at = 5 + 12 * (number - 1)
   local id, more_texts, more_bytes = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local fits = texts + more_texts <= tonumber(ARGV[1]) and bytes + more_bytes <= tonumber(ARGV[2])
-  answers[number] = {fits and 1 or 0, texts, bytes}
-  if fits and redis.call('HSETNX', KEYS[1], id, more_texts .. ':' .. more_bytes) == 1 then
+  local once, before = ARGV[at + 11], false
+  if once ~= '' then before = redis.call('GET', once) end
+  if before and string.match(before, '^%S+') ~= id then
+    answers[number] = {2, before}
+  else
+    answers[number] = {(fits or before) and 1 or 0, texts, bytes}
+  end
+  if fits and not before and redis.call('HSETNX', KEYS[1], id, more_texts .. ':' .. more_bytes) == 1 then
+    local queue = tonumber(ARGV[at + 9])
     redis.call('HINCRBY', KEYS[2], 'texts', more_texts)
     redis.call('HINCRBY', KEYS[2], 'bytes', more_bytes)
-    redis.call('HSET', KEYS[number + 4], 'state', 'queued', 'created', ARGV[5],
-      'kind', ARGV[at + 4], 'encoding', ARGV[at + 5], 'abandon', ARGV[at + 6])
+    redis.call('HSET', KEYS[number + 6], 'state', 'queued', 'created', now, 'kind', ARGV[at + 4],
+      'encoding', ARGV[at + 5], 'abandon', ARGV[at + 6], 'body', ARGV[at + 7], 'priority', ARGV[at + 8],
+      'timeout_s', ARGV[at + 10])
+    if once ~= '' then redis.call('SET', once, id .. ' ' .. ARGV[at + 12], 'EX', ARGV[5]) end
+    redis.call('ZADD', KEYS[4 + queue], now, id)
     texts, bytes = texts + more_texts, bytes + more_bytes
-    local message = messages[tonumber(ARGV[at + 8])]
-    if #message == tonumber(ARGV[3]) or #message > 0 and message.texts + more_texts > tonumber(ARGV[4]) then
-      send(message)
+    local waiting = messages[queue]
+    if #waiting == tonumber(ARGV[3]) or #waiting > 0 and waiting.texts + more_texts > tonumber(ARGV[4]) then
+      full(queue)
     end
-    if #message == 0 then message.id = id end
-    message[#message + 1] = ARGV[at + 7]
+    local message = messages[queue]
+    message[#message + 1] = id
     message.texts = message.texts + more_texts
   end
 end
-for _, message in ipairs(messages) do if #message > 0 then send(message) end end
+for number, message in ipairs(messages) do if #message > 0 then full(number) end end
 return {answers, sizes}
 """
+)
 
 
 class QueueFull(Exception):
@@ -123,16 +108,29 @@ class Submission:
     size: int
     encoding: str
     abandon: bool  # cancel it when nobody reads its stream any more
-    queued: "asyncio.Future[None]"
+    once: Once | None
+    queued: "asyncio.Future[str | None]"
 
-    def arguments(self) -> tuple[str | int | bytes, ...]:
-        packed = _padded(self.job.model_dump_json().encode())
-        queue = 1 + list(wire.QUEUES).index(self.job.priority)
-        return self.job.id, self.texts, self.size, self.job.kind, self.encoding, int(self.abandon), packed, queue
+    def arguments(self) -> tuple[str | int | float, ...]:
+        job = self.job
+        return (
+            job.id,
+            self.texts,
+            self.size,
+            job.kind,
+            self.encoding,
+            int(self.abandon),
+            job.model_dump_json(),
+            job.priority,
+            1 + list(wire.QUEUES).index(job.priority),
+            job.timeout_s,
+            self.once.name if self.once else "",
+            self.once.fingerprint if self.once else "",
+        )
 
 
 class Publisher:
-    """One loop sends; `publish` returns when the job is on the queue, or raises QueueFull or redis.RedisError."""
+    """One loop sends; `publish` returns when that is done, or raises QueueFull or redis.RedisError."""
 
     def __init__(self, settings: ApiSettings, client: redis.Redis) -> None:
         self._settings = settings
@@ -140,13 +138,16 @@ class Publisher:
         self._waiting: list[Submission] = []
         self._arrived = asyncio.Event()
 
-    async def publish(self, job: AnyJob, texts: int, size: int, encoding: str, abandon: bool) -> None:
-        queued = asyncio.get_running_loop().create_future()
-        submission = Submission(job, texts, size, encoding, abandon, queued)
+    async def publish(
+        self, job: AnyJob, texts: int, size: int, encoding: str, abandon: bool, once: Once | None = None
+    ) -> str | None:
+        """Queue the job, and return None; or return what `once` has made before, and queue nothing."""
+        queued: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        submission = Submission(job, texts, size, encoding, abandon, once, queued)
         self._waiting.append(submission)
         self._arrived.set()
         try:
-            await queued
+            return await queued
         except asyncio.CancelledError:
             with contextlib.suppress(ValueError):  # it may have left already; then it ends like any other
                 self._waiting.remove(submission)
@@ -168,28 +169,36 @@ class Publisher:
             except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it and the loop must go on
                 log.warning("%d jobs could not be queued: %s", len(batch), error)
                 failure = error if isinstance(error, redis.RedisError) else redis.ConnectionError(str(error))
-                _settle(batch, failure)
+                for submission in batch:
+                    _settle(submission, failure)
             left_at = time.monotonic()
 
     async def _send(self, batch: Sequence[Submission]) -> None:
         """Queue those of the batch that fit the limits; the others hear that they do not."""
         settings = self._settings
-        keys = [wire.OPEN, wire.LOAD, *wire.QUEUES.values(), *(wire.job(submission.job.id) for submission in batch)]
-        limits = settings.api_max_queued_texts, settings.api_max_queued_bytes, _MAX_JOBS, _MAX_TEXTS, time.time()
+        records = [wire.job(submission.job.id) for submission in batch]
+        keys = [wire.OPEN, wire.LOAD, *wire.QUEUES.values(), *wire.WAITING.values(), *records]
+        limits = settings.api_max_queued_texts, settings.api_max_queued_bytes, _MAX_JOBS, _MAX_TEXTS
+        ttl_s = settings.api_idempotency_ttl_s
         jobs = [value for submission in batch for value in submission.arguments()]
-        answers, sizes = await cast(Any, self._redis.eval(_ADMIT, len(keys), *keys, *limits, *_MESSAGE, *jobs))
+        answers, sizes = await cast(Any, self._redis.eval(_ADMIT, len(keys), *keys, *limits, ttl_s, *jobs))
         for size in sizes:
             metrics.MESSAGE_JOBS.observe(size)
-        for submission, (fits, texts, size) in zip(batch, answers, strict=True):
-            _settle([submission], None if fits else QueueFull(texts, size))
+        for submission, (verdict, *told) in zip(batch, answers, strict=True):
+            match verdict:
+                case 0:
+                    _settle(submission, QueueFull(*told))
+                case 1:
+                    _settle(submission, None)
+                case _:
+                    _settle(submission, told[0].decode())
 
 
-def _settle(submissions: Sequence[Submission], error: Exception | None = None) -> None:
-    """Tell those who still wait; who has an answer keeps it."""
-    for submission in submissions:
-        if submission.queued.done():
-            continue
-        if error is None:
-            submission.queued.set_result(None)
-        else:
-            submission.queued.set_exception(error)
+def _settle(submission: Submission, answer: str | Exception | None) -> None:
+    """Tell who still waits; who has an answer keeps it."""
+    if submission.queued.done():
+        return
+    if isinstance(answer, Exception):
+        submission.queued.set_exception(answer)
+    else:
+        submission.queued.set_result(answer)

@@ -15,18 +15,37 @@ from typing import Any, cast
 import redis.asyncio as redis
 
 from api import metrics
+from api.idempotency import Once
 from api.problems import Problem
 from api.publisher import Publisher, QueueFull
+from api.redis_client import redis_client
 from api.settings import ApiSettings
-from contract import wire
-from contract.jobs import AnyJob, JobState, Outcome, WorkerStatus
+from contract import endings, wire
+from contract.jobs import AnyJob, JobBase, JobState, Outcome, WorkerStatus
 
 log = logging.getLogger(__name__)
 
 # A mailbox entry can be lost with its list (Redis restarted without it): waiting jobs are looked up this often too.
 _SWEEP_S = 2.0
 _BLOCK_S = 5
-_MAX_CONNECTIONS = 10_000  # as many as Redis takes by default
+
+# End a job whose time is over: with no worker, or behind a long queue, nobody else would. What has an outcome keeps it.
+# KEYS: those of endings.LUA. ARGV: the same, then how late it must be.
+# Answers whether it ended the job, and the outcome that the job has.
+_EXPIRE = (
+    """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
+local known = redis.call('HMGET', KEYS[2], 'body', 'created', 'timeout_s')
+local late = known[1] and now - known[2] >= known[3] + ARGV[10]
+if late then
+"""
+    + endings.LUA
+    + """
+end
+return {late and 1 or 0, redis.call('GET', KEYS[1])}
+"""
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +56,8 @@ class Record:
     state: JobState
     created: float
     encoding: str
-    abandon: bool  # cancel it when nobody reads its stream any more
+    timeout_s: float
+    left_s: float  # of its time, by Redis' clock; negative when that is over
 
     @property
     def ended(self) -> bool:
@@ -54,17 +74,11 @@ class JobQueue:
 
     def __init__(self, settings: ApiSettings) -> None:
         self._settings = settings
-        self._redis: redis.Redis = redis.Redis.from_url(
-            str(settings.redis_url),
-            # Every open stream holds one; beyond the client's default of 100 all requests would answer 503.
-            max_connections=_MAX_CONNECTIONS,
-            socket_connect_timeout=2,
-            socket_timeout=_BLOCK_S + 5,
-            health_check_interval=30,
-        )
+        self._redis = redis_client(settings)
+        self._blocking = redis_client(settings, _BLOCK_S)
         self._publisher = Publisher(settings, self._redis)
         self.mailbox = secrets.token_hex(8)
-        self._waiting: dict[str, asyncio.Future[Outcome | None]] = {}
+        self._waiting: dict[str, set[asyncio.Future[Outcome | None]]] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._partings: set[asyncio.Task[None]] = set()
 
@@ -77,47 +91,81 @@ class JobQueue:
             task.cancel()
         await asyncio.gather(*self._loops, *self._partings, return_exceptions=True)
         await self._redis.aclose()
+        await self._blocking.aclose()
 
-    async def submit(self, job: AnyJob, texts: int, size: int, encoding: str = "float", abandon: bool = False) -> None:
-        """Admit and queue `job`. texts, size (bytes to read or generate): what it counts against the limits."""
+    async def submit(
+        self,
+        job: AnyJob,
+        texts: int,
+        size: int,
+        encoding: str = "float",
+        abandon: bool = False,
+        once: Once | None = None,
+    ) -> str | None:
+        """Admit and queue `job`, and return None; or return what `once` has made before, and queue nothing.
+
+        texts, size (bytes to read or generate): what it counts against the limits.
+        """
         try:
-            await self._publisher.publish(job, texts, size, encoding, abandon)
+            made = await self._publisher.publish(job, texts, size, encoding, abandon, once)
         except QueueFull as full:
             raise self._full(full.texts, full.size, texts, size) from full
-        metrics.ACCEPTED.labels(job.kind).inc()
+        if made is None:
+            metrics.ACCEPTED.labels(job.kind).inc()
+        return made
+
+    async def made(self, once: Once) -> str | None:
+        """What `once` has made before, if anything: see `Once.job_of`."""
+        raw: bytes | None = await cast(Any, self._redis.get(once.name))
+        return None if raw is None else raw.decode()
 
     @contextmanager
     def expect(self, job_id: str) -> Iterator["asyncio.Future[Outcome | None]"]:
-        """A future for the outcome of a job that will be queued with this gateway's mailbox.
+        """A future for the outcome of a job that has not ended yet. Who has it may also end the wait, with None.
 
-        Who has it may also end the wait, with None.
+        A job that does not have this gateway's mailbox is heard of a little later.
         """
         future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
-        self._waiting[job_id] = future
-        metrics.WAITING.set(len(self._waiting))
+        self._waiting.setdefault(job_id, set()).add(future)
+        metrics.WAITING.inc()
         try:
             yield future
         finally:
-            del self._waiting[job_id]
-            metrics.WAITING.set(len(self._waiting))
+            self._waiting[job_id].discard(future)
+            if not self._waiting[job_id]:
+                del self._waiting[job_id]
+            metrics.WAITING.dec()
 
     async def record(self, job_id: str) -> Record | None:
         """None for a job that never was, or ended long ago."""
-        raw = await cast(Any, self._redis.hgetall(wire.job(job_id)))
-        if b"kind" not in raw:
+        fields = ["kind", "state", "created", "encoding", "timeout_s"]
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hmget(wire.job(job_id), fields)
+            pipeline.time()
+            found, (seconds, microseconds) = await pipeline.execute()
+        if None in found:
             return None
-        text = {name.decode(): value.decode() for name, value in raw.items()}
-        return Record(
-            text["kind"],
-            cast(JobState, text["state"]),
-            float(text["created"]),
-            text["encoding"],
-            text["abandon"] == "1",
-        )
+        kind, state, created, encoding, timeout_s = (value.decode() for value in found)
+        left_s = float(created) + float(timeout_s) - (seconds + microseconds / 1e6)
+        return Record(kind, cast(JobState, state), float(created), encoding, float(timeout_s), left_s)
 
-    async def outcome(self, job_id: str) -> Outcome | None:
-        """None while the job runs, and when its result has expired."""
+    async def outcome(self, job_id: str, record: Record) -> Outcome | None:
+        """None while the job has time, and when its result has expired. Ends a job whose time is over."""
         raw = await self._redis.get(wire.result(job_id))
+        if raw is not None:
+            return Outcome.model_validate_json(raw)
+        if not record.ended and record.left_s <= -wire.LATE_S:
+            return await self.expire(job_id, record.timeout_s, wire.LATE_S)
+        return None
+
+    async def expire(self, job_id: str, timeout_s: float, late_s: float = 0.0) -> Outcome | None:
+        """End a job whose time was over `late_s` ago. Returns its outcome, if that or something else has ended it."""
+        # Told on its stream even where nobody asked for one: somebody may read it.
+        job = JobBase(id=job_id, timeout_s=timeout_s, events=True)
+        keys = endings.keys(job)
+        arguments = endings.arguments(job, Outcome.late(timeout_s), wire.RECORD_TTL_S)
+        ended, raw = await cast(Any, self._redis.eval(_EXPIRE, len(keys), *keys, *arguments, late_s))
+        metrics.EXPIRED.inc(ended)
         return None if raw is None else Outcome.model_validate_json(raw)
 
     async def cancel(self, job_id: str, reason: str) -> None:
@@ -137,7 +185,7 @@ class JobQueue:
         try:
             while not ended:
                 answer = await cast(
-                    Any, self._redis.xread({wire.events(job_id): after}, count=256, block=_BLOCK_S * 1000)
+                    Any, self._blocking.xread({wire.events(job_id): after}, count=256, block=_BLOCK_S * 1000)
                 )
                 if not answer:
                     yield None
@@ -205,7 +253,7 @@ class JobQueue:
         while True:
             try:
                 popped = await cast(
-                    Any, self._redis.blmpop(_BLOCK_S, 1, wire.mailbox(self.mailbox), direction="LEFT", count=256)
+                    Any, self._blocking.blmpop(_BLOCK_S, 1, wire.mailbox(self.mailbox), direction="LEFT", count=256)
                 )
                 if popped is not None:
                     await self._open(popped[1])
@@ -242,6 +290,8 @@ class JobQueue:
                 self._settle(job_id, raw)
 
     def _settle(self, job_id: str, raw: bytes | str) -> None:
-        future = self._waiting.get(job_id)
-        if future is not None and not future.done():
-            future.set_result(Outcome.model_validate_json(raw))
+        waiting = [future for future in self._waiting.get(job_id, ()) if not future.done()]
+        if waiting:
+            outcome = Outcome.model_validate_json(raw)
+            for future in waiting:
+                future.set_result(outcome)

@@ -1,19 +1,22 @@
 """How the POSTs that make a job read their bodies: straight into the model, where nothing is wrong with them."""
 
+import re
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
 from fastapi.routing import APIRoute
-from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from api import idempotency
 from api.answers import Message, Receive, Send
 from api.problems import Problem
 
+_KEY = re.compile(idempotency.PATTERN)
+
 
 class JobRoute(APIRoute):
-    """A route whose endpoint is called with (body, request, prefer).
+    """A route whose endpoint is called with (body, request, prefer, idempotency_key).
 
     FastAPI's own way through dependencies and exit stacks takes several times as long as all that a small request
     needs. It is taken by bodies that are not plainly valid, for it knows how to say what is wrong.
@@ -31,11 +34,14 @@ class JobRoute(APIRoute):
             content = await request.body()
         except ClientDisconnect:
             raise Problem("invalid-request", "the connection ended within the body") from None
+        key = request.headers.get(idempotency.HEADER)
         try:
+            if key is not None and not _KEY.fullmatch(key):
+                raise ValueError
             body = self._body.model_validate_json(content)
-        except ValidationError:
+        except ValueError:  # pydantic's ValidationError is one
             return await super().handle(scope, _again(content, receive), send)
-        response = await self.endpoint(body, request, request.headers.get("prefer"))
+        response = await self.endpoint(body, request, request.headers.get("prefer"), key)
         await response(scope, receive, send)
         return None
 

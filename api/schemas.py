@@ -1,9 +1,19 @@
 """Request and response bodies. The limits that a setting moves are checked in requests.py, not here."""
 
+import re
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    WithJsonSchema,
+    model_validator,
+)
 
 from contract.jobs import JobState, ModelInfo, Pooling
 
@@ -23,16 +33,51 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def _number(value: object) -> object:
+    if isinstance(value, str | bool):
+        raise ValueError("not a number")
+    return value
+
+
+def _unit_name(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(_UNIT, value):
+        raise ValueError("not the number of a unit")
+    return value
+
+
+_UNIT = "^[0-9]{1,9}$"  # as the keys of JSON objects, which are strings, spell a unit
 AnyText = Annotated[str, AfterValidator(_encodable)]
-Text = Annotated[AnyText, AfterValidator(_not_blank)]
+# What str.strip() takes for space, spelt out: languages disagree on \s.
+_NOT_SPACE = r"[^\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+Text = Annotated[AnyText, AfterValidator(_not_blank), WithJsonSchema({"type": "string", "pattern": _NOT_SPACE})]
+Whole = BeforeValidator(_number)  # an integer as JSON Schema has it: 5 and 5.0, neither "5" nor true
+Number = Annotated[float, Strict()]
+_UnitName = Annotated[int, Field(ge=0), BeforeValidator(_unit_name)]
 
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    timeout_s: Number | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds from the acceptance on; a job that has not ended by then fails with 504. As long as is "
+        "allowed if left out.",
+    )
+
 
 class TextsRequest(Body):
     """Give `texts`, or `text` for a single one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["texts"], "properties": {"texts": {"type": "array"}, "text": {"type": "null"}}},
+                {"required": ["text"], "properties": {"text": {"type": "string"}, "texts": {"type": "null"}}},
+            ]
+        }
+    )
 
     texts: list[Text] | None = Field(None, min_length=1, examples=[["A delightful film.", "A waste of time."]])
     text: Text | None = None
@@ -58,28 +103,35 @@ class FeaturizeRequest(TextsRequest):
 
 class TraceRequest(Body):
     text: Text
-    units: list[Annotated[int, Field(ge=0)]] | None = Field(
+    units: list[Annotated[int, Field(ge=0), Whole]] | None = Field(
         None, min_length=1, max_length=64, description="Units to trace; the sentiment unit if left out."
     )
 
 
 class GenerateRequest(Body):
     prompt: AnyText = Field("", description="What the review begins with; may be empty.")
-    sentiment: float | None = Field(None, ge=-1, le=1, description="Hold the sentiment unit at this sentiment.")
-    clamp: dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=-100, le=100)]] = Field(
-        default_factory=dict, max_length=64, description="Hold units at raw values; wins over `sentiment`."
+    sentiment: Number | None = Field(None, ge=-1, le=1, description="Hold the sentiment unit at this sentiment.")
+    clamp: dict[_UnitName, Annotated[Number, Field(ge=-100, le=100)]] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="Hold units at raw values; wins over `sentiment`.",
+        json_schema_extra={"propertyNames": {"pattern": _UNIT}},
     )
-    length: int = Field(200, ge=1, description="Bytes to generate at most.")
-    temperature: float = Field(0.7, ge=0, le=10, description="0 takes the likeliest byte.")
-    top_k: int = Field(256, ge=1, le=256)
-    top_p: float = Field(1.0, gt=0, le=1)
-    seed: int | None = Field(None, ge=0, lt=2**63, description="The same seed gives the same text; drawn if left out.")
-    n: int = Field(1, ge=1, description="Samples to return.")
-    best_of: int | None = Field(None, ge=1, description="Samples to draw; the n most likely are returned.")
+    length: Annotated[int, Field(ge=1), Whole] = Field(200, description="Bytes to generate at most.")
+    temperature: Number = Field(0.7, ge=0, le=10, description="0 takes the likeliest byte.")
+    top_k: Annotated[int, Field(ge=1, le=256), Whole] = 256
+    top_p: Number = Field(1.0, gt=0, le=1)
+    seed: Annotated[int, Field(ge=0, lt=2**63), Whole] | None = Field(
+        None, description="The same seed gives the same text; drawn if left out."
+    )
+    n: Annotated[int, Field(ge=1), Whole] = Field(1, description="Samples to return.")
+    best_of: Annotated[int, Field(ge=1), Whole] | None = Field(
+        None, description="Samples to draw, n or more; the n most likely are returned. Not with `stream`."
+    )
     stop: list[Annotated[AnyText, Field(min_length=1, max_length=64)]] = Field(
         default=["\n"], max_length=16, description="End before any of these. A newline ends a review."
     )
-    stream: bool = Field(False, description="Answer with server-sent events.")
+    stream: Annotated[bool, Strict()] = Field(False, description="Answer with server-sent events.")
 
     @model_validator(mode="after")
     def _samples_agree(self) -> "GenerateRequest":
@@ -98,7 +150,7 @@ class GenerateRequest(Body):
         """The request as the fields of a GenerateJob. A seed that was left out is drawn, anew at every call."""
         # 53 bits: any JSON reader keeps them exact.
         seed = secrets.randbits(53) if self.seed is None else self.seed
-        return self.model_dump() | {"seed": seed, "best_of": self.samples}
+        return self.model_dump(exclude={"timeout_s"}) | {"seed": seed, "best_of": self.samples}
 
 
 class ModelName(BaseModel):

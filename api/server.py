@@ -1,22 +1,57 @@
 """The gateway process: settings, logging and uvicorn."""
 
+import functools
 import gc
 import logging
+import signal
+import ssl
+import sys
+from typing import Any, cast
 
+import redis
 import uvicorn
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from api.app import create_app
+from api.connections import HEADERS, Connection
 from api.settings import ApiSettings
+from contract.settings import SettingError
+
+log = logging.getLogger(__name__)
+
+
+def _check_redis(settings: ApiSettings) -> None:
+    """Exit where Redis is there and does not let the gateway in, for that does not pass. One that is away may come."""
+    try:
+        options: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 10, "retry": Retry(NoBackoff(), 0)}
+        with redis.Redis.from_url(str(settings.redis_url), **options) as client:
+            client.ping()
+    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        sys.exit(f"The gateway cannot start: NEURON_REDIS_URL: {error}")
+    except redis.RedisError as error:
+        if isinstance(error.__context__, ssl.SSLCertVerificationError):
+            sys.exit(f"The gateway cannot start: NEURON_REDIS_URL: {error}")
+        log.warning("Redis: %s", error)
 
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT; open requests may end first."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = ApiSettings()
+    try:
+        settings = ApiSettings()
+    except SettingError as error:
+        sys.exit(f"The gateway cannot start: {error}")
+    _check_redis(settings)
+    # uvicorn has handlers of its own while it serves. When all is answered it raises the signal again, for this one.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     app = create_app(settings)
     # What is loaded by now stays: no request shall wait while all of it is looked through for garbage.
     gc.collect()
     gc.freeze()
+    connection = functools.partial(
+        Connection, max_head_bytes=settings.api_max_head_bytes, timeout_s=settings.api_request_timeout_s
+    )
     uvicorn.run(
         app,
         host=settings.api_host,
@@ -24,5 +59,10 @@ def main() -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=30,
+        # Longer than proxies and clients keep an idle connection: else one may be closed as a request comes on it.
+        timeout_keep_alive=75,
         server_header=False,
+        headers=HEADERS,
+        http=cast(Any, connection),  # typed as a class, and called like one
+        ws="none",
     )

@@ -1,17 +1,47 @@
 """The gateway's settings, from environment variables."""
 
-from typing import ClassVar
+import ipaddress
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
-from contract.settings import ProcessSettings
+from api.keys import Key, parse
+from contract.settings import ProcessSettings, SettingError
 
 
 class ApiSettings(ProcessSettings):
     process: ClassVar[str] = "api"
 
-    api_host: str = Field("127.0.0.1", description="Address to listen on.")
+    api_host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on. One that other machines reach is refused without `NEURON_API_KEYS`, unless "
+        "`NEURON_INSECURE` is true.",
+    )
     api_port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    api_keys: SecretStr | None = Field(
+        None,
+        description="The keys that may call, as `NAME:SCOPES:SHA256` with commas between; `neuron key new` prints one. "
+        "Unset: anyone may.",
+    )
+    api_key_requests_per_s: float | None = Field(
+        None, gt=0, description="Requests a second that a key may make, and the burst; more answer 429."
+    )
+    api_key_bytes_per_day: int | None = Field(
+        None, ge=1, description="Bytes that a key may have read or generated in a day (UTC); more answer 429."
+    )
+    api_cors_origins: str | None = Field(
+        None,
+        description="Origins whose pages may call from a browser, with commas between; `*` is any. Unset: none may.",
+    )
+    api_max_head_bytes: int = Field(
+        32_768, ge=1024, description="Bytes of a request's line and headers; more answer 431."
+    )
+    api_request_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="How long a client may take to send one request, head and body; then 408. And how long it may "
+        "leave an answer unread; then it is dropped.",
+    )
     api_max_texts: int = Field(1024, ge=1, description="Texts in one request; more answer 413.")
     api_max_text_bytes: int = Field(
         4 * 2**20,
@@ -45,7 +75,13 @@ class ApiSettings(ProcessSettings):
     )
     api_retry_after_s: int = Field(2, ge=1, description="What a 429 or 503 names in `Retry-After`.")
     api_job_timeout_s: float = Field(
-        3600.0, gt=0, description="A job that has not ended this long after it was accepted fails with 504."
+        3600.0,
+        gt=0,
+        description="A job that has not ended this long after it was accepted fails with 504. The most that a request "
+        "may ask for by `timeout_s`; more answer 422.",
+    )
+    api_idempotency_ttl_s: int = Field(
+        86_400, ge=1, description="How long a request that comes again with its `Idempotency-Key` gets the same job."
     )
     api_wait_s: float = Field(
         300.0, gt=0, description="How long a request is held open for its answer; then 202 and the job's address."
@@ -55,3 +91,28 @@ class ApiSettings(ProcessSettings):
         ge=0,
         description="How long a stream whose client went away may be resumed before its job is cancelled.",
     )
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        if not (self.keys or self.insecure or _is_loopback(self.api_host)):
+            raise SettingError(
+                f"NEURON_API_HOST is {self.api_host!r}, which other machines may reach, and NEURON_API_KEYS names no "
+                "key: name one (`neuron key new` makes it), or set NEURON_INSECURE=true to let anyone in"
+            )
+        for name in ("api_key_requests_per_s", "api_key_bytes_per_day"):
+            if getattr(self, name) is not None and not self.keys:
+                raise SettingError(f"NEURON_{name.upper()} limits each key, and NEURON_API_KEYS names none")
+
+    @property
+    def keys(self) -> list[Key]:
+        """Who may call; empty where anyone may. Raises SettingError."""
+        return parse(self.api_keys.get_secret_value()) if self.api_keys else []
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name, or "" for all addresses
+        return False

@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from api import schemas
 from api.problems import OPENAPI, Problem
 from api.queue import JobQueue
+from contract.jobs import WorkerStatus
 
 router = APIRouter(tags=["service"])
 
@@ -35,10 +36,17 @@ async def readyz(request: Request) -> Response:
     workers = await queue.workers()
     ready = [worker for worker in workers if worker.ready]
     if not ready:
-        stalled = [f"{worker.id} (engine silent for {worker.engine_age_s:.0f} s)" for worker in workers]
-        detail = f"not ready: {', '.join(stalled)}" if stalled else "no worker has sent a heartbeat"
+        reasons = [f"worker {worker.id} {_reason(worker)}" for worker in workers]
+        detail = "; ".join(reasons) or "no worker has sent a heartbeat: none runs, or none has loaded its model yet"
         raise Problem("not-ready", detail, {"Retry-After": str(request.app.state.settings.api_retry_after_s)})
     return JSONResponse({"status": "ready", "workers": len(ready)})
+
+
+def _reason(worker: WorkerStatus) -> str:
+    """Why a worker is not ready."""
+    if worker.stopping:
+        return "is stopping"
+    return f"has an engine that has not moved for {worker.engine_age_s:.0f} s"
 
 
 @router.get("/metrics", include_in_schema=False)

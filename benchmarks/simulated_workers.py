@@ -6,7 +6,6 @@ coroutines of one process: real ones would run on other machines.
 """
 
 import asyncio
-import base64
 import json
 import sys
 from typing import Any, cast
@@ -20,6 +19,7 @@ from worker.results import begin_command, finish_command
 
 _RESULT = {"label": "positive", "score": 0.9, "probabilities": {"negative": 0.1, "positive": 0.9}, "sentiment": 0.8}
 _TTL_S = 60
+_MAX_DELIVERIES = 3
 
 
 async def _work(url: str) -> None:
@@ -31,17 +31,16 @@ async def _work(url: str) -> None:
         raw = popped[1]
         message = json.loads(raw)
         tag = message["properties"]["delivery_tag"]
-        arguments, *_ = json.loads(base64.b64decode(message["body"]))
-        jobs = [JOB.validate_python(job) for job in arguments[0]]
+        ((ids,), *_) = json.loads(message["body"])
         async with connection.pipeline(transaction=False) as pipeline:
             pipeline.zadd("unacked_index", {tag: 0})
             pipeline.hset("unacked", tag, raw)
-            for job in jobs:
-                pipeline.execute_command(*begin_command(job))
-            await pipeline.execute()
+            pipeline.execute_command(*begin_command(ids, tag, _MAX_DELIVERIES, alone=False))
+            *_, answers = await pipeline.execute()
+        jobs = [JOB.validate_json(body) for _, body, *_ in answers]
         async with connection.pipeline(transaction=False) as pipeline:
             for job in jobs:
-                pipeline.execute_command(*finish_command(job, _outcome(job), _TTL_S))
+                pipeline.execute_command(*finish_command(job, tag, _outcome(job), _TTL_S))
             pipeline.zrem("unacked_index", tag)
             pipeline.hdel("unacked", tag)
             await pipeline.execute()
@@ -57,7 +56,7 @@ def _outcome(job: AnyJob) -> Outcome:
 async def _heartbeat(url: str) -> None:
     connection: redis.Redis = redis.Redis.from_url(url)
     status = WorkerStatus(
-        id="simulated", ready=True, model=None, engine_age_s=0.0, rows_active=0, rows_waiting=0
+        id="simulated", ready=True, stopping=False, model=None, engine_age_s=0.0, rows_active=0, rows_waiting=0
     ).model_dump_json()
     while True:
         await cast(Any, connection.sadd(wire.WORKERS, "simulated"))

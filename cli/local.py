@@ -39,7 +39,7 @@ BodyT = TypeVar("BodyT", bound=BaseModel)
 
 _ROWS = 64  # side by side in the engine: the batch that packed weights are tuned for (model/folded.py)
 _CLASSIFY_CHUNK = 1024  # texts of one job, so that a long stdin is answered as it is read
-_BASE: dict[str, Any] = {"id": "neuron-command-line", "deadline": math.inf}
+_BASE: dict[str, Any] = {"id": "neuron-command-line", "timeout_s": math.inf}
 _DEFAULTS = GenerateRequest.model_validate({})
 
 

@@ -11,6 +11,7 @@ COMMANDS = {
     "up": ("cli.up:up", "Serve on this machine: Redis, a worker and the gateway."),
     "api": ("cli.processes:api", "Run the gateway."),
     "worker": ("cli.processes:worker", "Run a worker."),
+    "jobs": ("cli.jobs:jobs", "Jobs that brought down every worker: list, retry and drop them."),
     "classify": ("cli.local:classify", "Label texts, without a server."),
     "featurize": ("cli.local:featurize", "Feature vectors of a file of texts, without a server."),
     "trace": ("cli.local:trace", "Show units at work on a text, without a server."),
@@ -21,6 +22,7 @@ COMMANDS = {
     "evaluate": ("cli.evaluate:evaluate", "Evaluate a model as the paper does: tables and figures."),
     "checkpoint": ("cli.checkpoints:checkpoint", "Show, verify, import and fetch checkpoints."),
     "bench": ("cli.bench:bench", "Measure speed on this machine."),
+    "key": ("cli.key:key", "Make keys for the gateway."),
     "settings": ("cli.settings:settings", "List every setting."),
 }
 

@@ -14,6 +14,6 @@ def api() -> None:
 @click.command()
 def worker() -> None:
     """Run a worker. Settings: NEURON_WORKER_..., NEURON_CHECKPOINT_DIR, NEURON_REDIS_URL."""
-    from worker.service import main
+    from worker.process import main
 
     main()

@@ -17,10 +17,14 @@ class _Stopped(Exception):
 def up() -> None:
     """Serve on this machine: embedded Redis (unless NEURON_REDIS_URL names one), a worker and the gateway."""
     from api.settings import ApiSettings
+    from contract.settings import SettingError
 
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
-    settings = ApiSettings()
+    try:
+        settings = ApiSettings()
+    except SettingError as error:
+        raise click.ClickException(str(error)) from error
     children = Children()
     failure = None
     try:

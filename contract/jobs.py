@@ -13,13 +13,14 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 class Message(BaseModel):
     """Strict and immutable: a message with unknown or missing fields is refused, never guessed at."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # An error must not quote the texts of users.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class JobBase(Message):
     id: str = Field(pattern=r"^[A-Za-z0-9_-]{16,64}$")
     priority: Priority = "interactive"
-    deadline: float  # Unix time in seconds; what has not finished by then fails
+    timeout_s: float = Field(ge=0)  # from its acceptance on; what has not ended by then fails
     mailbox: str | None = None  # the list that is told the id when the job ends
     events: bool = False  # whether the end is also told on the job's stream
 
@@ -70,6 +71,8 @@ class ErrorCode(StrEnum):
     NO_SENTIMENT_UNIT = "no-sentiment-unit"
     DEADLINE_EXCEEDED = "deadline-exceeded"
     ENGINE_FAILURE = "engine-failure"
+    WORKERS_DIED = "workers-died"
+    MODEL_CHANGED = "model-changed"
 
 
 class JobError(Message):
@@ -83,6 +86,12 @@ class Outcome(Message):
     state: Literal["done", "failed", "cancelled"]
     result: dict[str, Any] | None = None
     error: JobError | None = None
+
+    @classmethod
+    def late(cls, timeout_s: float) -> "Outcome":
+        """That of a job which has not ended in its time."""
+        detail = f"not ended within {timeout_s:g} s (`timeout_s`; NEURON_API_JOB_TIMEOUT_S if left out)"
+        return cls(state="failed", error=JobError(code=ErrorCode.DEADLINE_EXCEEDED, detail=detail))
 
 
 class ModelInfo(Message):
@@ -101,10 +110,15 @@ class ModelInfo(Message):
 
 
 class WorkerStatus(Message):
-    """A worker's heartbeat. engine_age_s: seconds since the engine last went round its loop."""
+    """A worker's heartbeat. It comes as soon as a model is loaded.
+
+    engine_age_s: seconds since the engine last made a step or looked for rows. stopping: it was told to stop, and ends
+    or gives back what it runs.
+    """
 
     id: str
     ready: bool
+    stopping: bool
     model: ModelInfo | None
     engine_age_s: float
     rows_active: int

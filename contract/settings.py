@@ -17,7 +17,11 @@ PROCESSES = ("api", "worker")
 _ELSEWHERE = {"NEURON_OPENAI_WEIGHTS"}
 
 
-class UnknownSettingError(ValueError):
+class SettingError(ValueError):
+    """A process cannot run as it is set."""
+
+
+class UnknownSettingError(SettingError):
     """An environment variable looks like a setting but is none."""
 
 
@@ -33,6 +37,9 @@ class ProcessSettings(BaseSettings):
     )
     checkpoint_dir: Path | None = Field(
         None, description="Volume of checkpoints; its `LATEST` is served. Unset: the model shipped with the package."
+    )
+    insecure: bool = Field(
+        False, description="Let the gateway listen beyond this machine without keys: who reaches it may use it."
     )
     data_dir: Path = Field(Path("data"), description="Where the embedded Redis of `neuron up` keeps its data.")
 
@@ -51,7 +58,7 @@ class ProcessSettings(BaseSettings):
                 )
 
     def effective(self) -> dict[str, str]:
-        """Every setting as it is in force, the password of a URL masked, for the log."""
+        """Every setting as it is in force, secrets and the password of a URL masked, for the log."""
         shown = {PREFIX + name.upper(): str(value) for name, value in self}
         if self.redis_url.password:
             shown[PREFIX + "REDIS_URL"] = shown[PREFIX + "REDIS_URL"].replace(self.redis_url.password, "***")

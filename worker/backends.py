@@ -77,9 +77,10 @@ class Backend(Protocol):
         """About how long a step of so many rows takes; never less than one of fewer rows."""
 
     def run(self, block: list[BlockRow], interrupted: Callable[[], bool] = ...) -> list[BlockRowResult]:
-        """Advance every row of `block`, which stands in order of `steps`, most first.
+        """Advance every row of `block`, which stands in order of `steps`, most first. If it raises, none has moved.
 
-        Ends after the step in which `interrupted` turns true, if the device can be asked so often.
+        Ends after the step in which `interrupted` turns true, if the device can be asked so often. It is asked at least
+        once a second, for whoever is asked knows that the block moves.
         """
 
 
@@ -169,13 +170,14 @@ class TorchBackend:
         clamps = _Clamper(block, device)
         last = self._last[slots]
         state = State(self._state.cell[slots], self._state.hidden[slots])
+        ended: list[tuple[torch.Tensor, State]] = []  # kept at the end, so that nothing has happened if a step raises
         active = len(block)
         made = 0
         for step, now in enumerate(active_at):
             if step > 0 and interrupted():
                 break
             if now < active:
-                self._keep(slots[now:active], State(state.cell[now:], state.hidden[now:]))
+                ended.append((slots[now:active], State(state.cell[now:], state.hidden[now:])))
                 state = State(state.cell[:now], state.hidden[:now])
                 active = now
             byte = columns[step, :active]
@@ -186,17 +188,15 @@ class TorchBackend:
             tracer.record(step, active, state)
             sampler.draw(step, active, state, self.model, last)
             made = step + 1
-        self._keep(slots[:active], state)
+        for slots_, state_ in (*ended, (slots[:active], state)):
+            self._state.cell[slots_] = state_.cell
+            self._state.hidden[slots_] = state_.hidden
         self._last[slots] = last
         self._observe(sum(active_at[:made]) / made, (time.perf_counter() - began) / made)
         return [
             BlockRowResult(row_steps, *sampler.result(column, row_steps), tracer.result(column, row_steps))
             for column, row_steps in enumerate(np.minimum(steps, made).tolist())
         ]
-
-    def _keep(self, slots: torch.Tensor, state: State) -> None:
-        self._state.cell[slots] = state.cell
-        self._state.hidden[slots] = state.hidden
 
 
 class _Clamper:

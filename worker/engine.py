@@ -15,6 +15,8 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 
+import torch
+
 from worker import metrics
 from worker.backends import Backend, BlockRow
 from worker.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled, RowRequest
@@ -31,6 +33,9 @@ _NICENESS = 5
 # The loop goes round at least this often, so that `age_s` of an idle engine stays small.
 _IDLE_WAIT_S = 0.5
 _LOOK_INTERVAL_S = 0.25
+
+# After so many blocks that fitted, a model whose rows did not once tries a quarter more of them.
+_BLOCKS_TO_GROW = 64
 
 
 class Engine:
@@ -60,9 +65,12 @@ class Engine:
         self._state_cache_bytes = int(state_cache_mb * 2**20)
         # What a retired model's rows had read goes with it.
         self._shared: weakref.WeakKeyDictionary[Backend, SharedReading] = weakref.WeakKeyDictionary()
+        # Models whose blocks ran out of memory: rows that they may have now, and blocks that fitted since.
+        self._budgets: weakref.WeakKeyDictionary[Backend, tuple[int, int]] = weakref.WeakKeyDictionary()
+        self._max_rows = max_rows
         self._closing = False
         self._next_look = 0.0
-        self._last_turn = time.monotonic()
+        self._moved_at = time.monotonic()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -79,9 +87,14 @@ class Engine:
         return self._thread.is_alive()
 
     @property
+    def moved_at(self) -> float:
+        """When, by time.monotonic, the loop last began a turn or a backend a step."""
+        return self._moved_at
+
+    @property
     def age_s(self) -> float:
-        """Seconds since the loop last went round."""
-        return time.monotonic() - self._last_turn
+        """Seconds since then."""
+        return time.monotonic() - self._moved_at
 
     @property
     def rows_active(self) -> int:
@@ -128,7 +141,7 @@ class Engine:
         if sys.platform == "linux":  # elsewhere niceness belongs to the whole process
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while not self._closing:
-            self._last_turn = time.monotonic()
+            self._moved_at = time.monotonic()
             idle = not self._active and not self._scheduler.waiting
             self._take_arrivals(_IDLE_WAIT_S if idle else 0.0)
             self._gather()
@@ -155,7 +168,7 @@ class Engine:
         steps = max((row.next_steps(self.block_steps) for _, row in interactive), default=self.block_steps)
         for backend in dict.fromkeys(backend for backend, _ in interactive + bulk):
             rows = [row for owner, row in interactive + bulk if owner is backend]
-            self._advance(backend, rows, steps, _never if interactive else self._awaited.is_set)
+            self._advance(backend, rows, steps, yields=not interactive)
 
     def _runnable(self) -> tuple[list[tuple[Backend, Row]], list[tuple[Backend, Row]]]:
         """Active rows that do not stand still behind another: interactive ones with those that lead them, and bulk."""
@@ -191,7 +204,7 @@ class Engine:
             self._take_arrivals(left_s)
 
     def _drop_dead(self) -> None:
-        now = time.time()
+        now = time.monotonic()
         for backend, row in list(self._active):
             if (reason := _cause_of_death(row, now)) is not None:
                 self._leave(backend, row, "cancelled" if isinstance(reason, RowCancelled) else "late")
@@ -209,7 +222,7 @@ class Engine:
 
     def _admit(self) -> None:
         """Let rows join. One that died while it waited ends here, before it costs a step."""
-        now = time.time()
+        now = time.monotonic()
         for backend, row in self._scheduler.admit():
             if (reason := _cause_of_death(row, now)) is not None:
                 self._scheduler.leave(row.request.priority)
@@ -222,19 +235,34 @@ class Engine:
             self._shared[backend].join(backend, row)
             self._end_if_done(backend, row)
 
-    def _advance(self, backend: Backend, rows: list[Row], steps: int, interrupted: Callable[[], bool]) -> None:
-        """One block of at most so many steps."""
+    def _advance(self, backend: Backend, rows: list[Row], steps: int, yields: bool) -> None:
+        """One block of at most so many steps. yields: whether it ends early when interactive rows have arrived."""
+
+        def interrupted() -> bool:
+            self._moved_at = time.monotonic()
+            return yields and self._awaited.is_set()
+
+        budget, _ = self._budgets.get(backend, (self._max_rows, 0))
+        rows = rows[:budget]  # the others stand still until a later block
         rows.sort(key=lambda row: row.next_steps(steps), reverse=True)
         block = [self._plan(row, steps) for row in rows]
         started = time.perf_counter()
         try:
             results = backend.run(block, interrupted)
         except Exception as error:  # whatever a device throws, the other jobs must go on
+            if _is_out_of_memory(error) and len(rows) > 1:
+                metrics.OUT_OF_MEMORY.inc()
+                self._budgets[backend] = len(rows) // 2, 0
+                log.warning(
+                    "%d rows do not fit into memory, so no more than %d run: %s", len(rows), len(rows) // 2, error
+                )
+                return  # none of them has moved, so the next block takes the first of them
             log.exception("a block of %d rows failed", len(rows))
             for row in rows:
                 self._leave(backend, row, "failed")
                 row.done.set_exception(EngineFailure(f"{type(error).__name__}: {error}"))
             return
+        self._grow(backend)
         metrics.BLOCK_SECONDS.observe(time.perf_counter() - started)
         active = len(block)
         for step in range(results[0].steps):
@@ -254,6 +282,18 @@ class Engine:
             for follower in self._shared[backend].passed(backend, row):
                 self._end_if_done(backend, follower)
             self._end_if_done(backend, row)
+
+    def _grow(self, backend: Backend) -> None:
+        """A block has fitted; little by little a model that had run out of memory gets its rows back."""
+        if backend not in self._budgets:
+            return
+        budget, blocks = self._budgets[backend]
+        if blocks + 1 < _BLOCKS_TO_GROW:
+            self._budgets[backend] = budget, blocks + 1
+        elif (grown := budget + max(1, budget // 4)) < self._max_rows:
+            self._budgets[backend] = grown, 0
+        else:
+            del self._budgets[backend]
 
     def _end_if_done(self, backend: Backend, row: Row) -> None:
         if row.follows is None and row.steps_left == 0:
@@ -285,14 +325,18 @@ class Engine:
         metrics.ROWS_ENDED.labels(how).inc()
 
 
-def _never() -> bool:
-    return False
+def _is_out_of_memory(error: Exception) -> bool:
+    """On a GPU torch says so by a type of its own, on a CPU in words."""
+    words = "out of memory", "can't allocate memory", "not enough memory"
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
 
 
 def _cause_of_death(row: Row, now: float) -> RowCancelled | DeadlineExceeded | None:
-    """Why the row need not run any more, if so. now: Unix time in seconds."""
+    """Why the row need not run any more, if so. now: by time.monotonic()."""
     if row.cancelled.is_set():
         return RowCancelled()
     if row.request.deadline < now:
-        return DeadlineExceeded(f"not finished by its deadline, {now - row.request.deadline:.1f} s ago")
+        return DeadlineExceeded(f"not ended by its deadline, {now - row.request.deadline:.1f} s ago")
     return None

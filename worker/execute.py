@@ -7,6 +7,7 @@ in-process, the worker from its queue.
 import base64
 import itertools
 import logging
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -53,6 +54,7 @@ class Task:
 
     job: AnyJob
     cancelled: threading.Event
+    deadline: float = math.inf  # by time.monotonic()
 
 
 Ending = Callable[[], Outcome]  # what ended a job becomes its outcome when this is called
@@ -71,10 +73,10 @@ def start(
     left to whoever calls the ending.
     """
     try:
-        plan_ = plan(task.job, served)
+        plan_ = plan(task.job, served, task.deadline)
         rows = engine.submit(served.backend, plan_.requests, task.cancelled, on_text if plan_.stream else None)
     except Exception as error:  # noqa: BLE001 - one job's fault must not reach its neighbours
-        outcome = _failure(error)
+        outcome = _failure(error, task.job)
         on_end(lambda: outcome)
         return
     ended = itertools.count(1)  # counts without a lock; rows may end on the engine's thread while this one is here
@@ -83,7 +85,7 @@ def start(
         if row.exception() is not None:
             task.cancelled.set()  # one row has failed, so the job's others need not go on
         if next(ended) == len(rows):
-            on_end(lambda: _outcome(plan_, rows))
+            on_end(lambda: _outcome(task.job, plan_, rows))
 
     for row in rows:
         row.done.add_done_callback(row_ended)
@@ -135,40 +137,40 @@ def execute(
     return outcome.result or {}
 
 
-def plan(job: AnyJob, served: ServedModel) -> Plan:
-    """Raises JobFailed where the model cannot do what the job asks."""
+def plan(job: AnyJob, served: ServedModel, deadline: float = math.inf) -> Plan:
+    """deadline: of its rows, by time.monotonic(). Raises JobFailed where the model cannot do what the job asks."""
     match job:
         case ClassifyJob():
-            return _classify(job, served)
+            return _classify(job, served, deadline)
         case FeaturizeJob():
-            return _featurize(job, served)
+            return _featurize(job, served, deadline)
         case TraceJob():
-            return _trace(job, served)
+            return _trace(job, served, deadline)
         case GenerateJob():
-            return _generate(job, served)
+            return _generate(job, served, deadline)
         case _:
             assert_never(job)
 
 
-def _outcome(plan_: Plan, rows: list[Row]) -> Outcome:
+def _outcome(job: AnyJob, plan_: Plan, rows: list[Row]) -> Outcome:
     # The first cause counts: once a row has failed, its neighbours are cancelled.
     errors = [error for row in rows if (error := row.done.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, RowCancelled)):
-        return _failure(error)
+        return _failure(error, job)
     try:
         return Outcome(state="done", result=plan_.shape([row.done.result() for row in rows]))
     except Exception as error:  # noqa: BLE001 - as above
-        return _failure(error)
+        return _failure(error, job)
 
 
-def _failure(error: BaseException) -> Outcome:
+def _failure(error: BaseException, job: AnyJob) -> Outcome:
     match error:
         case RowCancelled():
             return Outcome(state="cancelled")
         case JobFailed():
             return Outcome(state="failed", error=error.error)
         case DeadlineExceeded():
-            return Outcome(state="failed", error=JobError(code=ErrorCode.DEADLINE_EXCEEDED, detail=str(error)))
+            return Outcome.late(job.timeout_s)
         case EngineFailure():
             return Outcome(state="failed", error=JobError(code=ErrorCode.ENGINE_FAILURE, detail=str(error)))
         case _:
@@ -181,11 +183,11 @@ def _name(served: ServedModel) -> dict[str, Any]:
     return {"model": {"name": served.info.name, "step": served.info.step}}
 
 
-def _readings(job: ClassifyJob | FeaturizeJob) -> list[RowRequest]:
-    return [RowRequest(prepare(text), priority=job.priority, deadline=job.deadline) for text in job.texts]
+def _readings(job: ClassifyJob | FeaturizeJob, deadline: float) -> list[RowRequest]:
+    return [RowRequest(prepare(text), priority=job.priority, deadline=deadline) for text in job.texts]
 
 
-def _classify(job: ClassifyJob, served: ServedModel) -> Plan:
+def _classify(job: ClassifyJob, served: ServedModel, deadline: float) -> Plan:
     head = served.manifest.heads.get(job.head)
     if head is None:
         known = ", ".join(sorted(served.manifest.heads)) or "none"
@@ -209,20 +211,20 @@ def _classify(job: ClassifyJob, served: ServedModel) -> Plan:
             )
         return _name(served) | {"head": job.head, "results": results}
 
-    return Plan(_readings(job), shape)
+    return Plan(_readings(job, deadline), shape)
 
 
-def _featurize(job: FeaturizeJob, served: ServedModel) -> Plan:
+def _featurize(job: FeaturizeJob, served: ServedModel, deadline: float) -> Plan:
     def shape(rows: list[RowResult]) -> dict[str, Any]:
         features = pool(np.stack([row.cell for row in rows]), job.pooling).astype("<f4")
         # Little-endian float32, a third of the size of decimal digits; the gateway gives it its final form.
         packed = base64.b64encode(features.tobytes()).decode("ascii")
         return _name(served) | {"pooling": job.pooling, "units": served.backend.units, "features": packed}
 
-    return Plan(_readings(job), shape)
+    return Plan(_readings(job, deadline), shape)
 
 
-def _trace(job: TraceJob, served: ServedModel) -> Plan:
+def _trace(job: TraceJob, served: ServedModel, deadline: float) -> Plan:
     calibration = served.manifest.sentiment
     units = job.units
     if units is None:
@@ -242,11 +244,11 @@ def _trace(job: TraceJob, served: ServedModel) -> Plan:
             steps.append(step)
         return _name(served) | {"units": units, "bytes": steps}
 
-    request = RowRequest(prepare(job.text), traced=tuple(units), priority=job.priority, deadline=job.deadline)
+    request = RowRequest(prepare(job.text), traced=tuple(units), priority=job.priority, deadline=deadline)
     return Plan([request], shape)
 
 
-def _generate(job: GenerateJob, served: ServedModel) -> Plan:
+def _generate(job: GenerateJob, served: ServedModel, deadline: float) -> Plan:
     clamps = dict(job.clamp)
     _check_units(clamps, served)
     if job.sentiment is not None:
@@ -262,7 +264,7 @@ def _generate(job: GenerateJob, served: ServedModel) -> Plan:
             stop=tuple(stop.encode("utf-8") for stop in job.stop),
             clamps=clamps,
             priority=job.priority,
-            deadline=job.deadline,
+            deadline=deadline,
         )
         for index in range(job.best_of)
     ]

@@ -5,7 +5,7 @@ launched together. There is a graph for each number of rows and of steps that is
 number of rows is filled up with rows that stand still, one of another number of steps runs several graphs. Graphs are
 recorded by `warm_up` and, such as those for traces, when they are first needed.
 
-`interrupted` is never asked: a graph that was launched runs to its end. A block that has nothing to give, neither
+`interrupted` ends no block: a graph that was launched runs to its end. A block that has nothing to give, neither
 samples nor traces, is not waited for, but no more than one stands in line behind the one that runs.
 
 Neighbours: up to 16 rows share graphs, so a product has the same shape whatever rows stand beside a row, and what it
@@ -69,16 +69,16 @@ class GraphBackend(TorchBackend):
         with torch.inference_mode():
             for rows in sorted({self._bucket(count) for count in range(1, most_rows + 1)}):
                 for samples_from in (0, _EVERY_LENGTH):
-                    self._graphs.prepare(self._parts(rows, _EVERY_LENGTH, samples_from, 0), self._rest)
+                    self._graphs.prepare(self._parts(rows, _EVERY_LENGTH, samples_from, 0), self._rest, lambda: None)
         super().warm_up(most_rows)
 
     @torch.inference_mode()
     def run(
         self,
         block: list[BlockRow],
-        interrupted: Callable[[], bool] = lambda: False,  # noqa: ARG002
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> list[BlockRowResult]:
-        """As the protocol says; `interrupted` is not asked."""
+        """As the protocol says; `interrupted` hears that graphs are recorded, but ends nothing."""
         steps = block[0].steps
         if steps > self._capacity:
             self._make_room(steps)
@@ -86,7 +86,7 @@ class GraphBackend(TorchBackend):
         traced = [(line, unit) for line, row in enumerate(block) for unit in row.traced]
         traces = 0 if not traced else max(_FEWEST_TRACED, _power_of_two(len(traced)))
         parts = self._parts(self._bucket(len(block)), steps, samples_from, traces)
-        self._graphs.prepare(parts, self._rest)
+        self._graphs.prepare(parts, self._rest, interrupted)
         self._plan(block)
         self._hold([(line, unit, value) for line, row in enumerate(block) for unit, value in row.clamps.items()])
         if traced:
@@ -222,8 +222,11 @@ class _Graphs:
         self._device = device
         self._recorded: dict[Hashable, torch.cuda.CUDAGraph] = {}
 
-    def prepare(self, parts: list[_Part], rest: Callable[[], None]) -> None:
-        """Record what is not yet. rest: makes calls that follow it change nothing, so that each can be tried."""
+    def prepare(self, parts: list[_Part], rest: Callable[[], None], moves: Callable[[], object]) -> None:
+        """Record what is not yet. rest: makes calls that follow it change nothing, so that each can be tried.
+
+        moves: called after every one that took its time.
+        """
         missing = {name: function for name, function in parts if name not in self._recorded}
         if self._device.type != "cuda" or not missing:
             return
@@ -234,6 +237,7 @@ class _Graphs:
                 for function in missing.values():
                     rest()  # what ran before has moved the block on
                     function()  # compiles kernels and initialises the library, which a recording must not
+                    moves()
             torch.cuda.current_stream().wait_stream(side)
             if not self._recorded:
                 self._pool = torch.cuda.graph_pool_handle()
@@ -243,6 +247,7 @@ class _Graphs:
                 with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                     function()
                 self._recorded[name] = graph
+                moves()
 
     def launch(self, part: _Part) -> None:
         name, function = part

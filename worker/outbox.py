@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import redis
 
-Command = tuple[str | int, ...]
+Command = tuple[str | int | float, ...]
 
 # Entries of one round trip. An entry may be some megabytes of features.
 _MOST = 256

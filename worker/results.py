@@ -1,82 +1,132 @@
-"""A worker's side of Redis: job states, outcomes, streams of generated text, cancellations and heartbeats."""
+"""A worker's side of Redis: jobs and their leases, outcomes, streams of generated text, cancellations, heartbeats."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import redis
 
-from contract import wire
-from contract.jobs import AnyJob, Outcome, WorkerStatus
+from contract import endings, wire
+from contract.jobs import AnyJob, ErrorCode, JobBase, JobError, Outcome, WorkerStatus
+from worker import scripts
 from worker.outbox import Command, Outbox, Receipt
 
-_VERDICTS: tuple[Literal["run", "cancelled", "answered"], ...] = ("run", "cancelled", "answered")
 
-# 0: run it; 1: it was cancelled; 2: it was answered before, by an earlier delivery.
-# Sent whole each time: cheaper than asking whether Redis still knows it.
-_BEGIN = """
-if redis.call('EXISTS', KEYS[1]) == 1 then return 2 end
-if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('HSET', KEYS[3], 'state', 'running') end
-return redis.call('EXISTS', KEYS[2])
-"""
+@dataclass(frozen=True)
+class Begun:
+    """A job that is to run. again: an earlier delivery began it, and may have written to its stream.
 
-# The first outcome of a job stays: a job that ran twice is answered once. All of it happens or none does.
-_FINISH = """
-local first = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[2])
-if first then
-  redis.call('HSET', KEYS[2], 'state', ARGV[3])
-  redis.call('EXPIRE', KEYS[2], ARGV[4])
-  if ARGV[7] ~= '' then
-    redis.call('XADD', KEYS[3], '*', 'event', ARGV[3], 'data', ARGV[7])
-    redis.call('EXPIRE', KEYS[3], ARGV[2])
-  end
-end
-local cost = redis.call('HGET', KEYS[4], ARGV[6])
-if cost then
-  redis.call('HDEL', KEYS[4], ARGV[6])
-  local texts, bytes = string.match(cost, '(%d+):(%d+)')
-  redis.call('HINCRBY', KEYS[5], 'texts', -tonumber(texts))
-  redis.call('HINCRBY', KEYS[5], 'bytes', -tonumber(bytes))
-end
-if ARGV[5] ~= '' then
-  local told = first and ARGV[1] or redis.call('GET', KEYS[1])
-  if #told <= tonumber(ARGV[9]) then told = ARGV[6] .. '\\n' .. told else told = ARGV[6] end
-  redis.call('RPUSH', KEYS[6], told)
-  redis.call('EXPIRE', KEYS[6], ARGV[8])
-end
-return first and 1 or 0
-"""
+    age_s: since it was accepted, by Redis' clock.
+    """
+
+    id: str
+    body: bytes
+    again: bool
+    cancelled: bool
+    age_s: float
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """What was done about jobs without a worker: queued again with a lapsed lease, or lost; given up."""
+
+    lapsed: int
+    lost: int
+    dead: list[str]
+
+
+@dataclass
+class Told:
+    """What a job's stream holds: events, characters by the index of the sample, and the model that wrote them."""
+
+    events: int = 0
+    characters: dict[int, int] = field(default_factory=dict)
+    model: str | None = None
 
 
 class Results:
     """Raises redis.RedisError when Redis is away."""
 
-    def __init__(self, client: redis.Redis, result_ttl_s: int) -> None:
+    def __init__(self, client: redis.Redis, result_ttl_s: int, max_deliveries: int) -> None:
         self._redis = client
         self._ttl_s = result_ttl_s
+        self._max_deliveries = max_deliveries
         self._outbox = Outbox(client)
 
     def close(self) -> None:
         """Write what was sent."""
         self._outbox.close()
 
-    def begin(self, jobs: Sequence[AnyJob]) -> list[Literal["run", "cancelled", "answered"]]:
-        """Mark jobs as running, but for those that were cancelled, or answered by an earlier delivery."""
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for job in jobs:
-                pipeline.execute_command(*begin_command(job))  # type: ignore[no-untyped-call]
-            return [_VERDICTS[verdict] for verdict in pipeline.execute()]
+    def begin(self, job_ids: Sequence[str], delivery: str, alone: bool) -> tuple[list[Begun], list[str]]:
+        """Take the leases of those jobs that are to run: they, and the ids of those that must run alone.
 
-    def finish(self, job: AnyJob, ending: Callable[[], Outcome], receipt: Receipt) -> None:
+        delivery: a name that no other delivery has. alone: whether the worker runs nothing else.
+        """
+        answers = self._redis.execute_command(  # type: ignore[no-untyped-call]
+            *begin_command(job_ids, delivery, self._max_deliveries, alone)
+        )
+        begun = [
+            Begun(job_id, answer[1], bool(answer[2]), bool(answer[3]), float(answer[4]))
+            for job_id, answer in zip(job_ids, answers, strict=True)
+            if answer[0] == 2
+        ]
+        return begun, [job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer[0] == 1]
+
+    def finish(self, job: JobBase, delivery: str, ending: Callable[[], Outcome], receipt: Receipt) -> None:
         """Store the outcome, tell it the gateway that waits, and give back what admission had counted.
 
         The ending is called by the outbox's thread.
         """
-        self._outbox.send(receipt, lambda: [finish_command(job, ending(), self._ttl_s)])
+        self._outbox.send(receipt, lambda: [finish_command(job, delivery, ending(), self._ttl_s)])
 
-    def token(self, job: AnyJob, index: int, text: str, receipt: Receipt) -> None:
-        """Append generated characters to the job's stream."""
-        self._outbox.send(receipt, lambda: token_commands(job, index, text, self._ttl_s))
+    def token(
+        self, job: AnyJob, delivery: str, index: int, text: str, number: int, model: str, receipt: Receipt
+    ) -> None:
+        """Append characters that `model` generated to the job's stream. number: of the event in it, from 1 on."""
+        data, keys = {"index": index, "text": text}, (wire.job(job.id), wire.events(job.id))
+        command = "EVAL", scripts.CHARACTERS, len(keys), *keys, delivery
+        self._outbox.send(receipt, lambda: [(*command, json.dumps(data), self._ttl_s, number, model)])
+
+    def told(self, job_id: str) -> Told:
+        """What the job's stream holds."""
+        characters: dict[int, int] = {}
+        model = None
+        entries: Any = self._redis.xrange(wire.events(job_id))
+        for _, fields in entries:
+            if fields[b"event"] == b"token":
+                data = json.loads(fields[b"data"])
+                characters[data["index"]] = characters.get(data["index"], 0) + len(data["text"])
+                model = fields[b"model"].decode()
+        return Told(len(entries), characters, model)
+
+    def give_back(self, job_id: str, delivery: str, receipt: Receipt) -> None:
+        """Queue the job again, first in line and as if this delivery had not been, after all that was sent for it."""
+        keys = wire.job(job_id), wire.LEASES, *wire.WAITING.values(), *wire.QUEUES.values()
+        self._outbox.send(receipt, lambda: [("EVAL", scripts.GIVE_BACK, len(keys), *keys, job_id, delivery)])
+
+    def renew(self, deliveries: Mapping[str, str]) -> list[str]:
+        """Renew the leases of jobs by their deliveries. Returns those that have gone to another delivery."""
+        names = [name for item in deliveries.items() for name in item]
+        keys = wire.LEASES, *wire.WAITING.values()
+        command = "EVAL", scripts.RENEW, len(keys), *keys, wire.job(""), wire.LEASE_S, *names
+        return [job_id.decode() for job_id in self._redis.execute_command(*command)]  # type: ignore[no-untyped-call]
+
+    def reap(self, who: str) -> Reaped:
+        """Queue again what lost its worker; give up what had its last delivery. who: a name that no delivery has."""
+        keys = wire.LEASES, *wire.WAITING.values(), *wire.QUEUES.values()
+        arguments = wire.job(""), wire.LOST_S, wire.LEASE_S, self._max_deliveries, who
+        lapsed, lost, dead = self._redis.execute_command(  # type: ignore[no-untyped-call]
+            "EVAL", scripts.REAP, len(keys), *keys, *arguments
+        )
+        for job_id, body, attempts in dead:
+            detail = f"{attempts} workers died while they ran the job"
+            outcome = Outcome(state="failed", error=JobError(code=ErrorCode.WORKERS_DIED, detail=detail))
+            _, _, count, *rest = finish_command(addressed(job_id.decode(), body), who, outcome, self._ttl_s)
+            keys_, rest = rest[: int(count)], rest[int(count) :]
+            command = "EVAL", scripts.BURY, len(keys_) + 1, *keys_, wire.DEAD, *rest, wire.DEAD_AT_MOST
+            self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
+        return Reaped(lapsed, lost, [job_id.decode() for job_id, _, _ in dead])
 
     def cancelled(self, job_ids: Iterable[str]) -> list[str]:
         """Those of the jobs that somebody cancelled."""
@@ -97,37 +147,21 @@ class Results:
             pipeline.execute()
 
 
-def begin_command(job: AnyJob) -> Command:
-    return ("EVAL", _BEGIN, 3, wire.result(job.id), wire.cancel(job.id), wire.job(job.id))
+def begin_command(job_ids: Sequence[str], delivery: str, max_deliveries: int, alone: bool) -> Command:
+    keys = wire.LEASES, *wire.WAITING.values()
+    arguments = wire.job(""), wire.cancel(""), delivery, wire.LEASE_S, max_deliveries, int(alone)
+    return "EVAL", scripts.BEGIN, len(keys), *keys, *arguments, *job_ids
 
 
-def token_commands(job: AnyJob, index: int, text: str, ttl_s: int) -> list[Command]:
-    key, data = wire.events(job.id), json.dumps({"index": index, "text": text})
-    return [("XADD", key, "*", "event", "token", "data", data), ("EXPIRE", key, ttl_s)]
+def addressed(job_id: str, body: bytes) -> JobBase:
+    """Who is to be told of the job's end, whatever else its body holds."""
+    try:
+        fields = json.loads(body)
+        return JobBase(id=job_id, timeout_s=0.0, mailbox=fields.get("mailbox"), events=fields.get("events", False))
+    except (ValueError, AttributeError):
+        return JobBase(id=job_id, timeout_s=0.0)
 
 
-def finish_command(job: AnyJob, outcome: Outcome, ttl_s: int) -> Command:
-    body = outcome.model_dump_json(exclude_none=True)
-    keys = (
-        wire.result(job.id),
-        wire.job(job.id),
-        wire.events(job.id),
-        wire.OPEN,
-        wire.LOAD,
-        wire.mailbox(job.mailbox or ""),
-    )
-    return (
-        "EVAL",
-        _FINISH,
-        len(keys),
-        *keys,
-        body,
-        ttl_s,
-        outcome.state,
-        wire.RECORD_TTL_S,
-        job.mailbox or "",
-        job.id,
-        body if job.events else "",
-        wire.MAILBOX_TTL_S,
-        wire.MAILBOX_MAX_BYTES,
-    )
+def finish_command(job: JobBase, delivery: str, outcome: Outcome, ttl_s: int) -> Command:
+    keys = endings.keys(job)
+    return "EVAL", scripts.FINISH, len(keys), *keys, *endings.arguments(job, outcome, ttl_s), delivery

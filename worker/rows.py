@@ -48,7 +48,7 @@ class RowRequest:
     clamps: dict[int, float] = field(default_factory=dict)  # unit -> value, at every step
     traced: tuple[int, ...] = ()  # units whose value after every read byte is wanted
     priority: Priority = "interactive"
-    deadline: float = float("inf")  # Unix time in seconds
+    deadline: float = float("inf")  # by time.monotonic(), which no change of the clock moves
 
 
 @dataclass(frozen=True)

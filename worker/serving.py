@@ -20,6 +20,10 @@ class ServedModel:
     backend: Backend
     info: ModelInfo
 
+    @property
+    def version(self) -> str:
+        return f"{self.info.name} step {self.info.step}"
+
 
 def load(directory: Path, device: str, dtype: str, max_rows: int) -> ServedModel:
     """Read, verify and warm up a checkpoint. device: "auto", "cpu", "cuda"; dtype: "auto", "float32", "bfloat16".

@@ -10,9 +10,14 @@ from contract.settings import ProcessSettings
 class WorkerSettings(ProcessSettings):
     process: ClassVar[str] = "worker"
 
-    worker_metrics_host: str = Field("127.0.0.1", description="Address that the worker's `/metrics` listens on.")
+    worker_metrics_host: str = Field(
+        "127.0.0.1", description="Address that the worker's `/metrics`, `/healthz` and `/readyz` listen on."
+    )
     worker_metrics_port: int = Field(
-        9101, ge=0, le=65535, description="Port of the worker's `/metrics`; 0 takes a free one and logs it."
+        9101,
+        ge=0,
+        le=65535,
+        description="Port of the worker's `/metrics`, `/healthz` and `/readyz`; 0 takes a free one and logs it.",
     )
     worker_jobs: int = Field(
         128,
@@ -59,4 +64,16 @@ class WorkerSettings(ProcessSettings):
     worker_poll_s: float = Field(2.0, gt=0, description="How often `LATEST` is looked at for a newer model.")
     worker_result_ttl_s: int = Field(
         3600, ge=1, description="How long results and streams can be fetched; after that they answer 410."
+    )
+    worker_max_deliveries: int = Field(
+        3,
+        ge=2,
+        description="Workers that a job may bring down until it fails and is kept for `neuron jobs dead`. The last "
+        "one runs it alone.",
+    )
+    worker_grace_s: float = Field(
+        25.0,
+        ge=0,
+        description="How long jobs in progress may go on after SIGTERM; then other workers get them. Keep it shorter "
+        "than your supervisor waits before it kills.",
     )

@@ -143,8 +143,10 @@ def test_a_client_that_disconnects_stops_its_row(stack: Stack, stream: bool) -> 
         ({"temperature": -1}, "greater than or equal to 0"),
         ({"n": 3, "best_of": 2}, "best_of is 2, less than n"),
         ({"best_of": 2, "stream": True}, "a stream cannot take the best of several"),
-        ({"clamp": {"-1": 0.0}}, "greater than or equal to 0"),
+        ({"clamp": {"-1": 0.0}}, "not the number of a unit"),
         ({"seed": 2**63}, "less than"),
+        ({"seed": "5"}, "not a number"),
+        ({"stream": 1}, "valid boolean"),
         ({"lenght": 5}, "lenght"),
     ],
 )
@@ -156,5 +158,5 @@ def test_what_makes_no_sense_is_refused(client: httpx.Client, body: dict[str, ob
 
 def test_a_clamp_on_a_unit_that_does_not_exist(client: httpx.Client) -> None:
     response = client.post("/generate", json={"clamp": {"48": 1.0}})
-    assert response.status_code == 422
+    assert response.status_code == 404
     assert response.json()["type"].endswith(":unknown-unit")

@@ -33,7 +33,9 @@ def test_a_job_gives_what_the_request_in_place_gives(client: httpx.Client, path:
     wait_until(lambda: state(client, accepted.headers["location"]) == "done", what="the job's end")
     shown = client.get(accepted.headers["location"]).json()
     assert shown["kind"] == path[1:]
-    assert shown["result"] == client.post(path, json=body).json()
+    in_place = client.post(path, json=body)
+    assert shown["result"] == in_place.json()
+    assert client.get(f"/jobs/{in_place.headers['x-job-id']}").json()["result"] == in_place.json()
 
 
 def test_waiting_no_longer_than_the_client_prefers(client: httpx.Client) -> None:

@@ -3,13 +3,17 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
 from api.settings import ApiSettings
+from contract import wire
+from contract.jobs import WorkerStatus
 from contract.settings import UnknownSettingError
-from tests.conftest import Stack, wait_until
+from tests.conftest import Stack, run_stack, wait_until
 from worker.settings import WorkerSettings
 
 
@@ -42,7 +46,13 @@ def test_metrics_of_gateway_and_worker(client: httpx.Client, stack: Stack) -> No
 
 
 def test_readiness_ends_with_the_last_worker(stack: Stack, client: httpx.Client) -> None:
+    endless = {"length": 1_000_000, "stop": []}
+    where = client.post("/generate", json=endless, headers={"Prefer": "respond-async"}).headers["location"]
+    wait_until(lambda: client.get(where).json()["state"] == "running", what="the job's start")
     stack.processes["worker"].terminate()
+    wait_until(lambda: client.get("/readyz").status_code == 503, what="unreadiness")
+    assert client.get("/readyz").json()["detail"].endswith(" is stopping")
+    client.delete(where)
     stack.processes["worker"].wait(30)
     assert stack.processes["worker"].returncode == 0
     response = client.get("/readyz")
@@ -61,6 +71,25 @@ def test_a_hung_engine_is_not_ready(stack: Stack, client: httpx.Client) -> None:
     finally:
         stack.processes["worker"].send_signal(signal.SIGCONT)
     stack.wait_ready()
+
+
+def test_every_worker_that_is_not_ready_has_its_reason(tmp_path: Path) -> None:
+    with run_stack(tmp_path, worker=False) as stack, stack.client() as client:
+        with redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"]) as heartbeats:
+            for name, stopping, age_s in (("one", True, 0.1), ("two", False, 12.4)):
+                status = WorkerStatus(
+                    id=name,
+                    ready=False,
+                    stopping=stopping,
+                    model=None,
+                    engine_age_s=age_s,
+                    rows_active=1,
+                    rows_waiting=0,
+                )
+                heartbeats.sadd(wire.WORKERS, name)
+                heartbeats.set(wire.worker(name), status.model_dump_json())
+        detail = client.get("/readyz").json()["detail"]
+        assert detail == "worker one is stopping; worker two has an engine that has not moved for 12 s"
 
 
 @pytest.mark.parametrize(

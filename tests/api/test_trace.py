@@ -45,6 +45,6 @@ def test_the_sentiment_unit_by_default(client: httpx.Client) -> None:
 
 def test_a_unit_that_does_not_exist(client: httpx.Client) -> None:
     response = client.post("/trace", json={"text": "Good.", "units": [48]})
-    assert response.status_code == 422
+    assert response.status_code == 404
     assert response.json()["type"].endswith(":unknown-unit")
     assert "0 to 47" in response.json()["detail"]

@@ -30,7 +30,7 @@ from worker.execute import execute
 Neuron = Callable[..., Result]
 Execute = Callable[[Any], dict[str, Any]]
 
-BASE: dict[str, Any] = {"id": "a-job-of-the-test", "deadline": float("inf")}
+BASE: dict[str, Any] = {"id": "a-job-of-the-test", "timeout_s": float("inf")}
 REVIEWS = ["A fine film.", "", "Dreadful & 'stale', \"they\" said", "næsten 🙂", " spaces ", "x" * 300, "short"]
 
 
@@ -151,7 +151,7 @@ def test_what_a_model_without_sentiment_cannot_do(neuron: Neuron, bare: Path) ->
 def test_generate_gives_what_a_worker_gives(neuron: Neuron, volume: Path, by_worker: Execute) -> None:
     """With nothing chosen but the seed, so the defaults are those of POST /generate."""
     body = GenerateRequest(prompt="It was", seed=7)
-    fields = body.model_dump(exclude={"seed", "best_of"})
+    fields = body.model_dump(exclude={"timeout_s", "seed", "best_of"})
     expected = by_worker(GenerateJob(**BASE, **fields, seed=7, best_of=1))
     result = neuron("generate", "It was", "--seed", 7, "--checkpoint", volume, "--json")
     assert json.loads(result.stdout) == expected

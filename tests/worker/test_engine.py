@@ -184,8 +184,8 @@ def test_cancelling_ends_rows_that_run_and_rows_that_wait(engine: Engine, backen
 
 
 def test_a_deadline_that_has_passed_ends_a_row_wherever_it_is(engine: Engine, backend: TorchBackend) -> None:
-    requests = [RowRequest(b"a", generate=10**9, deadline=time.time() + 0.5)] * 20
-    rows = engine.submit(backend, [*requests, RowRequest(b"late", deadline=time.time() - 1)], threading.Event())
+    requests = [RowRequest(b"a", generate=10**9, deadline=time.monotonic() + 0.5)] * 20
+    rows = engine.submit(backend, [*requests, RowRequest(b"late", deadline=time.monotonic() - 1)], threading.Event())
     for row in rows:
         with pytest.raises(DeadlineExceeded, match="deadline"):
             row.done.result(60)
@@ -199,7 +199,7 @@ def test_rows_that_are_dead_when_they_arrive_never_cost_a_step(engine: Engine, b
         (row,) = engine.submit(backend, [RowRequest(b"a")], cancelled)
         with pytest.raises(RowCancelled):
             row.done.result(60)
-        (row,) = engine.submit(backend, [RowRequest(b"a", deadline=time.time() - 1)], threading.Event())
+        (row,) = engine.submit(backend, [RowRequest(b"a", deadline=time.monotonic() - 1)], threading.Event())
         with pytest.raises(DeadlineExceeded):
             row.done.result(60)
     assert _step_rows()[1] == steps

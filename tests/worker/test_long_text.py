@@ -1,6 +1,5 @@
 """A long text comes to the engine whole and is read to its end, in no more memory than a short one."""
 
-import base64
 import json
 from pathlib import Path
 
@@ -32,8 +31,8 @@ def test_a_megabyte_comes_to_the_engine_whole(tiny_volume: Path, tmp_path: Path)
         client.post("/classify", json={"text": text}, headers={"Prefer": "respond-async"}).raise_for_status()
         with redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"]) as queue:
             (message,) = queue.lrange(wire.QUEUES["bulk"], 0, -1)
-    ((messages,), *_) = json.loads(base64.b64decode(json.loads(message)["body"]))
-    (job,) = map(JOB.validate_python, messages)
+            (((job_id,),), *_) = json.loads(json.loads(message)["body"])
+            job = JOB.validate_json(queue.hget(wire.job(job_id), "body"))
     (row,) = execute.plan(job, served).requests
     assert row.text == prepare(text)
 

@@ -142,9 +142,10 @@ def test_files_that_come_after_latest_are_served_when_they_are_there(serving: Se
 
 def test_a_volume_that_is_away_for_a_while_stops_nothing(serving: Serving) -> None:
     step = serving.step
-    errors = '{watcher="watch_latest"}'
+    refused = '{outcome="refused"}'
+    before = serving.stack.worker_metric("neuron_reloads_total", refused)
     away = serving.volume.rename(serving.volume.with_name("away"))
-    wait_until(lambda: serving.stack.worker_metric("neuron_watcher_errors_total", errors) > 0, what="a failed look")
+    wait_until(lambda: serving.stack.worker_metric("neuron_reloads_total", refused) > before, what="a failed look")
     with serving.stack.client() as client:
         assert client.post("/classify", json={"text": "Good."}).json()["model"]["step"] == step
     away.rename(serving.volume)

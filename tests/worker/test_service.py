@@ -13,13 +13,20 @@ from celery import Celery
 from contract import wire
 from tests.conftest import Stack, free_port, publish_tiny, run_stack, wait_until
 
-JOB = {"kind": "classify", "texts": ["Good."], "head": "sentiment", "deadline": time.time() + 3600}
+JOB = {"kind": "classify", "texts": ["Good."], "head": "sentiment", "timeout_s": 3600}
 
 
-def send(stack: Stack, messages: object) -> None:
+def send(stack: Stack, job_ids: object) -> None:
     with Celery("test", broker=stack.environment["NEURON_REDIS_URL"]) as app:
         app.conf.update(wire.celery_settings())
-        app.send_task(wire.TASK, args=[messages], queue=wire.QUEUES["interactive"])
+        app.send_task(wire.TASK, args=[job_ids], queue=wire.QUEUES["interactive"])
+
+
+def record(client: "redis.Redis", job_id: str, **changes: object) -> str:
+    """What admission leaves of a job, for a message of the test's own."""
+    body = json.dumps(JOB | {"id": job_id} | changes)
+    client.hset(wire.job(job_id), mapping={"state": "queued", "kind": "classify", "created": time.time(), "body": body})
+    return job_id
 
 
 def outcome(client: "redis.Redis", job_id: str) -> dict[str, object]:
@@ -54,41 +61,66 @@ def test_a_bad_checkpoint_is_refused_counted_and_logged_and_the_old_one_serves_o
 
 
 def test_a_job_delivered_twice_is_answered_once(stack: Stack, client_of_redis: "redis.Redis") -> None:
-    job = JOB | {"id": "delivered-twice-0001", "mailbox": "of-a-test"}
-    client_of_redis.hset(wire.job(str(job["id"])), mapping={"state": "queued", "kind": "classify"})
-    send(stack, [job])
-    first = outcome(client_of_redis, str(job["id"]))
+    job_id = record(client_of_redis, "delivered-twice-0001", mailbox="of-a-test")
+    send(stack, [job_id])
+    first = outcome(client_of_redis, job_id)
     told = client_of_redis.lrange(wire.mailbox("of-a-test"), 0, -1)
-    assert [wire.letter(entry) for entry in told] == [(job["id"], client_of_redis.get(wire.result(str(job["id"]))))]  # type: ignore[union-attr]
-    client_of_redis.set(wire.result(str(job["id"])), json.dumps(first | {"marked": True}))
-    send(stack, [job])
-    send(stack, [JOB | {"id": "after-the-second-one"}])
+    assert [wire.letter(entry) for entry in told] == [(job_id, client_of_redis.get(wire.result(job_id)))]  # type: ignore[union-attr]
+    client_of_redis.set(wire.result(job_id), json.dumps(first | {"marked": True}))
+    send(stack, [job_id])
+    send(stack, [record(client_of_redis, "after-the-second-one")])
     outcome(client_of_redis, "after-the-second-one")
-    assert outcome(client_of_redis, str(job["id"]))["marked"]
-    assert client_of_redis.hget(wire.job(str(job["id"])), "state") == b"done"
+    assert outcome(client_of_redis, job_id)["marked"]
+    assert client_of_redis.hget(wire.job(job_id), "state") == b"done"
+    assert client_of_redis.llen(wire.mailbox("of-a-test")) == 1
 
 
-def test_a_message_that_is_no_job_is_refused_and_its_neighbours_run(
-    stack: Stack, client_of_redis: "redis.Redis"
-) -> None:
+def test_what_is_no_job_is_refused_and_its_neighbours_run(stack: Stack, client_of_redis: "redis.Redis") -> None:
     before = stack.worker_metric("neuron_refused_messages_total")
-    forged = [
-        {"kind": "shell", "id": "x" * 20},
-        JOB,
-        JOB | {"id": "../../etc/passwd-------"},
-        JOB | {"id": "right-but-for-a-field", "surprise": 1},
-        "text",
-        None,
-    ]
-    send(stack, [*forged, JOB | {"id": "beside-forged-messages"}])
+    ids = [{"kind": "shell"}, "../../etc/passwd-------", None, 7]
+    bodies = [{"kind": "shell"}, {"surprise": 1}, {"texts": "text"}]
+    jobs = [record(client_of_redis, f"no-job-{number:013d}", **changes) for number, changes in enumerate(bodies)]
+    client_of_redis.hset(wire.job("no-json-at-all-00000"), "body", "{")
+    send(stack, [*ids, *jobs, "no-json-at-all-00000", record(client_of_redis, "beside-forged-messages")])
     assert outcome(client_of_redis, "beside-forged-messages")["state"] == "done"
-    assert stack.worker_metric("neuron_refused_messages_total") == before + len(forged)
+    for job_id in (*jobs, "no-json-at-all-00000"):
+        assert outcome(client_of_redis, job_id)["error"]["code"] == "engine-failure"  # type: ignore[index]
+    assert stack.worker_metric("neuron_refused_messages_total") == before + len(ids) + len(jobs) + 1
+
+
+@pytest.mark.parametrize(("model", "state"), [("tiny step 1", "done"), ("tiny step 0", "failed")])
+def test_a_stream_is_gone_on_with_by_the_model_that_began_it(
+    stack: Stack, client_of_redis: "redis.Redis", model: str, state: str
+) -> None:
+    body = {"prompt": "I", "length": 50, "seed": 3, "stop": [], "stream": True}
+    whole = httpx.post(stack.url + "/generate", json=body | {"stream": False}, timeout=60).json()["results"][0]["text"]
+    fields = {"kind": "generate", "sentiment": None, "clamp": {}, "temperature": 0.7, "top_k": 256, "top_p": 1.0}
+    job = body | fields | {"n": 1, "best_of": 1, "events": True, "texts": None, "head": None}
+    job_id = record(client_of_redis, f"began-by-{model.replace(' ', '-')}", **job)
+    stored = {name: value for name, value in (JOB | job | {"id": job_id}).items() if value is not None}
+    client_of_redis.hset(wire.job(job_id), mapping={"body": json.dumps(stored | {"sentiment": None}), "holder": "dead"})
+    data = json.dumps({"index": 0, "text": whole[:7]})
+    client_of_redis.xadd(wire.events(job_id), {"event": "token", "data": data, "model": model})
+    send(stack, [job_id])
+    ended = outcome(client_of_redis, job_id)
+    assert ended["state"] == state
+    told = client_of_redis.xrange(wire.events(job_id))
+    text = "".join(json.loads(entry[b"data"])["text"] for _, entry in told if entry[b"event"] == b"token")  # type: ignore[union-attr]
+    assert text == (whole if state == "done" else whole[:7])
+    if state == "failed":
+        assert ended["error"]["code"] == "model-changed"  # type: ignore[index]
+
+
+def test_a_job_that_nobody_knows_is_dropped(stack: Stack, client_of_redis: "redis.Redis") -> None:
+    send(stack, ["never-admitted-000000", record(client_of_redis, "beside-an-unknown-one")])
+    assert outcome(client_of_redis, "beside-an-unknown-one")["state"] == "done"
+    assert not client_of_redis.exists(wire.result("never-admitted-000000"))
 
 
 def test_a_job_cancelled_before_it_is_begun_costs_nothing(stack: Stack, client_of_redis: "redis.Redis") -> None:
     client_of_redis.set(wire.cancel("cancelled-beforehand"), "1")
     read = stack.worker_metric("neuron_bytes_total", '{kind="read"}')
-    send(stack, [JOB | {"id": "cancelled-beforehand"}])
+    send(stack, [record(client_of_redis, "cancelled-beforehand")])
     assert outcome(client_of_redis, "cancelled-beforehand") == {"state": "cancelled"}
     assert stack.worker_metric("neuron_bytes_total", '{kind="read"}') == read
 
@@ -115,6 +147,7 @@ def test_small_requests_share_messages_and_give_back_what_admission_counted(
     assert messages < jobs
     assert client_of_redis.hlen(wire.OPEN) == 0
     assert client_of_redis.hgetall(wire.LOAD) == {b"texts": b"0", b"bytes": b"0"}
+    assert not client_of_redis.exists(wire.LEASES, *wire.WAITING.values())
 
 
 def test_two_workers_share_the_queue_and_either_suffices(tiny_volume: Path, tmp_path: Path) -> None:

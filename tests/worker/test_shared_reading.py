@@ -194,14 +194,14 @@ def _three_of_a_kind(engine: Engine, backend: Counting, **of_the_first: object) 
 
 @pytest.mark.parametrize("ending", ["cancelled", "late", "failed"])
 def test_when_the_row_that_reads_ends_another_reads_on(engine: Engine, backend: Counting, ending: str) -> None:
-    deadline = time.time() + 1.5 if ending == "late" else float("inf")
+    deadline = time.monotonic() + 1.5 if ending == "late" else float("inf")
     rows = _three_of_a_kind(engine, backend, deadline=deadline)
     match ending:
         case "cancelled":
             rows[0].cancelled.set()
             error: type[Exception] = RowCancelled
         case "late":
-            time.sleep(max(0.0, deadline - time.time()))
+            time.sleep(max(0.0, deadline - time.monotonic()))
             error = DeadlineExceeded
         case _:
             backend.failures = 1

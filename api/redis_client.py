@@ -1,0 +1,57 @@
+"""The gateway's clients of Redis: redis-py's, with a connection that also tells of its end under uvloop."""
+
+import errno
+from collections.abc import Iterable
+from typing import Any
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+
+from api.settings import ApiSettings
+
+_MAX_CONNECTIONS = 10_000  # as many as Redis takes by default
+_CONNECT_S = 2.0
+_ANSWER_S = 3.0
+
+
+class _TellsItsEnd:
+    """Who writes to a connection that was reset meanwhile gets OSError from asyncio, but RuntimeError from uvloop.
+
+    redis-py tries again for the former alone.
+    """
+
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        try:
+            await super()._send_packed_command(command)  # type: ignore[misc]
+        except RuntimeError as error:
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
+
+
+class _Plain(_TellsItsEnd, redis.Connection):
+    pass
+
+
+class _Tls(_TellsItsEnd, redis.SSLConnection):
+    pass
+
+
+_CLASSES: dict[type[Any], type[Any]] = {redis.Connection: _Plain, redis.SSLConnection: _Tls}
+
+
+def redis_client(settings: ApiSettings, blocks_s: float = 0.0) -> redis.Redis:
+    """blocks_s: the longest that a command waits for something to come, beside the time that its answer takes."""
+    client: redis.Redis = redis.Redis.from_url(
+        str(settings.redis_url),
+        # Every open stream holds one; beyond the client's default of 100 all requests would answer 503.
+        max_connections=_MAX_CONNECTIONS,
+        socket_connect_timeout=_CONNECT_S,
+        socket_timeout=_ANSWER_S + blocks_s,
+        health_check_interval=30,
+        # A broken connection is tried again at once, one that swallows everything is not: who waits shall hear of it,
+        # and the client's own ten attempts take long.
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.2), 3, (redis.ConnectionError,)),
+    )
+    pool = client.connection_pool
+    pool.connection_class = _CLASSES.get(pool.connection_class, pool.connection_class)
+    return client

@@ -1,0 +1,57 @@
+"""Looks at a volume's `LATEST`: which checkpoint is to be loaded now, and when one that was refused is tried again."""
+
+import math
+import time
+from pathlib import Path
+
+from model import checkpoint
+from model.checkpoint import CheckpointError, Fingerprint
+
+
+class Latest:
+    """What a volume names as its newest checkpoint, beside the one that is served.
+
+    A checkpoint is loaded when `LATEST` first names it. One that was refused is tried again when its files have
+    changed, for a copy may have been under way, and have then stayed as they are from one look to the next, for every
+    attempt reads and hashes all of it. One whose fault may pass without a change is also tried again now and then.
+    """
+
+    def __init__(self, volume: Path, retry_s: float) -> None:
+        """retry_s: between two attempts at what may pass. Raises CheckpointError where there is no `LATEST`."""
+        self._volume = volume
+        self._retry_s = retry_s
+        self.served = checkpoint.latest(volume)
+        self._seen: tuple[Path, Fingerprint] | None = None  # by the last look
+        self._tried: tuple[Path, Fingerprint] | None = None  # as it was before the last attempt
+        self._retry_at = math.inf  # by time.monotonic
+        self._fault: str | None = None
+
+    def look(self) -> Path | None:
+        """The checkpoint to load now, if any; `served` is to be set when that went well, `give_up` asked when not.
+
+        Raises CheckpointError for a `LATEST` that is no good, at the first of several looks that find the same fault.
+        """
+        try:
+            directory = checkpoint.latest(self._volume)
+        except CheckpointError as error:
+            if str(error) == self._fault:
+                return None
+            self._fault = str(error)
+            raise
+        self._fault = None
+        if directory == self.served:
+            return None
+        now = directory, checkpoint.fingerprint(directory)
+        settled, self._seen = now == self._seen, now
+        if now == self._tried:
+            due = time.monotonic() >= self._retry_at
+        else:
+            due = settled or self._tried is None or self._tried[0] != directory
+        if not due:
+            return None
+        self._tried, self._retry_at = now, time.monotonic() + self._retry_s
+        return directory
+
+    def give_up(self) -> None:
+        """The last attempt found what will not pass: none will follow unless the files change."""
+        self._retry_at = math.inf

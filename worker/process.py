@@ -1,0 +1,109 @@
+"""The worker process: Celery takes messages off the queue, a `Service` does their jobs.
+
+`main` runs until SIGTERM or SIGINT: the queue is left, jobs in progress end or, after a grace period, are given back to
+the queue, exit.
+"""
+
+import gc
+import logging
+import ssl
+import sys
+from typing import Any
+
+import redis
+import torch
+from celery import Celery, signals
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from contract import wire
+from worker.service import Service
+from worker.settings import WorkerSettings
+from worker.status import serve
+
+log = logging.getLogger(__name__)
+
+
+def celery_app(settings: WorkerSettings, service: Service) -> Celery:
+    app = Celery("neuron", broker=str(settings.redis_url))
+    app.conf.update(
+        wire.celery_settings(),
+        # So that a worker takes no more messages than it has threads. Jobs have leases; messages may be lost.
+        task_acks_late=True,
+        # Take no more than can run: waiting jobs stay in Redis, where another worker can have them.
+        worker_prefetch_multiplier=1,
+        # Redis may come up after the worker, and may go away and come back.
+        broker_connection_retry_on_startup=True,
+        # And may refuse to write for a while: its disk is full, or it is still loading what it had.
+        broker_channel_error_retry=True,
+        # The process's logging is set up by `main`.
+        worker_hijack_root_logger=False,
+        # Nobody looks at Celery's own events; the metrics say more.
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+    )
+
+    @app.task(name=wire.TASK, bind=True)  # type: ignore[untyped-decorator]
+    def run(task: Any, job_ids: list[Any]) -> None:
+        try:
+            service.run(job_ids)
+        finally:
+            service.intake.ended(task.request.delivery_info["routing_key"])
+
+    return app
+
+
+def _check_redis(settings: WorkerSettings) -> None:
+    """Exit where Redis is there and does not let the worker in, for that does not pass. One that is away may come."""
+    try:
+        options: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 10, "retry": Retry(NoBackoff(), 0)}
+        with redis.Redis.from_url(str(settings.redis_url), **options) as client:
+            client.ping()
+    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        sys.exit(f"The worker cannot start: NEURON_REDIS_URL: {error}")
+    except redis.RedisError as error:
+        if isinstance(error.__context__, ssl.SSLCertVerificationError):
+            sys.exit(f"The worker cannot start: NEURON_REDIS_URL: {error}")
+        log.warning("Redis: %s", error)
+
+
+def main() -> None:
+    """Run a worker until it is told to stop."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Lines for every message would cost more than the message.
+    for name in ("celery.app.trace", "celery.worker.strategy"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # The engine's thread and the job threads share one interpreter lock. At Python's default of 5 ms a turn, every
+    # product would end with a wait for it that is longer than the product.
+    sys.setswitchinterval(0.0005)
+    settings = WorkerSettings()
+    for setting, value in settings.effective().items():
+        log.info("%s=%s", setting, value)
+    _check_redis(settings)
+    if settings.worker_threads:
+        torch.set_num_threads(settings.worker_threads)
+    # The modules that are loaded by now stay. Looking through all of them for garbage would stop every thread for some
+    # 100 ms. Models are loaded after this, for they may be retired.
+    gc.collect()
+    gc.freeze()
+    service = Service(settings)
+    port = serve(settings.worker_metrics_host, settings.worker_metrics_port, service)
+    log.info("metrics on http://%s:%d/metrics", settings.worker_metrics_host, port)
+    service.start()
+    try:
+        worker = celery_app(settings, service).Worker(
+            pool="threads",
+            concurrency=settings.worker_jobs,
+            queues=list(wire.QUEUES.values()),
+            hostname=f"neuron@{service.id}",
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            loglevel="INFO",
+            quiet=True,
+        )
+        service.intake.listen()
+        signals.worker_shutting_down.connect(lambda **_: service.stop(), weak=False)
+        worker.start()
+    finally:
+        service.close()

@@ -6,6 +6,7 @@ from benchmarks.cells import cells
 from benchmarks.engine import engine
 from benchmarks.long_texts import long_texts
 from benchmarks.service import service
+from benchmarks.soak import soak
 from benchmarks.training import training
 
 
@@ -19,3 +20,4 @@ bench.add_command(cells)
 bench.add_command(engine)
 bench.add_command(service)
 bench.add_command(long_texts)
+bench.add_command(soak)

@@ -1,0 +1,55 @@
+"""A network to Redis that is slow, loses packets, breaks connections or lets nothing pass, under load."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import Stack, redis_server, run_stack, wait_until
+from tests.faults.conftest import Accounted
+from tests.faults.load import Load, mixed
+from tests.faults.slow_network import Network, network
+
+
+@contextlib.contextmanager
+def distant_redis(volume: Path, directory: Path) -> Iterator[tuple[Stack, Network, str]]:
+    """A stack whose gateway and worker reach Redis through a network, and Redis' own URL."""
+    with redis_server(directory / "distant") as server, network(server.port) as way:
+        url = f"redis://127.0.0.1:{way.port}/0"
+        with run_stack(directory, NEURON_CHECKPOINT_DIR=str(volume), NEURON_REDIS_URL=url) as stack:
+            yield stack, way, server.connection_url + "/0"
+
+
+def test_a_slow_network_that_loses_packets_loses_no_job(
+    tiny_volume: Path, tmp_path: Path, accounted: Accounted
+) -> None:
+    with distant_redis(tiny_volume, tmp_path) as (stack, way, redis_url):
+        load = Load([stack.url], mixed())
+        load.learn()
+        with load:
+            time.sleep(2)
+            way.delay_s, way.jitter_s, way.loss = 0.1, 0.05, 0.02
+            moment, passed = time.monotonic(), way.passed
+            time.sleep(8)
+            wait_until(lambda: load.ended_since(moment + 4), what="answers over the slow network")
+            assert way.passed > passed, "the load went another way"
+        accounted("network to Redis with 100 ± 50 ms each way, 2 % lost", load, redis_url, moment)
+
+
+def test_broken_connections_and_a_network_that_lets_nothing_pass(
+    tiny_volume: Path, tmp_path: Path, accounted: Accounted
+) -> None:
+    with distant_redis(tiny_volume, tmp_path) as (stack, way, redis_url):
+        load = Load([stack.url], mixed())
+        load.learn()
+        with load:
+            time.sleep(2)
+            for _ in range(6):
+                way.cut()
+                time.sleep(0.5)
+            moment = time.monotonic()
+            way.held = True
+            time.sleep(8)
+            way.held = False
+            time.sleep(2)
+        accounted("network to Redis cut 6 times, then dead for 8 s", load, redis_url, moment)

@@ -140,7 +140,7 @@ def test_trace_shows_what_a_worker_answers(
     engine = Engine(1)
     engine.start()
     units = [3, 5] if arguments else None
-    job = TraceJob(id="a-job-of-the-test", deadline=float("inf"), text=text, units=units)
+    job = TraceJob(id="a-job-of-the-test", timeout_s=60.0, text=text, units=units)
     answer = execute(job, served, engine)
     engine.close()
     maps = heat_maps(text, answer, SENTIMENT_UNIT)

@@ -321,9 +321,7 @@ class Service:
         served = serving.load(directory, settings.worker_device, settings.worker_dtype, settings.worker_max_rows)
         metrics.MODEL.clear()
         metrics.MODEL.labels(served.info.name, str(served.info.step)).set(1)
-        log.info(
-            "serving %s step %d (%s on %s)", served.info.name, served.info.step, served.info.dtype, served.info.device
-        )
+        log.info("serving %s (%s on %s)", served.version, served.info.dtype, served.info.device)
         return served
 
     def _watch_latest(self) -> None:
@@ -336,7 +334,7 @@ class Service:
             self.served = self._load(directory)
         except checkpoint.CheckpointError as error:
             metrics.RELOADS.labels("refused").inc()
-            log.error("kept %s step %d: %s", self.served.info.name, self.served.info.step, error)
+            log.error("kept %s: %s", self.served.version, error)
             # What could not be read may be readable later.
             if directory is not None and not isinstance(error.__cause__, OSError):
                 self._latest.give_up()

@@ -89,7 +89,10 @@ class Seen:
 
 
 class Load:
-    """`clients` clients in a thread of their own, from `with` until its end, when all jobs have been seen through."""
+    """`clients` clients in a thread of their own, from `with` until its end, when all jobs have been seen through.
+
+    What each request must be answered with is learnt before they begin.
+    """
 
     def __init__(self, urls: Sequence[str], requests: Sequence[Request], clients: int = CLIENTS) -> None:
         """urls: of one or more gateways, taken in turn."""
@@ -106,6 +109,7 @@ class Load:
         self._expected: dict[str, Any] = {}
 
     def __enter__(self) -> "Load":
+        uvloop.run(self._learn())
         self._thread.start()
         return self
 
@@ -119,10 +123,6 @@ class Load:
         self._stopping.set()
         self._thread.join()
 
-    def learn(self) -> None:
-        """Ask for each request once, alone, before anything goes wrong."""
-        uvloop.run(self._learn())
-
     def ended_since(self, moment: float) -> int:
         return sum(job.ended is not None and job.ended > moment for job in list(self.jobs))
 
@@ -130,6 +130,7 @@ class Load:
         return Account(self.jobs, self._expected)
 
     async def _learn(self) -> None:
+        """Ask for each request once, alone, before anything goes wrong."""
         keys = (f"{self._name}-calm-{number}" for number in itertools.count())
         jobs = [Seen(request, key, time.monotonic()) for request, key in zip(self.requests, keys, strict=False)]
         await asyncio.gather(*(self._alone(job) for job in jobs))

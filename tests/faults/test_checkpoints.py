@@ -159,9 +159,7 @@ def volume(tmp_path: Path) -> Path:
 def test_what_is_no_checkpoint_is_refused_under_load(volume: Path, tmp_path: Path, accounted: Accounted) -> None:
     settings = {"NEURON_CHECKPOINT_DIR": str(volume), "NEURON_WORKER_POLL_S": "0.1"}
     with run_stack(tmp_path / "stack", **settings) as stack:
-        load = Load([stack.url], mixed())
-        load.learn()
-        with load:
+        with Load([stack.url], mixed()) as load:
             time.sleep(2)
             moment = time.monotonic()
             for step, damage in enumerate(_DAMAGE, 2):
@@ -182,9 +180,7 @@ def test_a_copy_that_is_completed_under_load_is_served(volume: Path, tmp_path: P
     """LATEST and a part of the files come first, as where a volume is synchronised without care for their order."""
     settings = {"NEURON_CHECKPOINT_DIR": str(volume), "NEURON_WORKER_POLL_S": "0.1"}
     with run_stack(tmp_path / "stack", **settings) as stack:
-        load = Load([stack.url], mixed(), clients=20)
-        load.learn()
-        with load:
+        with Load([stack.url], mixed(), clients=20) as load:
             for step, name in enumerate((WEIGHTS, MANIFEST), 2):
                 copied = volume / "tiny" / f"step-{step}" / name
                 before, whole = _refused(stack), []

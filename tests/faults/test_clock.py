@@ -51,9 +51,7 @@ def test_the_clocks_of_gateway_and_worker_jump(
     clock: Clock, tiny_volume: Path, tmp_path: Path, accounted: Accounted
 ) -> None:
     with run_stack(tmp_path, NEURON_CHECKPOINT_DIR=str(tiny_volume), **clock.environment) as stack:
-        load = Load([stack.url], mixed())
-        load.learn()
-        with load:
+        with Load([stack.url], mixed()) as load:
             time.sleep(2)
             moment = time.monotonic()
             for ahead_s in (7200, 0, -7200, 0):
@@ -77,9 +75,7 @@ def test_the_clock_of_redis_jumps(
         for name in clock.environment:
             monkeypatch.delenv(name)
         url = stack.environment["NEURON_REDIS_URL"]
-        load = Load([stack.url], mixed())
-        load.learn()
-        with redis.Redis.from_url(url) as server, load:
+        with redis.Redis.from_url(url) as server, Load([stack.url], mixed()) as load:
             time.sleep(2)
             moment = time.monotonic()
             for ahead_s in (1800, 0):

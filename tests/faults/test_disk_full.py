@@ -21,9 +21,7 @@ def test_a_model_that_has_no_room_is_not_published(tmp_path: Path, accounted: Ac
         size = sum(path.stat().st_size for path in old.iterdir())
         settings = {"NEURON_CHECKPOINT_DIR": str(volume), "NEURON_WORKER_POLL_S": "0.1"}
         with run_stack(tmp_path / "stack", **settings) as stack:
-            load = Load([stack.url], mixed())
-            load.learn()
-            with load:
+            with Load([stack.url], mixed()) as load:
                 time.sleep(2)
                 moment = time.monotonic()
                 for free in (0, size // 2, size - 1):
@@ -53,9 +51,7 @@ def test_a_redis_that_cannot_write_refuses_and_comes_back(
         with redis.Redis.from_url(url) as server:
             server.config_set("appendonly", "yes")
             wait_until(lambda: server.info("persistence")["aof_rewrite_in_progress"] == 0, what="the first append file")
-            load = Load([stack.url], mixed())
-            load.learn()
-            with load:
+            with Load([stack.url], mixed()) as load:
                 time.sleep(2)
                 moment = time.monotonic()
                 with full(disk):

@@ -24,9 +24,7 @@ def test_a_slow_network_that_loses_packets_loses_no_job(
     tiny_volume: Path, tmp_path: Path, accounted: Accounted
 ) -> None:
     with distant_redis(tiny_volume, tmp_path) as (stack, way, redis_url):
-        load = Load([stack.url], mixed())
-        load.learn()
-        with load:
+        with Load([stack.url], mixed()) as load:
             time.sleep(2)
             way.delay_s, way.jitter_s, way.loss = 0.1, 0.05, 0.02
             moment, passed = time.monotonic(), way.passed
@@ -40,9 +38,7 @@ def test_broken_connections_and_a_network_that_lets_nothing_pass(
     tiny_volume: Path, tmp_path: Path, accounted: Accounted
 ) -> None:
     with distant_redis(tiny_volume, tmp_path) as (stack, way, redis_url):
-        load = Load([stack.url], mixed())
-        load.learn()
-        with load:
+        with Load([stack.url], mixed()) as load:
             time.sleep(2)
             for _ in range(6):
                 way.cut()

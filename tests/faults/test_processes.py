@@ -72,9 +72,7 @@ class Cluster:
     def loaded(self) -> Iterator[Load]:
         """The load, steady before and after; when this ends all its jobs have been seen through."""
         self.wait_whole()
-        load = Load(list(self.urls.values()), mixed())
-        load.learn()
-        with load:
+        with Load(list(self.urls.values()), mixed()) as load:
             time.sleep(CALM_S)
             yield load
             time.sleep(CALM_S)

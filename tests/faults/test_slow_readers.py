@@ -38,9 +38,7 @@ def test_streams_that_nobody_reads_harm_nobody(tiny_volume: Path, tmp_path: Path
     with run_stack(tmp_path, **settings) as stack:
         redis_url = stack.environment["NEURON_REDIS_URL"]
         gateway = stack.processes["api"].pid
-        load = Load([stack.url], mixed())
-        load.learn()
-        with load, redis.Redis.from_url(redis_url, decode_responses=True) as server:
+        with Load([stack.url], mixed()) as load, redis.Redis.from_url(redis_url, decode_responses=True) as server:
 
             def unread() -> list[str]:
                 """The ids of the jobs whose streams nobody reads, as long as they run."""

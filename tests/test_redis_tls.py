@@ -102,9 +102,7 @@ def test_a_stack_works_with_the_listed_rights_alone(secured: Secured, tiny_volum
         run_stack(tmp_path, NEURON_CHECKPOINT_DIR=str(tiny_volume), NEURON_REDIS_URL=secured.url()) as stack,
     ):
         admin.execute_command("ACL", "LOG", "RESET")
-        load = Load([stack.url], mixed(), clients=20)
-        load.learn()
-        with load:
+        with Load([stack.url], mixed(), clients=20) as load:
             time.sleep(3)
         assert len(load.account().accepted) > 20
         assert not load.account().lost + load.account().wrong

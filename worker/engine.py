@@ -77,7 +77,8 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """End the loop after the block it is in; rows that are left fail with EngineFailure."""
+        """End the loop after the step it is in, or the block where a backend ends none; rows that are left fail with
+        EngineFailure."""
         self._closing = True
         self._arrivals.put(None)
         self._thread.join()
@@ -236,11 +237,14 @@ class Engine:
             self._end_if_done(backend, row)
 
     def _advance(self, backend: Backend, rows: list[Row], steps: int, yields: bool) -> None:
-        """One block of at most so many steps. yields: whether it ends early when interactive rows have arrived."""
+        """One block of at most so many steps, fewer when the engine is closed.
+
+        yields: whether it also ends early when interactive rows have arrived.
+        """
 
         def interrupted() -> bool:
             self._moved_at = time.monotonic()
-            return yields and self._awaited.is_set()
+            return self._closing or (yields and self._awaited.is_set())
 
         budget, _ = self._budgets.get(backend, (self._max_rows, 0))
         rows = rows[:budget]  # the others stand still until a later block

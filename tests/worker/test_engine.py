@@ -260,6 +260,17 @@ def test_closing_fails_what_is_left_and_refuses_what_comes(backend: TorchBackend
     assert not engine.alive
 
 
+def test_closing_ends_the_block_that_runs() -> None:
+    engine, backend = Engine(max_rows=4, block_steps=10**6), Recording()
+    engine.start()
+    (row,) = engine.submit(backend, [RowRequest(b"a" * 10**6)], threading.Event())
+    wait_until(lambda: len(backend.blocks) == 1, what="the row's start")
+    engine.close()
+    assert backend.interrupts == 1
+    with pytest.raises(EngineFailure, match="shut down"):
+        row.done.result(1)
+
+
 def test_a_row_without_bytes_is_refused(engine: Engine, backend: TorchBackend) -> None:
     with pytest.raises(ValueError, match="at least one byte"):
         engine.submit(backend, [RowRequest(b"")], threading.Event())

@@ -77,8 +77,7 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """End the loop after the step it is in, or the block where a backend ends none; rows that are left fail with
-        EngineFailure."""
+        """End the loop after its step, or its block where the backend ends none; rows left fail with EngineFailure."""
         self._closing = True
         self._arrivals.put(None)
         self._thread.join()

@@ -11,9 +11,10 @@ from starlette.middleware.cors import CORSMiddleware
 from api import inference, jobs, openapi, problems, status
 from api.idempotency import HEADER, REPLAYED
 from api.limits import Limits
-from api.middleware import Authorize, BodyLimit, Measure
+from api.middleware import Authorize, BodyLimit, Measure, Trace
 from api.queue import JobQueue
 from api.settings import ApiSettings
+from contract import tracing
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
             expose_headers=["Location", "Preference-Applied", "Retry-After", "X-Job-Id", "X-Model", *REPLAYED],
         )
     app.add_middleware(Measure)
+    if tracing.enabled():
+        app.add_middleware(Trace)
     routers = (inference.router, jobs.router, status.router)
     for router in routers:
         app.include_router(router)

@@ -18,7 +18,7 @@ from api.problems import OPENAPI, Problem, expired, over_timeout, too_large
 from api.queue import JobQueue, Record, new_id
 from api.routes import JobRoute
 from api.settings import ApiSettings
-from contract import wire
+from contract import tracing, wire
 from contract.jobs import AnyJob, ClassifyJob, FeaturizeJob, GenerateJob, Outcome, TraceJob
 
 router = APIRouter(tags=["inference"], route_class=JobRoute)
@@ -134,8 +134,14 @@ async def follow(queue: JobQueue, job_id: str, record: Record, after: str) -> an
     return answers.EventStream(stream(queue, job_id, record.kind, record.encoding, after))
 
 
-async def stream(queue: JobQueue, job_id: str, kind: str, encoding: str, after: str) -> AsyncGenerator[bytes]:
-    """The events of a job as server-sent events, after the event `after`."""
+async def stream(
+    queue: JobQueue, job_id: str, kind: str, encoding: str, after: str, asked_at: float | None = None
+) -> AsyncGenerator[bytes]:
+    """The events of a job as server-sent events, after the event `after`.
+
+    asked_at: when, by time.perf_counter, a job was asked for that is fresh; how fast its characters come is measured.
+    """
+    told_at, measure = asked_at, metrics.FIRST_CHARACTER
     async with contextlib.aclosing(queue.events(job_id, after)) as events:
         outcome: Outcome | None = None
         async for item in events:
@@ -150,6 +156,10 @@ async def stream(queue: JobQueue, job_id: str, kind: str, encoding: str, after: 
                 yield b": nothing yet\n\n"
                 continue
             event_id, event, data = item
+            if event == "token" and told_at is not None:
+                now = time.perf_counter()
+                measure.observe(now - told_at)
+                told_at, measure = now, metrics.BETWEEN_CHARACTERS
             if event != "token":
                 event, data = answers.final_event(Outcome.model_validate_json(data), kind, encoding)
             yield answers.sse(event_id, event, data)
@@ -181,6 +191,7 @@ class _Call:
 
     def __init__(self, request: Request, body: schemas.Body, prefer: str | None, idempotency_key: str | None) -> None:
         """Raises Problem for a `timeout_s` over the limit."""
+        self._asked_at = time.perf_counter()
         self.request = request
         self.queue: JobQueue = request.app.state.queue
         self._settings = _settings(request)
@@ -203,6 +214,7 @@ class _Call:
             "timeout_s": self._timeout_s,
             "mailbox": None if self.respond_async else self.queue.mailbox,
             "events": self.respond_async,
+            "traceparent": tracing.carried() if tracing.enabled() else None,
         }
 
     async def answer(self, job: AnyJob, texts: int, size: int, encoding: str = "float") -> Response:
@@ -222,7 +234,9 @@ class _Call:
         """Queue the job, then answer with its events."""
         made = await self._admit(job, texts, size, "float", abandon=self._once is None)
         if made is None:
-            return answers.EventStream(stream(self.queue, job.id, job.kind, "float", "0"), _where(job.id))
+            return answers.EventStream(
+                stream(self.queue, job.id, job.kind, "float", "0", self._asked_at), _where(job.id)
+            )
         return await self._replay(made, "float", as_stream=True)
 
     async def _admit(self, job: AnyJob, texts: int, size: int, encoding: str, abandon: bool) -> str | None:

@@ -15,7 +15,27 @@ CANCELLED = Counter("neuron_cancelled_jobs", "Jobs cancelled", ["reason"])  # re
 EXPIRED = Counter("neuron_expired_jobs", "Jobs that the gateway ended, for no worker had ended them in their time")
 REPLAYED = Counter("neuron_replayed_requests", "Requests answered by the job that their Idempotency-Key made before")
 MESSAGE_JOBS = Histogram("neuron_message_jobs", "Jobs in one queue message", buckets=(1, 2, 4, 8, 16, 32))
+# Of Redis, which all gateways share: each tells the same, as it stands when it is asked.
+REDIS_UP = Gauge("neuron_redis_up", "Whether Redis answers this gateway")
+WORKERS_READY = Gauge("neuron_workers_ready", "Workers whose last heartbeat says that they are ready")
+QUEUE_JOBS = Gauge("neuron_queue_jobs", "Jobs that wait for a worker", ["queue"])
+QUEUE_AGE = Gauge("neuron_queue_age_seconds", "Time that the oldest of them has waited", ["queue"])
+OPEN_TEXTS = Gauge("neuron_open_texts", "Texts accepted and not yet answered")
+OPEN_BYTES = Gauge("neuron_open_bytes", "Bytes to read or generate, accepted and not yet answered")
+DEAD_JOBS = Gauge("neuron_dead_jobs", "Jobs that were given up and are kept; see `neuron jobs dead`")
+_PATIENCE = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+FIRST_CHARACTER = Histogram(
+    "neuron_first_character_seconds", "Time from a request for a stream to its first characters", buckets=_PATIENCE
+)
+BETWEEN_CHARACTERS = Histogram(
+    "neuron_between_characters_seconds", "Time between two events with characters of a stream", buckets=_PATIENCE
+)
 WAITING = Gauge("neuron_waiting_requests", "Requests held open for their answer")
 STREAMS = Gauge("neuron_open_streams", "Event streams that are being read")
 DROPPED = Counter("neuron_dropped_connections", "Connections ended because the client did not read its answer")
 LISTENER_ERRORS = Counter("neuron_listener_errors", "Failures of the loop that hears of ended jobs")
+
+# Those that are 0 are told as well: the increase of a series that just came to be is nothing to Prometheus.
+for _counter, _values in ((REFUSED, ("queue-full",)), (CANCELLED, ("request", "disconnect"))):
+    for _value in _values:
+        _counter.labels(_value)

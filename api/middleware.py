@@ -1,9 +1,10 @@
-"""Around every request, in plain ASGI: ask for the key, bound the body while it is read, and measure."""
+"""Around every request, in plain ASGI: ask for the key, bound the body while it is read, measure and trace."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from opentelemetry.trace import SpanKind
 from redis.exceptions import RedisError
 
 from api import keys as api_keys
@@ -12,6 +13,7 @@ from api.answers import Message, Receive, Send
 from api.keys import Key
 from api.limits import Limits
 from api.problems import Problem
+from contract import tracing
 
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
@@ -106,6 +108,34 @@ class Authorize:
             detail = f"the key {key.name!r} is not for {needed!r}, only for {', '.join(sorted(key.scopes))}"
             raise Problem("forbidden", detail, {"WWW-Authenticate": challenge}, scope=needed)
         return key
+
+
+class Trace:
+    """A span for every request, which continues the caller's trace where one came (`traceparent`)."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        method = scope["method"]
+        with tracing.TRACER.start_as_current_span(
+            method, tracing.CONTEXT.extract(headers), SpanKind.SERVER, {"http.request.method": method}
+        ) as span:
+
+            async def watched(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    span.set_attribute("http.response.status_code", message["status"])
+                await send(message)
+
+            await self._app(scope, receive, watched)
+            route = getattr(scope.get("route"), "path", None)
+            if route is not None:
+                span.set_attribute("http.route", route)
+                span.update_name(f"{method} {route}")
 
 
 class Measure:

@@ -215,6 +215,32 @@ class JobQueue:
             await cast(Any, self._redis.srem(wire.WORKERS, *gone))
         return [WorkerStatus.model_validate_json(raw) for raw in found if raw is not None]
 
+    async def observe(self) -> None:
+        """Set the metrics of what all gateways share. Does not raise: that Redis is away is one of them."""
+        try:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.time()
+                pipeline.hgetall(wire.LOAD)
+                pipeline.llen(wire.DEAD)
+                for waiting in wire.WAITING.values():
+                    pipeline.zcard(waiting)
+                    pipeline.zrange(waiting, 0, 0, withscores=True)
+                (seconds, microseconds), load, dead, *queues = await pipeline.execute()
+            workers = await self.workers()
+        except redis.RedisError:
+            metrics.REDIS_UP.set(0)
+            metrics.WORKERS_READY.set(0)
+            return
+        metrics.REDIS_UP.set(1)
+        metrics.WORKERS_READY.set(sum(worker.ready for worker in workers))
+        metrics.OPEN_TEXTS.set(int(load.get(b"texts", 0)))
+        metrics.OPEN_BYTES.set(int(load.get(b"bytes", 0)))
+        metrics.DEAD_JOBS.set(dead)
+        for name, count, oldest in zip(wire.WAITING, queues[::2], queues[1::2], strict=True):
+            age_s = seconds + microseconds / 1e6 - oldest[0][1] if oldest else 0.0
+            metrics.QUEUE_JOBS.labels(name).set(count)
+            metrics.QUEUE_AGE.labels(name).set(max(0.0, age_s))
+
     def _full(self, queued_texts: int, queued_bytes: int, texts: int, size: int) -> Problem:
         limits = self._settings
         metrics.REFUSED.labels("queue-full").inc()

@@ -16,6 +16,7 @@ from redis.retry import Retry
 from api.app import create_app
 from api.connections import HEADERS, Connection
 from api.settings import ApiSettings
+from contract import logs, tracing
 from contract.settings import SettingError
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,12 @@ def _check_redis(settings: ApiSettings) -> None:
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT; open requests may end first."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = ApiSettings()
+        tracing.set_up(settings.process)
     except SettingError as error:
         sys.exit(f"The gateway cannot start: {error}")
+    logs.set_up(settings.log_format)
     _check_redis(settings)
     # uvicorn has handlers of its own while it serves. When all is answered it raises the signal again, for this one.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

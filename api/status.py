@@ -50,6 +50,8 @@ def _reason(worker: WorkerStatus) -> str:
 
 
 @router.get("/metrics", include_in_schema=False)
-async def metrics() -> Response:
-    """Prometheus metrics of this gateway process."""
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics of this gateway process, and of the queue as it stands."""
+    queue: JobQueue = request.app.state.queue
+    await queue.observe()
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

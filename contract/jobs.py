@@ -23,6 +23,7 @@ class JobBase(Message):
     timeout_s: float = Field(ge=0)  # from its acceptance on; what has not ended by then fails
     mailbox: str | None = None  # the list that is told the id when the job ends
     events: bool = False  # whether the end is also told on the job's stream
+    traceparent: str | None = None  # the span of its request (W3C Trace Context), where traces are on
 
 
 class ClassifyJob(JobBase):

@@ -6,9 +6,9 @@ misspelt name from one that is meant for its neighbour.
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, RedisDsn
+from pydantic import Field, RedisDsn, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "NEURON_"
@@ -36,16 +36,26 @@ class ProcessSettings(BaseSettings):
         description="Redis for queue, results and streams. Unset under `neuron up`: an embedded one.",
     )
     checkpoint_dir: Path | None = Field(
-        None, description="Volume of checkpoints; its `LATEST` is served. Unset: the model shipped with the package."
+        None,
+        description="Volume of checkpoints; its `LATEST` is served. Unset, or while nothing is published there: the "
+        "model shipped with the package.",
     )
     insecure: bool = Field(
         False, description="Let the gateway listen beyond this machine without keys: who reaches it may use it."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Lines of the log; with `json` every job that ends has one, with its sizes and durations."
     )
     data_dir: Path = Field(Path("data"), description="Where the embedded Redis of `neuron up` keeps its data.")
 
     def __init__(self, **values: Any) -> None:
         self._refuse_unknown()
-        super().__init__(**values)
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            # The values stay unsaid, for some are secrets.
+            faults = [f"{PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+            raise SettingError("; ".join(faults)) from None
 
     @classmethod
     def _refuse_unknown(cls) -> None:

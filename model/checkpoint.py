@@ -169,10 +169,25 @@ def publish(
 
 
 def make_latest(directory: Path) -> None:
-    """Verify a checkpoint that lies in a volume and swap the volume's `LATEST` to it, whatever it was."""
+    """Verify a checkpoint that lies in a volume and swap the volume's `LATEST` to it, whatever it was.
+
+    Raises CheckpointError if it is damaged, or not at `NAME/step-N` in the volume.
+    """
+    volume, name, step = directory.parent.parent, directory.parent.name, directory.name
+    if not _NAME.fullmatch(name) or not _STEP.fullmatch(step):
+        raise CheckpointError(f"{directory} is not at NAME/step-N in a volume")
+    _check_inside(volume, directory)
     read(directory)
-    with _alone_in(directory.parent.parent):
+    with _alone_in(volume):
         _swap_latest(directory)
+
+
+def published(volume: Path) -> list[Path]:
+    """The directories `NAME/step-N` in a volume, by name and then by step; they are not read."""
+    there = [
+        path for path in volume.glob("*/step-*") if _NAME.fullmatch(path.parent.name) and _STEP.fullmatch(path.name)
+    ]
+    return sorted(there, key=lambda path: (path.parent.name, int(path.name.removeprefix("step-"))))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Summary, start_http_server
+from prometheus_client.metrics import MetricWrapperBase
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -49,6 +50,11 @@ class Metrics:
         for outcome in ("ok", "failed", "skipped"):
             self.publishes.labels(outcome)
         self._events: SummaryWriter | None = None
+
+    def every(self) -> list[MetricWrapperBase]:
+        """All of them, in the order in which they are told."""
+        found = [*self._gauges.values(), self._bits, self._waited, self.snapshot_pause, self.snapshot_write]
+        return [*found, self.snapshot_failures, self.publishes]
 
     def serve(self, host: str, port: int) -> None:
         """Answer GET /metrics until the process ends. Raises OSError if the port is taken."""

@@ -57,9 +57,13 @@ def find_files(names: list[Path]) -> list[Path]:
     """The files that `names` (paths or globs, `**` too) stand for: each once, sorted. Raises CorpusError."""
     found: dict[Path, Path] = {}
     for name in names:
-        if name.is_dir():
+        try:
+            is_directory, exists = name.is_dir(), name.exists()
+        except OSError as error:
+            raise CorpusError(f"{name} cannot be looked at: {error.strerror}") from error
+        if is_directory:
             raise CorpusError(f"{name} is a directory: name its files, as in '{name}/*'")
-        if name.exists():
+        if exists:
             files = [name]
         elif any(character in str(name) for character in "*?["):
             files = [path for path in Path(name.anchor).glob(str(name.relative_to(name.anchor))) if path.is_file()]

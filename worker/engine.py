@@ -228,7 +228,7 @@ class Engine:
                 self._scheduler.leave(row.request.priority)
                 row.done.set_exception(reason)
                 continue
-            row.slot = backend.open()
+            row.slot, row.admitted_at = backend.open(), now
             self._active.append((backend, row))
             if backend not in self._shared:
                 self._shared[backend] = SharedReading(self._state_cache_bytes)
@@ -266,7 +266,9 @@ class Engine:
                 row.done.set_exception(EngineFailure(f"{type(error).__name__}: {error}"))
             return
         self._grow(backend)
-        metrics.BLOCK_SECONDS.observe(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        metrics.BLOCK_SECONDS.observe(seconds)
+        metrics.STEP_SECONDS.observe(seconds / results[0].steps)
         active = len(block)
         for step in range(results[0].steps):
             while results[active - 1].steps <= step:

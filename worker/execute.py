@@ -10,6 +10,7 @@ import logging
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -48,13 +49,15 @@ class Plan:
     stream: bool = False  # whether generated text is wanted as it comes
 
 
-@dataclass(frozen=True)
+@dataclass
 class Task:
-    """A job that is to run, and the flag that cancels it."""
+    """A job that is to run, and the flag that cancels it. Times are by time.monotonic()."""
 
     job: AnyJob
     cancelled: threading.Event
-    deadline: float = math.inf  # by time.monotonic()
+    deadline: float = math.inf
+    admitted_at: float | None = None  # when the engine had a place for the first of its rows, if it ever had
+    ended_at: float | None = None  # when the last of them ended
 
 
 Ending = Callable[[], Outcome]  # what ended a job becomes its outcome when this is called
@@ -85,6 +88,8 @@ def start(
         if row.exception() is not None:
             task.cancelled.set()  # one row has failed, so the job's others need not go on
         if next(ended) == len(rows):
+            task.admitted_at = min((row.admitted_at for row in rows if row.admitted_at is not None), default=None)
+            task.ended_at = time.monotonic()
             on_end(lambda: _outcome(task.job, plan_, rows))
 
     for row in rows:

@@ -17,10 +17,10 @@ class Latest:
     """
 
     def __init__(self, volume: Path, retry_s: float) -> None:
-        """retry_s: between two attempts at what may pass. Raises CheckpointError where there is no `LATEST`."""
+        """retry_s: between two attempts at what may pass. Raises CheckpointError where there is no volume."""
         self._volume = volume
         self._retry_s = retry_s
-        self.served = checkpoint.latest(volume)
+        self.served = self._named()
         self._seen: tuple[Path, Fingerprint] | None = None  # by the last look
         self._tried: tuple[Path, Fingerprint] | None = None  # as it was before the last attempt
         self._retry_at = math.inf  # by time.monotonic
@@ -32,7 +32,7 @@ class Latest:
         Raises CheckpointError for a `LATEST` that is no good, at the first of several looks that find the same fault.
         """
         try:
-            directory = checkpoint.latest(self._volume)
+            directory = self._named()
         except CheckpointError as error:
             if str(error) == self._fault:
                 return None
@@ -51,6 +51,11 @@ class Latest:
             return None
         self._tried, self._retry_at = now, time.monotonic() + self._retry_s
         return directory
+
+    def _named(self) -> Path:
+        """What is shipped with us, while nothing has been published in the volume."""
+        empty = self._volume.is_dir() and not (self._volume / checkpoint.LATEST).exists()
+        return checkpoint.latest(checkpoint.SHIPPED if empty else self._volume)
 
     def give_up(self) -> None:
         """The last attempt found what will not pass: none will follow unless the files change."""

@@ -10,6 +10,15 @@ BLOCK_SECONDS = Histogram(
     "Duration of one block of steps",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
+STEP_SECONDS = Histogram(
+    "neuron_step_seconds",
+    "Duration of a step, on average over those of a block",
+    buckets=(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
+)
+ENGINE_AGE = Gauge("neuron_engine_age_seconds", "Time since the engine last made a step or looked for rows")
+CEILING = Gauge("neuron_engine_ceiling_bytes_per_second", "What full steps would give, as long as steps take lately")
+# On a CPU the process's resident memory, for the model lies in the machine's.
+DEVICE_MEMORY = Gauge("neuron_device_memory_bytes", "Memory of the model's device that the worker holds")
 BYTES = Counter("neuron_bytes", "Bytes that went through the model", ["kind"])  # kind: read, generated
 ROWS_ACTIVE = Gauge("neuron_rows_active", "Rows in the engine")
 ROWS_WAITING = Gauge("neuron_rows_waiting", "Rows that wait for room in the engine")
@@ -19,6 +28,12 @@ STATE_CACHE_LOOKUPS = Counter("neuron_state_cache_lookups", "Rows that looked fo
 STATE_CACHE_SPARED = Counter("neuron_state_cache_spared_bytes", "Bytes that rows did not have to read")
 STATE_CACHE_HELD = Gauge("neuron_state_cache_held_bytes", "Bytes of the states that are kept")
 STATE_CACHE_EVICTIONS = Counter("neuron_state_cache_evictions", "Kept states that made room for others")
+QUEUE_WAIT = Histogram(
+    "neuron_queue_wait_seconds",
+    "Time from a job's acceptance until a worker begins it",
+    ["queue"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
+)
 JOBS = Counter("neuron_jobs", "Jobs that ended", ["kind", "state"])
 JOB_SECONDS = Histogram("neuron_job_seconds", "Time from taking a job off the queue to its outcome", ["kind"])
 REFUSED_MESSAGES = Counter("neuron_refused_messages", "Queue messages that are not a job")
@@ -32,3 +47,15 @@ OUT_OF_MEMORY = Counter("neuron_out_of_memory", "Blocks that ran out of memory a
 RELOADS = Counter("neuron_reloads", "Attempts to load a newly published checkpoint", ["outcome"])
 MODEL = Gauge("neuron_model_info", "1 for the model that is served", ["name", "step"])
 HEARTBEATS = Counter("neuron_heartbeats", "Heartbeats written")
+
+# Those that are 0 are told as well: the increase of a series that just came to be is nothing to Prometheus.
+for _counter, _values in (
+    (BYTES, ("read", "generated")),
+    (STATE_CACHE_LOOKUPS, ("hit", "shared", "miss")),
+    (REDELIVERIES, ("lapsed", "lost")),
+    (GIVEN_BACK, ("stop", "quarantine")),
+    (RELOADS, ("served", "refused")),
+    (QUEUE_WAIT, ("interactive", "bulk")),
+):
+    for _value in _values:
+        _counter.labels(_value)

@@ -16,7 +16,8 @@ from celery import Celery, signals
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from contract import wire
+from contract import logs, tracing, wire
+from contract.settings import SettingError
 from worker.service import Service
 from worker.settings import WorkerSettings
 from worker.status import serve
@@ -69,14 +70,18 @@ def _check_redis(settings: WorkerSettings) -> None:
 
 def main() -> None:
     """Run a worker until it is told to stop."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = WorkerSettings()
+        tracing.set_up(settings.process)
+    except SettingError as error:
+        sys.exit(f"The worker cannot start: {error}")
+    logs.set_up(settings.log_format)
     # Lines for every message would cost more than the message.
     for name in ("celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # The engine's thread and the job threads share one interpreter lock. At Python's default of 5 ms a turn, every
     # product would end with a wait for it that is longer than the product.
     sys.setswitchinterval(0.0005)
-    settings = WorkerSettings()
     for setting, value in settings.effective().items():
         log.info("%s=%s", setting, value)
     _check_redis(settings)

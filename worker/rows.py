@@ -85,6 +85,7 @@ class Row:
         self.follows: Beginning | None = None  # what another row reads for it; it stands still until then
         self.done: Future[RowResult] = Future()
         self.slot = -1
+        self.admitted_at: float | None = None  # by time.monotonic, when it got its place in the engine
         self.last_block = 0  # number of the block that it last ran in
         self.read = 0  # bytes read
         self.sampled = 0  # bytes sampled

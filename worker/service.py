@@ -21,9 +21,10 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from contract import wire
-from contract.jobs import JOB, AnyJob, ErrorCode, JobBase, JobError, Outcome, WorkerStatus
+from contract.jobs import JOB, ErrorCode, JobBase, JobError, Outcome, WorkerStatus
 from model import checkpoint
 from worker import execute, metrics, serving
+from worker.accounting import Times, account
 from worker.engine import Engine
 from worker.execute import Ending, Task
 from worker.intake import BulkIntake
@@ -31,7 +32,7 @@ from worker.latest import Latest
 from worker.outbox import Receipt
 from worker.quarantine import Quarantine
 from worker.results import Begun, Results, Told, addressed
-from worker.serving import ServedModel
+from worker.serving import ServedModel, device_memory_bytes
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class _Running:
     delivery: str
     receipt: Receipt
     served: ServedModel
+    begun_at: float  # by time.monotonic
+    queued_s: float
     told: Told  # as its stream was when it began; its events also count those on their way
     let_go: bool = False
 
@@ -99,6 +102,10 @@ class Service:
         self.results = Results(client, settings.worker_result_ttl_s, settings.worker_max_deliveries)
         self._latest = Latest(settings.checkpoint_dir or checkpoint.SHIPPED, _RETRY_LOOKS * settings.worker_poll_s)
         self.served = self._load(self._latest.served)
+        metrics.ENGINE_AGE.set_function(lambda: self.engine.age_s)
+        rows = settings.worker_max_rows
+        metrics.CEILING.set_function(lambda: rows / self.served.backend.step_seconds(rows))
+        metrics.DEVICE_MEMORY.set_function(lambda: device_memory_bytes(self.served.info.device))
         self.intake = BulkIntake(max(1, settings.worker_jobs * 3 // 4))
         self._running: dict[str, _Running] = {}  # by job; changed under the lock
         self._changing = threading.Lock()
@@ -158,7 +165,6 @@ class Service:
         """Returns those that must run alone."""
         if not job_ids:
             return []
-        started = time.perf_counter()
         delivery = f"{self.id}:{next(self._deliveries)}"
         begun, suspects = self.results.begin(job_ids, delivery, alone)
         receipt = Receipt()
@@ -168,7 +174,7 @@ class Service:
         def finish(running: _Running, ending: Ending) -> None:
             job = running.task.job
             if not running.let_go:
-                self.results.finish(job, delivery, lambda: _counted(job, ending(), started), receipt)
+                self.results.finish(job, delivery, lambda: _counted(running, ending()), receipt)
             receipt.note()
 
         def begin(running: _Running) -> None:
@@ -230,8 +236,10 @@ class Service:
             detail = f"{told.model} had begun to write the stream, and {served.version} is served now: ask again"
             self._fail(job, JobError(code=ErrorCode.MODEL_CHANGED, detail=detail), delivery, receipt)
             return None
-        deadline = time.monotonic() + job.timeout_s - begun.age_s
-        running = _Running(Task(job, threading.Event(), deadline), delivery, receipt, served, told)
+        metrics.QUEUE_WAIT.labels(job.priority).observe(begun.age_s)
+        now = time.monotonic()
+        task = Task(job, threading.Event(), now + job.timeout_s - begun.age_s)
+        running = _Running(task, delivery, receipt, served, now, begun.age_s, told)
         if begun.cancelled:
             running.task.cancelled.set()
         return running
@@ -381,9 +389,15 @@ def _known(outcome: Outcome) -> Ending:
     return lambda: outcome
 
 
-def _counted(job: AnyJob, outcome: Outcome, started: float) -> Outcome:
-    metrics.JOBS.labels(job.kind, outcome.state).inc()
-    metrics.JOB_SECONDS.labels(job.kind).observe(time.perf_counter() - started)
+def _counted(running: _Running, outcome: Outcome) -> Outcome:
+    task, begun = running.task, running.begun_at
+    ended = task.ended_at or begun
+    account(
+        task.job,
+        outcome,
+        running.served.version,
+        Times(begun - running.queued_s, begun, task.admitted_at or ended, ended),
+    )
     return outcome
 
 

@@ -1,5 +1,7 @@
 """A model as it is served: checkpoint manifest, backend and heads together. `load` builds one from a directory."""
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +57,16 @@ def _load(directory: Path, device: str, dtype: str, max_rows: int) -> ServedMode
         device=device,
     )
     return ServedModel(manifest, backend, info)
+
+
+def device_memory_bytes(device: str) -> int:
+    """What this process holds of the device's memory; on a CPU, of the machine's, or 0 where the system tells none."""
+    if device == "cuda":
+        return torch.cuda.memory_reserved()
+    if sys.platform != "linux":
+        return 0
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def backend_for(model: FoldedModel, max_rows: int) -> TorchBackend:

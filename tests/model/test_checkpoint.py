@@ -277,7 +277,7 @@ def test_names_that_are_no_plain_folder_are_refused(tmp_path: Path, name: str) -
 def test_latest_is_swapped_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(tmp_path, tiny_model(0), MANIFEST)
     seen = []
-    swap = checkpoint.replace_file
+    swap = durable.replace_file
 
     def look(path: Path, content: str) -> None:
         assert latest(tmp_path).name == "step-120"

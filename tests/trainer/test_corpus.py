@@ -374,6 +374,8 @@ def test_globs_directories_and_missing_files(tmp_path: Path) -> None:
     assert manifest.duplicates == 0  # a file that two names stand for is read once
     with pytest.raises(CorpusError, match="raw is a directory"):
         build_corpus([tmp_path / "raw"], tmp_path / "other", 3)
+    with pytest.raises(CorpusError, match="cannot be looked at: File name too long"):
+        build_corpus([tmp_path / ("x" * 300)], tmp_path / "other", 3)
     with pytest.raises(CorpusError, match=r"nothing\*: no such file"):
         build_corpus([tmp_path / "nothing*"], tmp_path / "other", 3)
 

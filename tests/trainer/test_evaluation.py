@@ -12,6 +12,7 @@ import torch
 
 from model import checkpoint
 from model.checkpoint import Calibration, Manifest
+from model.folded import FoldedModel
 from model.heads import C_GRID
 from model.language_model import Architecture, LanguageModel
 from model.reading import read_features
@@ -98,7 +99,7 @@ def test_what_was_read_once_is_not_read_again(directory: Path, tmp_path: Path, m
     texts = labelled(20, 5).texts
     before = Reader(directory, tmp_path).features(texts)
     read: list[int] = []
-    real = features.read_features
+    real = read_features
 
     def counted(model: Any, chunk: list[bytes], **options: Any) -> Any:
         read.append(len(chunk))
@@ -116,7 +117,7 @@ def test_what_was_read_once_is_not_read_again(directory: Path, tmp_path: Path, m
 
 def test_an_interrupted_reading_goes_on(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "CHUNK", 8)
-    texts, real, read = labelled(20, 6).texts, features.read_features, 0
+    texts, real, read = labelled(20, 6).texts, read_features, 0
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         nonlocal read
@@ -499,7 +500,7 @@ def test_a_newline_ends_a_sample_and_a_seed_makes_it_again(reader: Reader) -> No
     with torch.no_grad():
         model = carrier()
         model.output_b[ord("\n")] = 13.0
-    ended = generation.generate(features.FoldedModel(model, dtype=torch.float32), "", {UNIT: 1.0}, 20, 30, 1.0, 1)
+    ended = generation.generate(FoldedModel(model, dtype=torch.float32), "", {UNIT: 1.0}, 20, 30, 1.0, 1)
     assert len({len(text) for text in ended}) > 3
     assert not any("\n" in text for text in ended)
 

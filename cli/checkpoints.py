@@ -1,4 +1,4 @@
-"""`neuron checkpoint`: show and verify published models, import and fetch the paper's own."""
+"""`neuron checkpoint`: list, show, verify and serve published models, import and fetch the paper's own."""
 
 import json
 import shlex
@@ -27,7 +27,7 @@ _out = click.option(
 
 @click.group()
 def checkpoint() -> None:
-    """Show, verify, import and fetch published models. DIR: a checkpoint, or a volume with LATEST."""
+    """List, show, verify, serve, import and fetch published models. DIR: a checkpoint, or a volume with LATEST."""
 
 
 @checkpoint.command("show")
@@ -56,6 +56,40 @@ def verify(directory: Path) -> None:
     except CheckpointError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"ok: {directory}, {_parameters(manifest.architecture):,} parameters")
+
+
+@checkpoint.command("list")
+@click.argument("volume", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def list_(volume: Path) -> None:
+    """A line for each checkpoint in VOLUME; the one that LATEST names has a star."""
+    try:
+        served = checkpoints.latest(volume)
+    except CheckpointError as error:
+        click.echo(str(error), err=True)
+        served = None
+    for directory in checkpoints.published(volume):
+        name = str(directory.relative_to(volume))
+        try:
+            manifest = checkpoints.read_manifest(directory)
+        except CheckpointError as error:
+            click.echo(f"  {name}  {error}", err=True)
+            continue
+        bits = "not measured" if manifest.bits_per_byte is None else f"{manifest.bits_per_byte:.4f} bits per byte"
+        star = "*" if directory == served else " "
+        click.echo(f"{star} {name}  {manifest.architecture.units:,} units  {manifest.bytes_seen:,} bytes seen  {bits}")
+
+
+@checkpoint.command("serve")
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def serve(directory: Path) -> None:
+    """Verify DIRECTORY (VOLUME/NAME/step-N) and make it the LATEST of its volume: so a model is rolled back."""
+    try:
+        checkpoints.make_latest(directory.absolute())
+    except CheckpointError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(
+        f"{directory.absolute().parent.parent / checkpoints.LATEST} names {directory.parent.name}/{directory.name}"
+    )
 
 
 @checkpoint.command("import-openai")

@@ -1,8 +1,9 @@
-"""`neuron checkpoint`: show, verify, import-openai and fetch."""
+"""`neuron checkpoint`: list, show, verify, serve, import-openai and fetch."""
 
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,35 @@ def test_show(neuron: Neuron, volume: Path) -> None:
         "Made up for tests.",
     ):
         assert fact in result.stdout
+
+
+def test_list_and_serve_an_older_step(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    """Also what lies there by mistake does no harm."""
+    there = Path(shutil.copytree(volume, tmp_path / "volume"))
+    older = checkpoint.latest(there)
+    read = checkpoint.read(older)
+    checkpoint.publish(there, read.model, replace(read.manifest, step=100))
+    (there / "tiny" / "step-5").mkdir()
+    result = neuron("checkpoint", "list", there)
+    assert result.exit_code == 0
+    first, second = result.stdout.splitlines()
+    assert first.split()[:3] == ["tiny/step-12", "32", "units"]
+    assert second.split()[:2] == ["*", "tiny/step-100"]
+    assert "tiny/step-5" in result.stderr
+    assert neuron("checkpoint", "serve", older).exit_code == 0
+    assert checkpoint.latest(there) == older
+    assert neuron("checkpoint", "list", there).stdout.splitlines()[0].startswith("* tiny/step-12")
+    (older / checkpoint.WEIGHTS).write_bytes(b"damaged")
+    checkpoint.make_latest(there / "tiny" / "step-100")
+    for directory in (older, there / "tiny" / "step-5", tmp_path):
+        assert neuron("checkpoint", "serve", directory).exit_code == 1
+        assert checkpoint.latest(there) == there / "tiny" / "step-100"
+
+
+def test_list_of_an_empty_volume(neuron: Neuron, tmp_path: Path) -> None:
+    result = neuron("checkpoint", "list", tmp_path)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no published model" in result.stderr
 
 
 def test_show_json(neuron: Neuron, volume: Path) -> None:

@@ -10,7 +10,7 @@ ENV PATH=/opt/neuron/bin:$PATH PYTHONUNBUFFERED=1
 # Fixed numbers, so that volumes and Kubernetes can name them; a volume that is mounted for the first time takes over
 # whom the directory belongs to.
 RUN groupadd --gid 10001 neuron && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp neuron \
-    && install --directory --owner=10001 --group=10001 /volume /volume/checkpoints \
+    && install --directory --owner=10001 --group=10001 /volume /volume/checkpoints /heads \
     && python -m venv --without-pip /opt/neuron
 
 FROM python AS wheel

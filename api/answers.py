@@ -29,6 +29,8 @@ def wants_npy(accept: str) -> bool:
 def respond(outcome: Outcome, kind: str, encoding: str) -> Response:
     """The response to a request whose job has ended. Raises Problem if it has not gone well."""
     result = body(outcome, kind, encoding)
+    if kind == "delete-head":
+        return Response(status_code=204)
     if encoding == "npy" and kind == "featurize":
         buffer = io.BytesIO()
         np.save(buffer, _features(outcome.result or {}), allow_pickle=False)

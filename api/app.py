@@ -8,7 +8,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from api import inference, jobs, openapi, problems, status
+from api import heads, inference, jobs, openapi, problems, status
 from api.idempotency import HEADER, REPLAYED
 from api.limits import Limits
 from api.middleware import Authorize, BodyLimit, Measure, Trace
@@ -45,7 +45,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app = FastAPI(
         title="Sentiment Neuron", description=_DESCRIPTION, version=version("sentiment-neuron"), lifespan=lifespan
     )
-    app.add_middleware(BodyLimit, limit=settings.api_max_request_bytes)
+    app.add_middleware(BodyLimit, limit=settings.api_max_request_bytes, heads_limit=settings.api_max_heads_bytes)
     if keys:
         app.add_middleware(Authorize, keys=keys, limits=limits, retry_after_s=settings.api_retry_after_s)
     if settings.api_cors_origins:
@@ -60,7 +60,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_middleware(Measure)
     if tracing.enabled():
         app.add_middleware(Trace)
-    routers = (inference.router, jobs.router, status.router)
+    routers = (inference.router, heads.router, jobs.router, status.router)
     for router in routers:
         app.include_router(router)
     problems.install(app, [route for router in routers for route in router.routes], settings.api_retry_after_s)

@@ -1,10 +1,10 @@
-"""The four POSTs that make a job: classify, featurize, trace, generate; and how a job is answered in place or later."""
+"""POSTs that make a job: classify, featurize, trace, generate; and how any job is answered in place or later."""
 
 import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request
@@ -60,7 +60,7 @@ async def classify(
     """Label texts by a classifier on the model's features."""
     texts = body.all_texts()
     size = _check_texts(texts, _settings(request))
-    call = _Call(request, body, prefer, idempotency_key)
+    call = Call(request, body, prefer, idempotency_key)
     job = ClassifyJob(**call.base(), texts=texts, head=body.head)
     return await call.answer(job, len(texts), size)
 
@@ -76,7 +76,7 @@ async def featurize(
     """The model's feature vector of every text: its final cell. `Accept: application/x-npy` gives a NumPy file."""
     texts = body.all_texts()
     size = _check_texts(texts, _settings(request))
-    call = _Call(request, body, prefer, idempotency_key)
+    call = Call(request, body, prefer, idempotency_key)
     job = FeaturizeJob(**call.base(), texts=texts, pooling=body.pooling)
     encoding = "npy" if answers.wants_npy(request.headers.get("accept", "")) else body.encoding
     return await call.answer(job, len(texts), size, encoding)
@@ -90,7 +90,7 @@ async def trace(
     size, limit = len(body.text.encode()), _settings(request).api_max_trace_bytes
     if size > limit:
         raise too_large("bytes of the text to trace", size, limit, "NEURON_API_MAX_TRACE_BYTES")
-    call = _Call(request, body, prefer, idempotency_key)
+    call = Call(request, body, prefer, idempotency_key)
     job = TraceJob(**call.base(), text=body.text, units=body.units)
     return await call.answer(job, 1, size)
 
@@ -113,7 +113,7 @@ async def generate(
     ):
         if actual > limit:
             raise too_large(what, actual, limit, setting)
-    call = _Call(request, body, prefer, idempotency_key)
+    call = Call(request, body, prefer, idempotency_key)
     base = call.base()
     if body.stream:
         base |= {"mailbox": None, "events": True}
@@ -178,6 +178,11 @@ def _check_texts(texts: list[str], settings: ApiSettings) -> int:
     """The bytes of all texts. Raises Problem where a limit is passed."""
     if len(texts) > settings.api_max_texts:
         raise too_large("texts in the request", len(texts), settings.api_max_texts, "NEURON_API_MAX_TEXTS")
+    return check_sizes(texts, settings)
+
+
+def check_sizes(texts: list[str], settings: ApiSettings) -> int:
+    """The bytes of all texts. Raises Problem where one has too many."""
     sizes = [len(text.encode()) for text in texts]
     for number, size in enumerate(sizes):
         if size > settings.api_max_text_bytes:
@@ -186,7 +191,7 @@ def _check_texts(texts: list[str], settings: ApiSettings) -> int:
     return sum(sizes)
 
 
-class _Call:
+class Call:
     """One request that makes a job: how its client wants to be answered, and the answering."""
 
     def __init__(self, request: Request, body: schemas.Body, prefer: str | None, idempotency_key: str | None) -> None:
@@ -205,6 +210,8 @@ class _Call:
         if self._timeout_s > limit:
             raise over_timeout(self._timeout_s, limit)
         self._once = once(request, idempotency_key, self._key, body) if idempotency_key else None
+        # Asked whether a job may be queued, but not where it was before; raises Problem.
+        self.before_admission: Callable[[], Awaitable[None]] | None = None
 
     def base(self) -> dict[str, Any]:
         """The fields that every job has. Nobody waits for an asynchronous one, so it goes behind those that wait."""
@@ -242,6 +249,8 @@ class _Call:
     async def _admit(self, job: AnyJob, texts: int, size: int, encoding: str, abandon: bool) -> str | None:
         """Queue the job. Returns the id of the one that its Idempotency-Key made before: then nothing is queued."""
         made = None if self._once is None else await self.queue.made(self._once)
+        if made is None and self.before_admission is not None:
+            await self.before_admission()
         counted_at = await self._charge(0 if made else size)
         try:
             if made is None:

@@ -21,17 +21,22 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 class BodyLimit:
     """Refuses a body over the limit: by its Content-Length before reading, else as soon as too much has come."""
 
-    def __init__(self, app: App, limit: int) -> None:
+    def __init__(self, app: App, limit: int, heads_limit: int) -> None:
+        """heads_limit: for /heads, whose examples are many."""
         self._app = app
-        self._limit = limit
+        self._limits = {
+            False: (limit, "NEURON_API_MAX_REQUEST_BYTES"),
+            True: (heads_limit, "NEURON_API_MAX_HEADS_BYTES"),
+        }
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        limit, setting = self._limits[scope["path"] == "/heads"]
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._limit:
-            await problems.response(self._problem(int(declared)))(scope, receive, send)
+        if declared.isdigit() and int(declared) > limit:
+            await problems.response(_body_too_large(int(declared), limit, setting))(scope, receive, send)
             return
         seen = 0
 
@@ -39,14 +44,15 @@ class BodyLimit:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._limit:
-                raise self._problem(seen)
+            if seen > limit:
+                raise _body_too_large(seen, limit, setting)
             return message
 
         await self._app(scope, bounded, send)
 
-    def _problem(self, actual: int) -> problems.Problem:
-        return problems.too_large("bytes of the request body", actual, self._limit, "NEURON_API_MAX_REQUEST_BYTES")
+
+def _body_too_large(actual: int, limit: int, setting: str) -> Problem:
+    return problems.too_large("bytes of the request body", actual, limit, setting)
 
 
 # Probes ask without a key, and the documentation is no secret: who has no key yet must read how to give one.

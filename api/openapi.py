@@ -34,7 +34,8 @@ def install(app: FastAPI, settings: ApiSettings) -> None:
         schemas = described["components"]["schemas"]
         for request in ("ClassifyRequest", "FeaturizeRequest"):
             schemas[request]["properties"]["texts"]["anyOf"][0]["maxItems"] = settings.api_max_texts
-        for request in ("ClassifyRequest", "FeaturizeRequest", "TraceRequest", "GenerateRequest"):
+        schemas["FitRequest"]["properties"]["examples"]["maxItems"] = settings.api_max_examples
+        for request in ("ClassifyRequest", "FeaturizeRequest", "TraceRequest", "GenerateRequest", "FitRequest"):
             schemas[request]["properties"]["timeout_s"]["anyOf"][0]["maximum"] = settings.api_job_timeout_s
         for operations in described["paths"].values():
             for operation in operations.values():

@@ -64,6 +64,10 @@ KINDS: dict[str, Kind] = {
     ErrorCode.DEADLINE_EXCEEDED: Kind(504, "The job did not end in time"),
     ErrorCode.ENGINE_FAILURE: Kind(500, "The engine could not run the job"),
     ErrorCode.WORKERS_DIED: Kind(500, "Every worker that ran the job died"),
+    ErrorCode.HEAD_EXISTS: Kind(409, "There is a head of that name already"),
+    ErrorCode.HEAD_OF_OTHER_CHECKPOINT: Kind(409, "The head was fitted on another checkpoint"),
+    ErrorCode.CANNOT_FIT: Kind(422, "No head can be fitted on these examples"),
+    ErrorCode.CANNOT_KEEP_HEADS: Kind(503, "The worker cannot keep heads"),
     ErrorCode.MODEL_CHANGED: Kind(409, "Another model has taken the place of the one that began the stream"),
 }
 

@@ -21,7 +21,7 @@ from api.publisher import Publisher, QueueFull
 from api.redis_client import redis_client
 from api.settings import ApiSettings
 from contract import endings, wire
-from contract.jobs import AnyJob, JobBase, JobState, Outcome, WorkerStatus
+from contract.jobs import AnyJob, HeadInfo, JobBase, JobState, ModelInfo, Outcome, WorkerStatus
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +214,19 @@ class JobQueue:
         if gone:
             await cast(Any, self._redis.srem(wire.WORKERS, *gone))
         return [WorkerStatus.model_validate_json(raw) for raw in found if raw is not None]
+
+    async def models(self) -> list[ModelInfo]:
+        """The models that workers serve."""
+        return [worker.model for worker in await self.workers() if worker.model is not None]
+
+    async def heads(self) -> dict[str, HeadInfo]:
+        """The heads that users fitted, by their names, which are in order."""
+        found: dict[bytes, bytes] = await cast(Any, self._redis.hgetall(wire.HEADS))
+        return {name.decode(): HeadInfo.model_validate_json(raw) for name, raw in sorted(found.items())}
+
+    async def head(self, name: str) -> HeadInfo | None:
+        raw: bytes | None = await cast(Any, self._redis.hget(wire.HEADS, name))
+        return None if raw is None else HeadInfo.model_validate_json(raw)
 
     async def observe(self) -> None:
         """Set the metrics of what all gateways share. Does not raise: that Redis is away is one of them."""

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from contract.jobs import JobState, ModelInfo, Pooling
+from contract.jobs import HeadInfo, JobState, ModelInfo, Pooling
 
 
 def _encodable(text: str) -> str:
@@ -52,6 +52,9 @@ _NOT_SPACE = r"[^\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u
 Text = Annotated[AnyText, AfterValidator(_not_blank), WithJsonSchema({"type": "string", "pattern": _NOT_SPACE})]
 Whole = BeforeValidator(_number)  # an integer as JSON Schema has it: 5 and 5.0, neither "5" nor true
 Number = Annotated[float, Strict()]
+HEAD_NAME = "^[a-z0-9][a-z0-9._-]{0,63}$"
+MAX_LABELS = 100
+_LABEL = r"^[^\x00-\x1f\x7f-\x9f]{1,100}$"
 _UnitName = Annotated[int, Field(ge=0), BeforeValidator(_unit_name)]
 
 
@@ -97,7 +100,11 @@ class ClassifyRequest(TextsRequest):
 
 
 class FeaturizeRequest(TextsRequest):
-    pooling: Pooling = Field("cell", description="The final cell itself (released code) or its tanh (the paper).")
+    pooling: Pooling = Field(
+        "cell",
+        description="The final cell itself (released code), its tanh (the paper), or the mean of the hidden vector "
+        "over all bytes of the prepared text.",
+    )
     encoding: Literal["float", "base64"] = Field("float", description="base64: little-endian float32.")
 
 
@@ -153,6 +160,53 @@ class GenerateRequest(Body):
         return self.model_dump(exclude={"timeout_s"}) | {"seed": seed, "best_of": self.samples}
 
 
+HeadName = Annotated[str, Field(pattern=HEAD_NAME)]
+# As model/head_store.py keeps it: a terminal must be able to show it.
+Label = Annotated[str, Field(pattern=_LABEL), AfterValidator(_encodable)]
+
+
+class Example(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: Text
+    label: Label
+
+
+class FitRequest(Body):
+    name: HeadName = Field(description="What `POST /classify` calls it as `head`.")
+    examples: list[Example] = Field(
+        min_length=2,
+        description="Of two labels or more, 100 at most.",
+        examples=[[{"text": "It came a day early.", "label": "fast"}, {"text": "Three weeks late.", "label": "slow"}]],
+    )
+    unit_only: Annotated[bool, Strict()] = Field(
+        False, description="Two labels: take the single most telling unit and a threshold, instead of all units."
+    )
+    pooling: Pooling | None = Field(
+        None,
+        description="Features to fit on, as in `POST /featurize`. Left out: `mean`, which told most where we measured; "
+        "for `unit_only` the `cell`, as in the paper.",
+    )
+
+    @property
+    def features(self) -> Pooling:
+        """What to fit on."""
+        return self.pooling or ("cell" if self.unit_only else "mean")
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> "FitRequest":
+        labels = {example.label for example in self.examples}
+        if len(labels) < 2:
+            raise ValueError(
+                f"all {len(self.examples)} examples have the label {min(labels)!r}: give some of another label as well"
+            )
+        if len(labels) > MAX_LABELS:
+            raise ValueError(f"{len(labels)} different labels are more than the {MAX_LABELS} that a head may have")
+        if self.unit_only and len(labels) > 2:
+            raise ValueError(f"one unit tells two labels apart, here are {len(labels)}: leave unit_only out")
+        return self
+
+
 class ModelName(BaseModel):
     name: str
     step: int
@@ -181,6 +235,18 @@ class FeaturizeResponse(BaseModel):
     pooling: Pooling
     encoding: Literal["float", "base64"]
     results: list[Features]
+
+
+class FitResponse(HeadInfo):
+    model: ModelName
+
+
+class FittedHead(HeadInfo):
+    usable: bool = Field(description="Whether a worker serves the checkpoint that it was fitted on.")
+
+
+class HeadsResponse(BaseModel):
+    heads: list[FittedHead]
 
 
 class TracedByte(BaseModel):

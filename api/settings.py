@@ -43,6 +43,17 @@ class ApiSettings(ProcessSettings):
         "leave an answer unread; then it is dropped.",
     )
     api_max_texts: int = Field(1024, ge=1, description="Texts in one request; more answer 413.")
+    api_max_examples: int = Field(
+        100_000,
+        ge=2,
+        le=100_000,
+        description="Examples in one `POST /heads`; more answer 413. The worker holds a feature vector of each.",
+    )
+    api_max_heads_bytes: int = Field(
+        64 * 2**20,
+        ge=1024,
+        description="Bytes of the body of a `POST /heads`; more answer 413, while being read.",
+    )
     api_max_text_bytes: int = Field(
         4 * 2**20,
         ge=1,
@@ -50,7 +61,7 @@ class ApiSettings(ProcessSettings):
         "how long one row can hold its place.",
     )
     api_max_request_bytes: int = Field(
-        16 * 2**20, ge=1024, description="Bytes of one request body; more answer 413, while it is being read."
+        16 * 2**20, ge=1024, description="Bytes of any other request body; more answer 413, while it is being read."
     )
     api_max_trace_bytes: int = Field(
         65_536, ge=1, description="UTF-8 bytes of a text to trace; the answer is some 100 times as large."
@@ -61,7 +72,7 @@ class ApiSettings(ProcessSettings):
         10_000,
         ge=1,
         description="Texts accepted and not yet answered, over all gateways; more answer 429. A longer queue accepts "
-        "bursts, and makes everyone in it wait.",
+        "bursts, and makes everyone in it wait. The examples of a fit, which wait for all others, count as one text.",
     )
     api_max_queued_bytes: int = Field(
         64 * 2**20, ge=1, description="Bytes to read or generate, accepted and not yet answered; more answer 429."

@@ -18,8 +18,7 @@ router = APIRouter(tags=["service"])
 async def models(request: Request) -> dict[str, Any]:
     """The models that workers serve now, with their heads."""
     queue: JobQueue = request.app.state.queue
-    served = [worker.model for worker in await queue.workers() if worker.model is not None]
-    found = {(model.name, model.step): model for model in served}
+    found = {(model.name, model.step): model for model in await queue.models()}
     return {"models": list(found.values())}
 
 

@@ -33,8 +33,9 @@ import torch
 from benchmarks import report
 from benchmarks.service_stack import Stack, start_stack
 from model import checkpoint
-from model.checkpoint import Calibration, Head, Manifest
+from model.heads import Calibration, Head
 from model.language_model import Architecture, LanguageModel
+from model.manifest import Manifest
 
 _CLIENTS = 12
 _PACE_S = 1.5  # between the beginnings of a client's requests: what is kept must not grow with the machine's spare time

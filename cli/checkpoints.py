@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from model import checkpoint as checkpoints
-from model.checkpoint import Calibration, CheckpointError, Manifest
-from model.heads import HeadError
+from model.checkpoint import CheckpointError
+from model.heads import Calibration, HeadError
 from model.language_model import Architecture, LanguageModel
+from model.manifest import Manifest
 from model.openai_weights import import_openai
 from trainer.download import FetchError
 from trainer.openai import OPENAI, fetch_openai

@@ -23,16 +23,19 @@ from rich.text import Text
 
 from api.schemas import ClassifyRequest, GenerateRequest, TraceRequest
 from cli import batch, heatmap
-from cli.checkpoint_option import checkpoint_option
+from cli.checkpoint_option import checkpoint_option, heads_directory
+from cli.pooling_option import pooling_option
 from contract.jobs import AnyJob, ClassifyJob, GenerateJob, TraceJob
 from model import checkpoint
 from model.checkpoint import CheckpointError
 from model.folded import FoldedModel
-from model.reading import Pooling, pool, read_features
+from model.pooling import Pooling
+from model.reading import read_features
 from model.text import prepare
 from worker import serving
 from worker.engine import Engine
 from worker.execute import JobFailed, execute
+from worker.known_heads import KnownHeads
 from worker.serving import ServedModel
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -57,7 +60,7 @@ def _clamps(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 @click.command()
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @checkpoint_option
-@click.option("--head", default="sentiment", show_default=True, help="Name of the classifier.")
+@click.option("--head", default="sentiment", show_default=True, help="The model's, or one by `neuron head fit`.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of POST /classify.")
 def classify(texts: tuple[str, ...], directory: Path, head: str, as_json: bool) -> None:
     """Label every TEXT: a line with label, probability, sentiment and text.
@@ -66,7 +69,7 @@ def classify(texts: tuple[str, ...], directory: Path, head: str, as_json: bool) 
     """
     lines = texts or (line for line in _lines_of_stdin() if line.strip())
     chunks = _chunks(lines, _CLASSIFY_CHUNK)
-    bodies = (_valid(ClassifyRequest, texts=chunk, head=head) for chunk in chunks)
+    bodies = (valid(ClassifyRequest, texts=chunk, head=head) for chunk in chunks)
     first = next(bodies, None)  # checked before a model is loaded
     if first is None:
         raise click.UsageError("no text: name some, or give one a line on stdin")
@@ -79,7 +82,7 @@ def classify(texts: tuple[str, ...], directory: Path, head: str, as_json: bool) 
             if as_json:
                 whole = answer | {"results": [*whole.get("results", []), *answer["results"]]}
                 continue
-            width = max(map(len, model.served.info.heads[head]))
+            width = max(map(len, answer["results"][0]["probabilities"]))
             for text, result in zip(job.texts, answer["results"], strict=True):
                 console.print(_classified(text, result, width))
     if as_json:
@@ -97,7 +100,7 @@ def trace(text: str | None, directory: Path, units: tuple[int, ...], page: Path 
     The sentiment unit is coloured from -1 to 1, calibrated; any other by its largest absolute value. Without colour,
     as in a pipe, the value after every word is printed.
     """
-    body = _valid(TraceRequest, text=_stdin() if text is None else text, units=list(dict.fromkeys(units)) or None)
+    body = valid(TraceRequest, text=_stdin() if text is None else text, units=list(dict.fromkeys(units)) or None)
     with _loaded(directory) as model:
         answer = model.run(TraceJob(**_BASE, text=body.text, units=body.units))
     maps = heatmap.heat_maps(body.text, answer, model.served.info.sentiment_unit)
@@ -144,7 +147,7 @@ def generate(directory: Path, as_json: bool, **options: Any) -> None:
     Several are printed at the end, the most likely first, each with its mean log-probability in nats a byte.
     """
     options["stop"] = [stop for stop in options["stop"] if stop]
-    body = _valid(GenerateRequest, **options)
+    body = valid(GenerateRequest, **options)
     job = GenerateJob(**_BASE, **body.job_fields() | {"stream": body.samples == 1 and not as_json})
     console = _console()
     safe = _safe if console.is_terminal else str
@@ -167,7 +170,7 @@ def generate(directory: Path, as_json: bool, **options: Any) -> None:
 @click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="A .npy or .parquet file.")
 @checkpoint_option
-@click.option("--pooling", type=click.Choice(["cell", "tanh"]), default="cell", show_default=True)
+@pooling_option
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16"]),
@@ -200,8 +203,8 @@ def featurize(source: Path, out: Path, directory: Path, pooling: Pooling, dtype:
     ):
         task = bar.add_task("", total=total)
         for chunk in texts.chunks():
-            features = read_features(model, [prepare(text) for text in chunk], rows, lambda n: bar.advance(task, n))
-            write(chunk, pool(features, pooling))
+            prepared = [prepare(text) for text in chunk]
+            write(chunk, read_features(model, prepared, pooling, rows, lambda n: bar.advance(task, n)))
     click.echo(f"{out}: {total:,} texts x {model.units:,} units")
 
 
@@ -211,11 +214,12 @@ class _Loaded:
 
     served: ServedModel
     engine: Engine
+    heads: KnownHeads
 
     def run(self, job: AnyJob, on_text: Callable[[int, str], None] = lambda *_: None) -> dict[str, Any]:
         """The job's result. on_text hears (index of the sample, whole characters) if the job streams."""
         try:
-            return execute(job, self.served, self.engine, on_text)
+            return execute(job, self.served, self.engine, on_text, self.heads.find)
         except JobFailed as error:
             raise click.ClickException(str(error)) from error
 
@@ -229,12 +233,12 @@ def _loaded(directory: Path) -> Iterator[_Loaded]:
     engine = Engine(max_rows=_ROWS)
     engine.start()
     try:
-        yield _Loaded(served, engine)
+        yield _Loaded(served, engine, KnownHeads(heads_directory(directory)))
     finally:
         engine.close()
 
 
-def _valid(body: type[BodyT], **fields: Any) -> BodyT:
+def valid(body: type[BodyT], **fields: Any) -> BodyT:
     """The request that a client of the service would have sent. What the service refuses is refused here."""
     try:
         return body(**fields)

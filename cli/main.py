@@ -16,6 +16,7 @@ COMMANDS = {
     "featurize": ("cli.local:featurize", "Feature vectors of a file of texts, without a server."),
     "trace": ("cli.local:trace", "Show units at work on a text, without a server."),
     "generate": ("cli.local:generate", "Write text, without a server."),
+    "head": ("cli.head:head", "Classifiers of your own: fit, list and delete them, without a server."),
     "corpus": ("cli.corpus:corpus", "Build training shards from review files, and show them."),
     "train": ("trainer.command:train", "Train a model, or go on training it."),
     "publish": ("cli.publish:publish", "Publish a trained model to a volume of checkpoints."),

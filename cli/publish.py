@@ -8,8 +8,9 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from model.checkpoint import CheckpointError, Manifest, read_manifest
+from model.checkpoint import CheckpointError, read_manifest
 from model.heads import HeadError
+from model.manifest import Manifest
 from trainer.labelled import LabelledError, Sentiment, joined, read_labelled, read_sentiment
 from trainer.options import TrainingError
 from trainer.publish import HEAD, publish_run

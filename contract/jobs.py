@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 Priority = Literal["interactive", "bulk"]
-Pooling = Literal["cell", "tanh"]
+Pooling = Literal["cell", "tanh", "mean"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
@@ -60,7 +60,23 @@ class GenerateJob(JobBase):
     stream: bool = False  # write `token` events
 
 
-AnyJob = ClassifyJob | FeaturizeJob | TraceJob | GenerateJob
+class FitJob(JobBase):
+    """Fit a head on labelled texts. labels: one for each text."""
+
+    kind: Literal["fit"] = "fit"
+    name: str
+    texts: list[str] = Field(min_length=2)
+    labels: list[str]
+    unit_only: bool
+    pooling: Pooling
+
+
+class DeleteHeadJob(JobBase):
+    kind: Literal["delete-head"] = "delete-head"
+    name: str
+
+
+AnyJob = ClassifyJob | FeaturizeJob | TraceJob | GenerateJob | FitJob | DeleteHeadJob
 JOB: TypeAdapter[AnyJob] = TypeAdapter(Annotated[AnyJob, Field(discriminator="kind")])
 
 
@@ -74,6 +90,10 @@ class ErrorCode(StrEnum):
     ENGINE_FAILURE = "engine-failure"
     WORKERS_DIED = "workers-died"
     MODEL_CHANGED = "model-changed"
+    HEAD_EXISTS = "head-exists"
+    HEAD_OF_OTHER_CHECKPOINT = "head-of-other-checkpoint"
+    CANNOT_FIT = "cannot-fit"
+    CANNOT_KEEP_HEADS = "cannot-keep-heads"
 
 
 class JobError(Message):
@@ -108,6 +128,39 @@ class ModelInfo(Message):
     heads: dict[str, list[str]]  # name -> labels
     dtype: str
     device: str
+
+
+class TopUnit(Message):
+    """One of the units that weigh most in a head. weights: of raw features, one for each row of the head."""
+
+    unit: int
+    weights: list[float]
+
+
+class CheckpointName(Message):
+    name: str
+    step: int
+
+
+class HeadInfo(Message):
+    """A head that was fitted, as workers tell of it. Two labels: one row of weights, for the second label."""
+
+    name: str
+    checkpoint: CheckpointName = Field(description="Whose features it was fitted on; with another one it answers 409.")
+    labels: list[str]
+    examples: int
+    unit_only: bool
+    pooling: Pooling = Field(description="Of the features that it takes.")
+    accuracy: float | None = Field(
+        description="By cross-validation: the mean over the folds, on examples that were held out. null: a label has a "
+        "single example."
+    )
+    accuracy_deviation: float | None = Field(description="Standard deviation of the accuracy between the folds.")
+    folds: int
+    c: float | None = Field(description="Inverse strength of the L1 penalty; null for a single unit.")
+    nonzero_units: int
+    top_units: list[TopUnit] = Field(description="The heaviest first, by weight times deviation.")
+    created: float = Field(description="Unix time in seconds.")
 
 
 class WorkerStatus(Message):

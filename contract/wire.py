@@ -16,6 +16,7 @@
 | `neuron:mailbox:NAME` | list | of ended jobs, for the gateway of that name: see `letter` | MAILBOX_TTL_S |
 | `neuron:rate:NAME` | hash | tokens, at: the bucket of requests of the API keys of that name | until it is full |
 | `neuron:quota:NAME:DATE` | string | bytes that these keys had read or generated on that day (UTC) | two days |
+| `neuron:heads` | hash | name -> `HeadInfo` as JSON, of every head that was fitted: workers keep it | always |
 | `neuron:workers` | set | ids of workers | until found dead |
 | `neuron:worker:ID` | string | `WorkerStatus` as JSON | HEARTBEAT_TTL_S |
 
@@ -45,6 +46,7 @@ LOAD = "neuron:load"
 LEASES = "neuron:leases"
 DEAD = "neuron:dead"
 WORKERS = "neuron:workers"
+HEADS = "neuron:heads"
 
 RECORD_TTL_S = 24 * 3600  # so that an expired result answers 410, not 404, for a day
 CANCEL_TTL_S = 3600

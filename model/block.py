@@ -14,8 +14,8 @@ from model.folded import FoldedModel
 from model.sampling import Choice, sample
 
 # Lines of `Block.plan`; the last two hold the bits of float64.
-STEP, SLOT, STEPS, READS, SAMPLES_FROM, FIRST_DRAW, SEED, TOP_K, TEMPERATURE, TOP_P = range(10)
-PLAN_LINES = 10
+STEP, SLOT, STEPS, READS, SUMS, SAMPLES_FROM, FIRST_DRAW, SEED, TOP_K, TEMPERATURE, TOP_P = range(11)
+PLAN_LINES = 11
 
 
 class Block:
@@ -23,12 +23,13 @@ class Block:
 
     def __init__(self, model: FoldedModel, rows: int, steps: int) -> None:
         device = model.device
-        # (PLAN_LINES, rows): of every row its slot, its steps, how many of them read text, the first of them whose
-        # output is sampled, the number of that draw, and its seed and limits. Line STEP holds one number, in its first
-        # place: the steps made so far.
+        # (PLAN_LINES, rows): of every row its slot, its steps, how many of them read text, whether (1) it adds up its
+        # hidden vectors, the first step whose output is sampled, the number of that draw, and its seed and limits. Line
+        # STEP holds one number, in its first place: the steps made so far.
         self.plan = torch.zeros(PLAN_LINES, rows, dtype=torch.int64, device=device)
         self.text = torch.zeros(steps, rows, dtype=torch.uint8, device=device)
         self.cell, self.hidden = model.zero_state(rows)
+        self.hidden_sum = model.zero_sum(rows)
         self.last = torch.zeros(rows, dtype=torch.int64, device=device)  # byte sampled last
         self.held = torch.full((rows, model.units), torch.nan, device=device)  # clamps; NaN leaves a unit free
         self.sampled = torch.zeros(steps, rows, dtype=torch.uint8, device=device)
@@ -52,7 +53,7 @@ class PlainStep:
         self.cell_name = model.architecture.cell
 
     def advance(self, block: Block, rows: int, offset: int) -> None:
-        """Read a byte: cell and hidden of the rows that run."""
+        """Read a byte: cell and hidden of the rows that run, and the sum of those that keep one."""
         at = block.made + offset  # (1,)
         byte = torch.where(
             at < block.plan[READS, :rows], block.text.index_select(0, at)[0, :rows].long(), block.last[:rows]
@@ -71,6 +72,8 @@ class PlainStep:
             out = torch.addcmul(o, o, torch.sigmoid(new * -2), value=-2)
         cell.copy_(torch.where(running, new, cell))
         hidden.copy_(torch.where(running, out.to(hidden.dtype), hidden))
+        summing = running & (block.plan[SUMS, :rows] != 0)[:, None]
+        block.hidden_sum[:rows].add_(torch.where(summing, hidden, 0))
 
     def record(self, block: Block, trace: Trace, offset: int) -> None:
         """Write the traced units of all rows."""

@@ -20,7 +20,7 @@ def new_directory(final: Path) -> Iterator[Path]:
     """
     if final.exists():
         raise FileExistsError(f"{final} exists already and is never overwritten")
-    _make(final.parent)
+    make(final.parent)
     temporary = _beside(final)
     temporary.mkdir()
     try:
@@ -86,7 +86,7 @@ def _beside(final: Path) -> Path:
     return final.parent / f".{final.name}.{uuid.uuid4().hex}.partial"
 
 
-def _make(directory: Path) -> None:
+def make(directory: Path) -> None:
     """Make a directory and its parents, and see to it that their names last as long as what will be in them."""
     missing = [place for place in (directory, *directory.parents) if not place.exists()]
     directory.mkdir(parents=True, exist_ok=True)

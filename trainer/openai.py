@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from model import checkpoint, heads
-from model.checkpoint import Calibration, Head, Manifest
 from model.folded import FoldedModel
+from model.heads import Calibration, Head
 from model.language_model import LanguageModel
+from model.manifest import Manifest
 from model.openai_weights import import_openai
 from model.reading import read_features
 from model.text import prepare

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.cells import CellName
-from model.checkpoint import MAX_UNITS
 from model.durable import replace_file
 from model.language_model import Architecture
+from model.manifest import MAX_UNITS
 from model.untrusted import brief, parse_json, read_plain
 
 OPTIONS = "options.json"

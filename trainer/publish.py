@@ -6,7 +6,7 @@ It only reads the run, so it may go on training meanwhile, in this process or in
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from model import checkpoint
-from model.checkpoint import Manifest
 from model.folded import FoldedModel
 from model.heads import accuracy, calibrate, find_unit, fit_l1
 from model.language_model import LanguageModel
-from model.reading import read_features
+from model.manifest import Manifest
+from model.pooling import Pooling, pool
+from model.reading import read_texts
 from model.text import prepare
 from trainer.corpus import Corpus, CorpusError
 from trainer.labelled import Labelled, Sentiment, read_sentiment
@@ -30,6 +31,7 @@ OnProgress = Callable[[int], None]
 
 HEAD = "sentiment"
 _LABELS = ["negative", "positive"]
+_POOLINGS: tuple[Pooling, ...] = ("cell", "mean")  # of equally good ones the first
 
 
 def publish_run(
@@ -84,7 +86,8 @@ def publish(
 ) -> Path:
     """Publish `model`; with labelled texts also its sentiment unit, calibration, feature statistics and default head.
 
-    The paper's protocol: C is chosen on `sentiment.valid`; `.test` is looked at once, by head and calibrated unit.
+    As in the paper C is chosen on `sentiment.valid`, and so is what the head reads: the final cell as there, or the
+    mean of the hidden vector over the text. `.test` is looked at once, by head and calibrated unit.
     device: that reads the labelled texts.
     """
     if sentiment is not None:
@@ -144,30 +147,46 @@ def _measured(model: FoldedModel, held_out: NDArray[np.uint8], rows: int) -> flo
 def _with_sentiment(
     manifest: Manifest, model: FoldedModel, sentiment: Sentiment, on_progress: OnProgress | None
 ) -> Manifest:
-    train_x, train_y = _featurized(model, sentiment.train, on_progress)
-    valid_x, valid_y = _featurized(model, sentiment.valid, on_progress)
-    unit = find_unit(train_x, train_y)
-    calibration = calibrate(train_x[:, unit], train_y, unit)
-    head = fit_l1(train_x, train_y, valid_x, valid_y, _LABELS)
+    train, valid = (_read_labelled(model, part, on_progress) for part in (sentiment.train, sentiment.valid))
+    unit = find_unit(train.cell, train.labels)
+    calibration = calibrate(train.cell[:, unit], train.labels, unit)
+    heads = [
+        replace(
+            fit_l1(train.features(pooling), train.labels, valid.features(pooling), valid.labels, _LABELS),
+            pooling=pooling,
+        )
+        for pooling in _POOLINGS
+    ]
+    head = max(heads, key=lambda head: head.metrics["valid_accuracy"])
     if sentiment.test is not None:
-        test_x, test_y = _featurized(model, sentiment.test, on_progress)
-        positive = calibration.polarity * (test_x[:, unit] - calibration.center) > 0
+        test = _read_labelled(model, sentiment.test, on_progress)
+        positive = calibration.polarity * (test.cell[:, unit] - calibration.center) > 0
         of_test = {
-            "test_accuracy": accuracy(head, test_x, test_y),
-            "test_accuracy_unit": float((positive == (test_y == 1)).mean()),
+            "test_accuracy": accuracy(head, test.features(head.pooling), test.labels),
+            "test_accuracy_unit": float((positive == (test.labels == 1)).mean()),
         }
         head = replace(head, metrics=head.metrics | of_test)
     return replace(
         manifest,
         sentiment=calibration,
         heads={HEAD: head},
-        feature_mean=train_x.mean(axis=0, dtype=np.float64).tolist(),
-        feature_scale=train_x.std(axis=0, dtype=np.float64).tolist(),
+        feature_mean=train.cell.mean(axis=0, dtype=np.float64).tolist(),
+        feature_scale=train.cell.std(axis=0, dtype=np.float64).tolist(),
     )
 
 
-def _featurized(
-    model: FoldedModel, labelled: Labelled, on_progress: OnProgress | None
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    features = read_features(model, [prepare(text) for text in labelled.texts], on_progress=on_progress)
-    return features, labelled.binary()
+@dataclass(frozen=True)
+class _Read:
+    """Labelled texts that were read. cell, mean: (texts, units); labels: (texts,) 0 or 1."""
+
+    cell: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def features(self, pooling: Pooling) -> NDArray[np.float32]:
+        return pool(self.cell, self.mean, pooling)
+
+
+def _read_labelled(model: FoldedModel, labelled: Labelled, on_progress: OnProgress | None) -> _Read:
+    texts = [prepare(text) for text in labelled.texts]
+    return _Read(*read_texts(model, texts, on_progress=on_progress), labelled.binary())

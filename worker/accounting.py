@@ -49,6 +49,8 @@ def _known(job: AnyJob, outcome: Outcome, model: str) -> dict[str, str | int]:
             texts, generated = [job.prompt], job.best_of * job.length
         case "trace":
             texts, generated = [job.text], 0
+        case "delete-head":
+            texts, generated = [], 0
         case _:
             texts, generated = job.texts, 0
     size = sum(len(text.encode()) for text in texts)

@@ -52,14 +52,27 @@ class BlockRowResult:
     trace: NDArray[np.float32]  # (steps, traced units)
 
 
+@dataclass(frozen=True)
+class RowState:
+    """A copy of what a row carries from byte to byte, (units,) each, where the device has it."""
+
+    cell: torch.Tensor
+    hidden: torch.Tensor
+    hidden_sum: torch.Tensor | None  # over the bytes read, float64; of slots that keep it
+
+    @property
+    def nbytes(self) -> int:
+        return self.cell.nbytes + self.hidden.nbytes + (0 if self.hidden_sum is None else self.hidden_sum.nbytes)
+
+
 class Backend(Protocol):
     """One model on one device. Used by the engine's thread alone."""
 
     @property
     def units(self) -> int: ...
 
-    def open(self) -> int:
-        """A slot with zero state."""
+    def open(self, sums: bool = False) -> int:
+        """A slot with zero state. sums: whether it also keeps the sum of the row's hidden vectors."""
 
     def close(self, slot: int) -> None:
         """The slot's row has ended."""
@@ -67,11 +80,14 @@ class Backend(Protocol):
     def cell(self, slot: int) -> NDArray[np.float32]:
         """The cell of a row, (units,)."""
 
-    def state(self, slot: int) -> State:
-        """A copy of a row's cell and hidden vector, (units,) each, where the device has them."""
+    def hidden_sum(self, slot: int) -> NDArray[np.float64]:
+        """The sum of a row's hidden vectors after every byte, (units,), of a slot that keeps it."""
 
-    def restore(self, slot: int, state: State) -> None:
-        """Put a row where `state` was taken; a slot's clamps and draws are the block's affair."""
+    def state(self, slot: int) -> RowState: ...
+
+    def restore(self, slot: int, state: RowState) -> None:
+        """Put a row where `state` was taken, from a slot that keeps a sum if this one does; a slot's clamps and draws
+        are the block's affair."""
 
     def step_seconds(self, rows: int) -> float:
         """About how long a step of so many rows takes; never less than one of fewer rows."""
@@ -92,6 +108,8 @@ class TorchBackend:
         self.model = model
         self._rows, self._seconds = np.ones(1), np.ones(1)  # rows, and about how long a step of so many takes
         self._state = model.zero_state(max_rows)
+        self._hidden_sum = model.zero_sum(max_rows)
+        self._sums = np.zeros(max_rows, dtype=bool)  # slots that keep it
         self._last = torch.zeros(max_rows, dtype=torch.int64, device=model.device)  # byte sampled last
         self._free = list(range(max_rows - 1, -1, -1))
 
@@ -99,8 +117,11 @@ class TorchBackend:
     def units(self) -> int:
         return self.model.units
 
-    def open(self) -> int:
+    def open(self, sums: bool = False) -> int:
         slot = self._free.pop()
+        self._sums[slot] = sums
+        if sums:
+            self._hidden_sum[slot].zero_()
         self._state.cell[slot].zero_()
         self._state.hidden[slot].zero_()
         return slot
@@ -112,14 +133,21 @@ class TorchBackend:
         values: NDArray[np.float32] = self._state.cell[slot].cpu().numpy().copy()
         return values
 
-    @torch.inference_mode()
-    def state(self, slot: int) -> State:
-        return State(self._state.cell[slot].clone(), self._state.hidden[slot].clone())
+    def hidden_sum(self, slot: int) -> NDArray[np.float64]:
+        values: NDArray[np.float64] = self._hidden_sum[slot].cpu().numpy().copy()
+        return values
 
     @torch.inference_mode()
-    def restore(self, slot: int, state: State) -> None:
+    def state(self, slot: int) -> RowState:
+        hidden_sum = self._hidden_sum[slot].clone() if self._sums[slot] else None
+        return RowState(self._state.cell[slot].clone(), self._state.hidden[slot].clone(), hidden_sum)
+
+    @torch.inference_mode()
+    def restore(self, slot: int, state: RowState) -> None:
         self._state.cell[slot] = state.cell
         self._state.hidden[slot] = state.hidden
+        if state.hidden_sum is not None:
+            self._hidden_sum[slot] = state.hidden_sum
 
     def warm_up(self, most_rows: int) -> None:
         """Initialise what is lazy, and measure what `step_seconds` tells of steps of up to so many rows."""
@@ -169,6 +197,8 @@ class TorchBackend:
         tracer = _Tracer(block, device)
         clamps = _Clamper(block, device)
         last = self._last[slots]
+        # Where one row keeps a sum, all add up: that costs less than choosing, and nobody looks at the others'.
+        hidden_sum = self._hidden_sum[slots] if any(self._sums[row.slot] for row in block) else None
         state = State(self._state.cell[slots], self._state.hidden[slots])
         ended: list[tuple[torch.Tensor, State]] = []  # kept at the end, so that nothing has happened if a step raises
         active = len(block)
@@ -185,12 +215,16 @@ class TorchBackend:
                 feeds_itself = torch.from_numpy(reads[:active] <= step).to(device)
                 byte = torch.where(feeds_itself, last[:active], byte)
             state = self.model.step(byte, state, clamps.at(active))
+            if hidden_sum is not None:
+                hidden_sum[:active].add_(state.hidden)
             tracer.record(step, active, state)
             sampler.draw(step, active, state, self.model, last)
             made = step + 1
         for slots_, state_ in (*ended, (slots[:active], state)):
             self._state.cell[slots_] = state_.cell
             self._state.hidden[slots_] = state_.hidden
+        if hidden_sum is not None:
+            self._hidden_sum[slots] = hidden_sum
         self._last[slots] = last
         self._observe(sum(active_at[:made]) / made, (time.perf_counter() - began) / made)
         return [

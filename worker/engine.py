@@ -135,7 +135,7 @@ class Engine:
     def _beginnings(self, request: RowRequest) -> list[Beginning]:
         if self._state_cache_bytes == 0 or request.traced:  # a trace needs the steps, not their end alone
             return []
-        return beginnings(request.text, request.clamps, request.generate > 0)
+        return beginnings(request.text, request.clamps, request.generate > 0, request.mean)
 
     def _loop(self) -> None:
         if sys.platform == "linux":  # elsewhere niceness belongs to the whole process
@@ -228,7 +228,7 @@ class Engine:
                 self._scheduler.leave(row.request.priority)
                 row.done.set_exception(reason)
                 continue
-            row.slot, row.admitted_at = backend.open(), now
+            row.slot, row.admitted_at = backend.open(row.request.mean), now
             self._active.append((backend, row))
             if backend not in self._shared:
                 self._shared[backend] = SharedReading(self._state_cache_bytes)
@@ -302,9 +302,9 @@ class Engine:
 
     def _end_if_done(self, backend: Backend, row: Row) -> None:
         if row.follows is None and row.steps_left == 0:
-            cell = backend.cell(row.slot)
+            result = row.result(backend.cell(row.slot), backend.hidden_sum(row.slot) if row.request.mean else None)
             self._leave(backend, row, "done")
-            row.done.set_result(row.result(cell))
+            row.done.set_result(result)
 
     def _plan(self, row: Row, limit: int) -> BlockRow:
         steps = row.next_steps(limit)

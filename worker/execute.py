@@ -18,9 +18,21 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from contract.jobs import AnyJob, ClassifyJob, ErrorCode, FeaturizeJob, GenerateJob, JobError, Outcome, TraceJob
-from model.heads import head_probabilities
-from model.reading import pool
+from contract.jobs import (
+    AnyJob,
+    ClassifyJob,
+    DeleteHeadJob,
+    ErrorCode,
+    FeaturizeJob,
+    FitJob,
+    GenerateJob,
+    JobError,
+    Outcome,
+    TraceJob,
+)
+from model.head_store import StoredHead
+from model.heads import Head, head_probabilities
+from model.pooling import pool
 from model.text import align, prepare, prepare_prompt
 from worker.engine import Engine
 from worker.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled, RowRequest, RowResult, Sampling
@@ -56,10 +68,12 @@ class Task:
     job: AnyJob
     cancelled: threading.Event
     deadline: float = math.inf
+    again: bool = False  # an earlier delivery began it
     admitted_at: float | None = None  # when the engine had a place for the first of its rows, if it ever had
     ended_at: float | None = None  # when the last of them ended
 
 
+FindHead = Callable[[str], StoredHead | None]  # a head that a user fitted, by its name
 Ending = Callable[[], Outcome]  # what ended a job becomes its outcome when this is called
 
 
@@ -69,6 +83,7 @@ def start(
     engine: Engine,
     on_text: Callable[[int, str], None],
     on_end: Callable[[Ending], None],
+    find_head: FindHead,
 ) -> None:
     """Put a job on the engine. on_text hears (index of the sample, whole characters), on_end, once, that it has ended.
 
@@ -76,10 +91,10 @@ def start(
     left to whoever calls the ending.
     """
     try:
-        plan_ = plan(task.job, served, task.deadline)
+        plan_ = plan(task.job, served, find_head, task.deadline)
         rows = engine.submit(served.backend, plan_.requests, task.cancelled, on_text if plan_.stream else None)
     except Exception as error:  # noqa: BLE001 - one job's fault must not reach its neighbours
-        outcome = _failure(error, task.job)
+        outcome = failure(error, task.job)
         on_end(lambda: outcome)
         return
     ended = itertools.count(1)  # counts without a lock; rows may end on the engine's thread while this one is here
@@ -100,7 +115,18 @@ OnText = Callable[[AnyJob, int, str], None]  # (job, index of the sample, whole 
 OnOutcome = Callable[[AnyJob, Outcome], None]
 
 
-def run(tasks: Sequence[Task], served: ServedModel, engine: Engine, on_text: OnText, on_outcome: OnOutcome) -> None:
+def _no_head(_name: str) -> None:
+    """Where no heads are kept."""
+
+
+def run(
+    tasks: Sequence[Task],
+    served: ServedModel,
+    engine: Engine,
+    on_text: OnText,
+    on_outcome: OnOutcome,
+    find_head: FindHead = _no_head,
+) -> None:
     """Do jobs side by side. Both callbacks come on this thread; every job gets one outcome, as soon as it has ended."""
     # A queue, for the engine's thread must never wait for what the callbacks do.
     heard: queue.SimpleQueue[tuple[AnyJob, Ending | tuple[int, str]]] = queue.SimpleQueue()
@@ -113,6 +139,7 @@ def run(tasks: Sequence[Task], served: ServedModel, engine: Engine, on_text: OnT
             engine,
             lambda index, text: heard.put((job, (index, text))),
             lambda ending: heard.put((job, ending)),
+            find_head,
         )
 
     for task in tasks:
@@ -128,13 +155,22 @@ def run(tasks: Sequence[Task], served: ServedModel, engine: Engine, on_text: OnT
 
 
 def execute(
-    job: AnyJob, served: ServedModel, engine: Engine, on_text: Callable[[int, str], None] = lambda *_: None
+    job: AnyJob,
+    served: ServedModel,
+    engine: Engine,
+    on_text: Callable[[int, str], None] = lambda *_: None,
+    find_head: FindHead = _no_head,
 ) -> dict[str, Any]:
     """One job's result as JSON. Raises JobFailed."""
     outcomes: list[Outcome] = []
     task = Task(job, threading.Event())
     run(
-        [task], served, engine, lambda _, index, text: on_text(index, text), lambda _, outcome: outcomes.append(outcome)
+        [task],
+        served,
+        engine,
+        lambda _, index, text: on_text(index, text),
+        lambda _, outcome: outcomes.append(outcome),
+        find_head,
     )
     (outcome,) = outcomes
     if outcome.error is not None:
@@ -142,17 +178,19 @@ def execute(
     return outcome.result or {}
 
 
-def plan(job: AnyJob, served: ServedModel, deadline: float = math.inf) -> Plan:
+def plan(job: AnyJob, served: ServedModel, find_head: FindHead = _no_head, deadline: float = math.inf) -> Plan:
     """deadline: of its rows, by time.monotonic(). Raises JobFailed where the model cannot do what the job asks."""
     match job:
         case ClassifyJob():
-            return _classify(job, served, deadline)
+            return _classify(job, served, find_head, deadline)
         case FeaturizeJob():
             return _featurize(job, served, deadline)
         case TraceJob():
             return _trace(job, served, deadline)
         case GenerateJob():
             return _generate(job, served, deadline)
+        case FitJob() | DeleteHeadJob():
+            raise TypeError(f"{job.kind}: more than rows, see fitting.py")
         case _:
             assert_never(job)
 
@@ -161,14 +199,15 @@ def _outcome(job: AnyJob, plan_: Plan, rows: list[Row]) -> Outcome:
     # The first cause counts: once a row has failed, its neighbours are cancelled.
     errors = [error for row in rows if (error := row.done.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, RowCancelled)):
-        return _failure(error, job)
+        return failure(error, job)
     try:
         return Outcome(state="done", result=plan_.shape([row.done.result() for row in rows]))
     except Exception as error:  # noqa: BLE001 - as above
-        return _failure(error, job)
+        return failure(error, job)
 
 
-def _failure(error: BaseException, job: AnyJob) -> Outcome:
+def failure(error: BaseException, job: AnyJob) -> Outcome:
+    """How a job ends that ran into `error`."""
     match error:
         case RowCancelled():
             return Outcome(state="cancelled")
@@ -184,27 +223,48 @@ def _failure(error: BaseException, job: AnyJob) -> Outcome:
             return Outcome(state="failed", error=JobError(code=ErrorCode.ENGINE_FAILURE, detail=detail))
 
 
+def named(name: str, step: int) -> dict[str, Any]:
+    """What every result says of the model."""
+    return {"model": {"name": name, "step": step}}
+
+
 def _name(served: ServedModel) -> dict[str, Any]:
-    return {"model": {"name": served.info.name, "step": served.info.step}}
+    return named(served.info.name, served.info.step)
 
 
-def _readings(job: ClassifyJob | FeaturizeJob, deadline: float) -> list[RowRequest]:
-    return [RowRequest(prepare(text), priority=job.priority, deadline=deadline) for text in job.texts]
+def _readings(job: ClassifyJob | FeaturizeJob, deadline: float, mean: bool = False) -> list[RowRequest]:
+    return [RowRequest(prepare(text), mean=mean, priority=job.priority, deadline=deadline) for text in job.texts]
 
 
-def _classify(job: ClassifyJob, served: ServedModel, deadline: float) -> Plan:
-    head = served.manifest.heads.get(job.head)
-    if head is None:
+def _head(name: str, served: ServedModel, find_head: FindHead) -> Head:
+    """The checkpoint's own heads come first."""
+    own = served.manifest.heads.get(name)
+    if own is not None:
+        return own
+    stored = find_head(name)
+    if stored is None:
         known = ", ".join(sorted(served.manifest.heads)) or "none"
-        raise JobFailed(ErrorCode.UNKNOWN_HEAD, f"the model has no head {job.head!r}; its heads: {known}")
+        detail = f"the model has no head {name!r}; its heads: {known}; and none of that name was fitted"
+        raise JobFailed(ErrorCode.UNKNOWN_HEAD, detail)
+    if not stored.belongs_to(served.manifest):
+        detail = (
+            f"head {name!r} was fitted on the features of {stored.checkpoint} step {stored.step}, and {served.version} "
+            "is served: delete it (DELETE /heads/NAME) and fit it again (POST /heads), or serve that checkpoint again"
+        )
+        raise JobFailed(ErrorCode.HEAD_OF_OTHER_CHECKPOINT, detail)
+    return stored.head
+
+
+def _classify(job: ClassifyJob, served: ServedModel, find_head: FindHead, deadline: float) -> Plan:
+    head = _head(job.head, served, find_head)
     calibration = served.manifest.sentiment
 
     def shape(rows: list[RowResult]) -> dict[str, Any]:
-        cells = np.stack([row.cell for row in rows])
+        features = np.stack([pool(row.cell, row.mean, head.pooling) for row in rows])
         results = []
-        for cell, probabilities in zip(cells, head_probabilities(head, cells), strict=True):
+        for row, probabilities in zip(rows, head_probabilities(head, features), strict=True):
             best = int(probabilities.argmax())
-            value = None if calibration is None else float(cell[calibration.unit])
+            value = None if calibration is None else float(row.cell[calibration.unit])
             results.append(
                 {
                     "label": head.labels[best],
@@ -216,17 +276,17 @@ def _classify(job: ClassifyJob, served: ServedModel, deadline: float) -> Plan:
             )
         return _name(served) | {"head": job.head, "results": results}
 
-    return Plan(_readings(job, deadline), shape)
+    return Plan(_readings(job, deadline, mean=head.pooling == "mean"), shape)
 
 
 def _featurize(job: FeaturizeJob, served: ServedModel, deadline: float) -> Plan:
     def shape(rows: list[RowResult]) -> dict[str, Any]:
-        features = pool(np.stack([row.cell for row in rows]), job.pooling).astype("<f4")
+        features = np.stack([pool(row.cell, row.mean, job.pooling) for row in rows]).astype("<f4")
         # Little-endian float32, a third of the size of decimal digits; the gateway gives it its final form.
         packed = base64.b64encode(features.tobytes()).decode("ascii")
         return _name(served) | {"pooling": job.pooling, "units": served.backend.units, "features": packed}
 
-    return Plan(_readings(job, deadline), shape)
+    return Plan(_readings(job, deadline, mean=job.pooling == "mean"), shape)
 
 
 def _trace(job: TraceJob, served: ServedModel, deadline: float) -> Plan:

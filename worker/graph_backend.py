@@ -29,6 +29,7 @@ from model.block import (
     SEED,
     SLOT,
     STEPS,
+    SUMS,
     TEMPERATURE,
     TOP_K,
     TOP_P,
@@ -131,6 +132,7 @@ class GraphBackend(TorchBackend):
         slots, block = self._block.plan[SLOT, :rows], self._block
         torch.index_select(self._state.cell, 0, slots, out=block.cell[:rows])
         torch.index_select(self._state.hidden, 0, slots, out=block.hidden[:rows])
+        torch.index_select(self._hidden_sum, 0, slots, out=block.hidden_sum[:rows])
         torch.index_select(self._last, 0, slots, out=block.last[:rows])
 
     def _advance(self, rows: int, steps: int, samples: bool, trace: Trace | None) -> None:
@@ -146,6 +148,7 @@ class GraphBackend(TorchBackend):
         slots, block = self._block.plan[SLOT, :rows], self._block
         self._state.cell.index_copy_(0, slots, block.cell[:rows])
         self._state.hidden.index_copy_(0, slots, block.hidden[:rows])
+        self._hidden_sum.index_copy_(0, slots, block.hidden_sum[:rows])
         self._last.index_copy_(0, slots, block.last[:rows])
 
     def _rest(self) -> None:
@@ -167,6 +170,7 @@ class GraphBackend(TorchBackend):
             SLOT: [row.slot for row in block],
             STEPS: [row.steps for row in block],
             READS: [len(row.text) for row in block],
+            SUMS: [self._sums[row.slot] for row in block],
             SAMPLES_FROM: [row.samples_from for row in block],
             FIRST_DRAW: [row.first_draw for row in block],
             SEED: [row.sampling.seed for row in block],

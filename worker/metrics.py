@@ -46,6 +46,13 @@ LEASES_LOST = Counter("neuron_leases_lost", "Jobs that went to another worker wh
 OUT_OF_MEMORY = Counter("neuron_out_of_memory", "Blocks that ran out of memory and were run again with fewer rows")
 RELOADS = Counter("neuron_reloads", "Attempts to load a newly published checkpoint", ["outcome"])
 MODEL = Gauge("neuron_model_info", "1 for the model that is served", ["name", "step"])
+FIT_SECONDS = Histogram(
+    "neuron_fit_seconds",
+    "Time that a head was fitted for, after its texts were read",
+    buckets=(0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
+)
+HEADS = Gauge("neuron_heads", "Heads in the directory of fitted heads")
+REFUSED_HEADS = Counter("neuron_refused_heads", "Heads, or directories of them, that could not be read")
 HEARTBEATS = Counter("neuron_heartbeats", "Heartbeats written")
 
 # Those that are 0 are told as well: the increase of a series that just came to be is nothing to Prometheus.

@@ -134,6 +134,24 @@ class Results:
         marks = self._redis.mget([wire.cancel(job_id) for job_id in ids]) if ids else []
         return [job_id for job_id, mark in zip(ids, marks, strict=True) if mark is not None]
 
+    def heads(self) -> dict[str, str]:
+        """What Redis tells of fitted heads, by their names."""
+        return {name.decode(): info.decode() for name, info in self._redis.hgetall(wire.HEADS).items()}  # type: ignore[union-attr]
+
+    def put_heads(self, infos: Mapping[str, str]) -> None:
+        """Have Redis tell of these heads, and of no others."""
+        with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.delete(wire.HEADS)
+            if infos:
+                pipeline.hset(wire.HEADS, items=[part for item in infos.items() for part in item])
+            pipeline.execute()
+
+    def put_head(self, name: str, info: str) -> None:
+        self._redis.hset(wire.HEADS, name, info)
+
+    def drop_head(self, name: str) -> None:
+        self._redis.hdel(wire.HEADS, name)
+
     def heartbeat(self, status: WorkerStatus) -> None:
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.sadd(wire.WORKERS, status.id)

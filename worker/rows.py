@@ -47,6 +47,7 @@ class RowRequest:
     stop: tuple[bytes, ...] = ()
     clamps: dict[int, float] = field(default_factory=dict)  # unit -> value, at every step
     traced: tuple[int, ...] = ()  # units whose value after every read byte is wanted
+    mean: bool = False  # whether the mean of the hidden vector is wanted; not of a row that generates
     priority: Priority = "interactive"
     deadline: float = float("inf")  # by time.monotonic(), which no change of the clock moves
 
@@ -54,6 +55,7 @@ class RowRequest:
 @dataclass(frozen=True)
 class RowResult:
     cell: NDArray[np.float32]  # (units,): after the last byte
+    mean: NDArray[np.float32] | None  # (units,): of the hidden vector over all bytes, if it was asked for
     trace: NDArray[np.float32]  # (bytes read, traced units)
     text: str  # generated
     generated: int  # bytes, those of a stop sequence among them
@@ -77,6 +79,8 @@ class Row:
         """
         if not request.text:
             raise ValueError("a row needs at least one byte to read")
+        if request.mean and request.generate:
+            raise ValueError("a mean is that of a text which is read: generate nothing")
         self.request = request
         self.cancelled = cancelled
         self.on_text = on_text
@@ -123,11 +127,13 @@ class Row:
         if fresh and self.on_text is not None:
             self.on_text(fresh)
 
-    def result(self, cell: NDArray[np.float32]) -> RowResult:
+    def result(self, cell: NDArray[np.float32], hidden_sum: NDArray[np.float64] | None) -> RowResult:
+        """hidden_sum: over all bytes read, (units,), if the mean was asked for."""
         traced = len(self.request.traced)
         trace = np.concatenate(self.traces) if self.traces else np.empty((0, traced), dtype=np.float32)
         return RowResult(
             cell=cell,
+            mean=None if hidden_sum is None else (hidden_sum / self.read).astype(np.float32),
             trace=trace,
             text=self._output.text,
             generated=self.sampled,

@@ -21,13 +21,15 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from contract import wire
-from contract.jobs import JOB, ErrorCode, JobBase, JobError, Outcome, WorkerStatus
+from contract.jobs import JOB, DeleteHeadJob, ErrorCode, FitJob, JobBase, JobError, Outcome, WorkerStatus
 from model import checkpoint
 from worker import execute, metrics, serving
 from worker.accounting import Times, account
 from worker.engine import Engine
 from worker.execute import Ending, Task
+from worker.fitting import Fitter
 from worker.intake import BulkIntake
+from worker.known_heads import KnownHeads
 from worker.latest import Latest
 from worker.outbox import Receipt
 from worker.quarantine import Quarantine
@@ -100,6 +102,8 @@ class Service:
             retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=60),
         )
         self.results = Results(client, settings.worker_result_ttl_s, settings.worker_max_deliveries)
+        self._heads = KnownHeads(settings.heads_dir)
+        self._fitter = Fitter(self.engine, self._heads, self.results, settings.worker_max_rows)
         self._latest = Latest(settings.checkpoint_dir or checkpoint.SHIPPED, _RETRY_LOOKS * settings.worker_poll_s)
         self.served = self._load(self._latest.served)
         metrics.ENGINE_AGE.set_function(lambda: self.engine.age_s)
@@ -125,6 +129,7 @@ class Service:
                 ("drain", _DRAIN_LOOK_S, self._drain),
                 ("stall", _STALL_LOOK_S, self._watch_engine),
                 ("reload", settings.worker_poll_s, self._watch_latest),
+                ("heads", settings.worker_poll_s, self._watch_heads),
             )
         ]
 
@@ -178,12 +183,17 @@ class Service:
             receipt.note()
 
         def begin(running: _Running) -> None:
+            task, job = running.task, running.task.job
+            if isinstance(job, FitJob | DeleteHeadJob):
+                self._fitter.start(task, job, running.served, lambda ending: finish(running, ending))
+                return
             execute.start(
-                running.task,
+                task,
                 running.served,
                 self.engine,
                 lambda index, text: self._tell(running, index, text),
                 lambda ending: long.put((running, ending)) if is_long(running) else finish(running, ending),
+                self._heads.find,
             )
 
         def is_long(running: _Running) -> bool:
@@ -238,7 +248,7 @@ class Service:
             return None
         metrics.QUEUE_WAIT.labels(job.priority).observe(begun.age_s)
         now = time.monotonic()
-        task = Task(job, threading.Event(), now + job.timeout_s - begun.age_s)
+        task = Task(job, threading.Event(), now + job.timeout_s - begun.age_s, begun.again)
         running = _Running(task, delivery, receipt, served, now, begun.age_s, told)
         if begun.cancelled:
             running.task.cancelled.set()
@@ -349,6 +359,9 @@ class Service:
         else:
             metrics.RELOADS.labels("served").inc()
             self._latest.served = directory
+
+    def _watch_heads(self) -> None:
+        self._heads.reconcile(self.results)
 
     def _watch_cancellations(self) -> None:
         for job_id in self.results.cancelled(list(self._running)):

@@ -9,8 +9,8 @@ import torch
 
 from contract.jobs import ModelInfo
 from model import checkpoint
-from model.checkpoint import Manifest
 from model.folded import FoldedModel
+from model.manifest import Manifest
 from model.openmp import on_passing_thread
 from worker.backends import Backend, TorchBackend
 from worker.graph_backend import GraphBackend

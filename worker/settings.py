@@ -1,5 +1,6 @@
 """The worker's settings, from environment variables."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -61,7 +62,14 @@ class WorkerSettings(ProcessSettings):
     worker_threads: int = Field(
         0, ge=0, description="CPU threads of one product; 0 leaves torch's own choice, usually one per core."
     )
-    worker_poll_s: float = Field(2.0, gt=0, description="How often `LATEST` is looked at for a newer model.")
+    worker_poll_s: float = Field(
+        2.0, gt=0, description="How often `LATEST` is looked at for a newer model, and the heads' directory for others."
+    )
+    worker_heads_dir: Path | None = Field(
+        None,
+        description="Where fitted heads are kept, the same for all workers of one Redis. Unset: `heads` in "
+        "`NEURON_CHECKPOINT_DIR` or, without that, in `NEURON_DATA_DIR`.",
+    )
     worker_result_ttl_s: int = Field(
         3600, ge=1, description="How long results and streams can be fetched; after that they answer 410."
     )
@@ -77,3 +85,7 @@ class WorkerSettings(ProcessSettings):
         description="How long jobs in progress may go on after SIGTERM; then other workers get them. Keep it shorter "
         "than your supervisor waits before it kills.",
     )
+
+    @property
+    def heads_dir(self) -> Path:
+        return self.worker_heads_dir or (self.checkpoint_dir or self.data_dir) / "heads"

@@ -11,9 +11,8 @@ A row follows at a beginning that is shorter than any it leads, so no two rows w
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from model.cells import State
 from worker import metrics
-from worker.backends import Backend
+from worker.backends import Backend, RowState
 from worker.rows import Row
 from worker.state_cache import Beginning, StateCache
 
@@ -26,7 +25,7 @@ class SharedReading:
 
     def __init__(self, max_bytes: int) -> None:
         """max_bytes: of the states that are kept beyond the rows that run."""
-        self._cache: StateCache[State] = StateCache(max_bytes)
+        self._cache: StateCache[RowState] = StateCache(max_bytes)
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._led: dict[bytes, list[Row]] = {}  # what an active row reads for others: those that follow it
 
@@ -55,7 +54,7 @@ class SharedReading:
             return []
         beginning = row.keeps.popleft()
         state = backend.state(row.slot)
-        evicted = self._cache.keep(beginning.digest, state, state.cell.nbytes + state.hidden.nbytes)
+        evicted = self._cache.keep(beginning.digest, state, state.nbytes)
         metrics.STATE_CACHE_EVICTIONS.inc(evicted)
         followers = self._led.pop(beginning.digest)
         for follower in followers:
@@ -107,7 +106,7 @@ class SharedReading:
             self._seen.popitem(last=False)
 
 
-def _put(backend: Backend, row: Row, beginning: Beginning, state: State) -> None:
+def _put(backend: Backend, row: Row, beginning: Beginning, state: RowState) -> None:
     backend.restore(row.slot, state)
     row.read = beginning.length
     metrics.STATE_CACHE_SPARED.inc(beginning.length)

@@ -1,7 +1,7 @@
 """States of texts that may begin alike: the cache that holds them, and where in a text one may be held. No torch.
 
-A state depends on the bytes read so far and on the clamps, on nothing else. So it is found by a 128-bit hash of the
-two, keyed by a secret of the process: nobody can make two texts meet.
+A state depends on the bytes read so far and on the clamps, and has a sum of hidden vectors or has not; on nothing else.
+So it is found by a 128-bit hash of these, keyed by a secret of the process: nobody can make two texts meet.
 """
 
 import hashlib
@@ -27,20 +27,22 @@ _ENTRY_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """The first `length` bytes of a text, read under some clamps."""
+    """The first `length` bytes of a text, read under some clamps, with a sum or without."""
 
     length: int
     digest: bytes
 
 
-def beginnings(text: bytes, clamps: Mapping[int, float], generates: bool) -> list[Beginning]:
+def beginnings(text: bytes, clamps: Mapping[int, float], generates: bool, sums: bool = False) -> list[Beginning]:
     """The places in `text` where a state may be found or kept, shortest first; the last one is the end of the text.
 
     Where bytes are to be generated after it, it is the last byte but one: the last is read by every sample, for the
-    first draw belongs to the step that reads it.
+    first draw belongs to the step that reads it. sums: whether the states have a sum, so rows that ask for a mean share
+    with each other alone.
     """
     end = len(text) - 1 if generates else len(text)
-    hashed = hashlib.blake2b(repr(sorted(clamps.items())).encode() + b"\n", digest_size=16, key=_KEY)
+    conditions = repr((sorted(clamps.items()), sums)).encode() + b"\n"
+    hashed = hashlib.blake2b(conditions, digest_size=16, key=_KEY)
     found, position = [], 0
     for length in _lengths(end):
         hashed.update(memoryview(text)[position:length])

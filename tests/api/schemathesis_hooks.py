@@ -13,17 +13,31 @@ from api.idempotency import HEADER, PATTERN
 def filter_case(context: Any, case: Any) -> bool:
     """Leave out bodies that are answered with an error, rightly.
 
-    422: `n`, `best_of` and `stream` contradict each other. 504: `timeout_s` is less than a job takes.
+    422: `n`, `best_of` and `stream` contradict each other, or no head can be fitted on such examples. 504: `timeout_s`
+    is less than a job takes.
     """
     body = case.body
     if isinstance(body, dict) and isinstance(body.get("timeout_s"), int | float) and 0 < body["timeout_s"] < 30:
         return False
+    if isinstance(body, dict) and isinstance(body.get("examples"), list):
+        return _tell_apart(body["examples"], body.get("unit_only"))
     if not isinstance(body, dict) or not isinstance(body.get("best_of"), int | float):
         return True
     n = body.get("n", 1)
     if not isinstance(n, int | float):
         return True
     return bool(body["best_of"] == n or (body["best_of"] > n and body.get("stream") is not True))
+
+
+def _tell_apart(examples: list[Any], unit_only: Any) -> bool:
+    """Whether labels are two or more, or no strings at all, and have different texts."""
+    texts: dict[str, list[str]] = {}
+    for example in examples:
+        if not isinstance(example, dict) or not all(isinstance(example.get(name), str) for name in ("text", "label")):
+            return True  # refused in any case
+        texts.setdefault(example["label"], []).append(example["text"].strip())
+    differ = any(sorted(found) != sorted(next(iter(texts.values()))) for found in texts.values())
+    return differ and (len(texts) == 2 or unit_only is not True)
 
 
 @schemathesis.hook

@@ -14,6 +14,7 @@ from model import checkpoint
 from model.folded import FoldedModel
 from model.reading import read_features
 from model.text import prepare
+from tests.conftest import mean_hidden
 
 TEXTS = ["Short.", "A somewhat longer text about nothing in particular.", "中文 and 🎬"]
 
@@ -47,6 +48,14 @@ def test_tanh_pooling(client: httpx.Client, expected: NDArray[np.float32]) -> No
     answer = client.post("/featurize", json={"texts": TEXTS, "pooling": "tanh"}).raise_for_status().json()
     np.testing.assert_allclose([result["features"] for result in answer["results"]], np.tanh(expected), atol=1e-5)
     assert answer["pooling"] == "tanh"
+
+
+def test_mean_pooling(client: httpx.Client, tiny_volume: Path) -> None:
+    model = checkpoint.read(checkpoint.latest(tiny_volume)).model
+    answer = client.post("/featurize", json={"texts": TEXTS, "pooling": "mean"}).raise_for_status().json()
+    means = [mean_hidden(model, prepare(text)) for text in TEXTS]
+    np.testing.assert_allclose([result["features"] for result in answer["results"]], means, atol=1e-5)
+    assert answer["pooling"] == "mean"
 
 
 def test_a_job_gives_npy_too(client: httpx.Client, expected: NDArray[np.float32]) -> None:

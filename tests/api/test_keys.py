@@ -100,6 +100,12 @@ def test_a_key_opens_what_its_scope_names(keyed: Stack) -> None:
     }  # fmt: skip
     heads = {name: status(name, "POST", "/heads") for name in SCOPES}
     assert {name for name, answer in heads.items() if answer != 403} == {"fitter", "root"}
+    assert {name: status(name, "DELETE", "/heads/none") for name in SCOPES} == {
+        "alice": 403, "bob": 403, "fitter": 404, "prometheus": 403, "root": 404,
+    }  # fmt: skip
+    assert {name: status(name, "GET", "/heads") for name in SCOPES} == {
+        "alice": 200, "bob": 200, "fitter": 200, "prometheus": 403, "root": 200,
+    }  # fmt: skip
 
 
 def test_a_refusal_names_the_scope(keyed: Stack) -> None:

@@ -10,8 +10,9 @@ from click.testing import CliRunner, Result
 
 from cli.main import main
 from model import checkpoint
-from model.checkpoint import Calibration, Head, Manifest
+from model.heads import Calibration, Head
 from model.language_model import Architecture, LanguageModel
+from model.manifest import Manifest
 
 Neuron = Callable[..., Result]
 

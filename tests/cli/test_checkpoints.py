@@ -13,7 +13,9 @@ from click.testing import Result
 
 from cli import checkpoints
 from model import checkpoint
+from model.heads import Calibration
 from model.language_model import Architecture
+from model.manifest import WEIGHTS
 from model.openai_weights import import_openai
 from trainer.download import FetchError
 
@@ -70,7 +72,7 @@ def test_list_and_serve_an_older_step(neuron: Neuron, volume: Path, tmp_path: Pa
     assert neuron("checkpoint", "serve", older).exit_code == 0
     assert checkpoint.latest(there) == older
     assert neuron("checkpoint", "list", there).stdout.splitlines()[0].startswith("* tiny/step-12")
-    (older / checkpoint.WEIGHTS).write_bytes(b"damaged")
+    (older / WEIGHTS).write_bytes(b"damaged")
     checkpoint.make_latest(there / "tiny" / "step-100")
     for directory in (older, there / "tiny" / "step-5", tmp_path):
         assert neuron("checkpoint", "serve", directory).exit_code == 1
@@ -108,7 +110,7 @@ def test_verify(neuron: Neuron, volume: Path) -> None:
 
 
 def test_verify_finds_a_changed_byte(neuron: Neuron, copied: Path) -> None:
-    weights = copied / checkpoint.WEIGHTS
+    weights = copied / WEIGHTS
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
@@ -151,7 +153,7 @@ def test_import_openai(neuron: Neuron, tmp_path: Path) -> None:
 def test_a_model_of_the_papers_size_gets_its_sentiment_unit() -> None:
     architecture = Architecture("mlstm", 4096, 64)
     calibration = checkpoints._imported(architecture).sentiment
-    assert calibration == checkpoint.Calibration(2388, 1, 0.0, 1.0)
+    assert calibration == Calibration(2388, 1, 0.0, 1.0)
 
 
 def test_import_openai_names_what_is_missing(neuron: Neuron, tmp_path: Path) -> None:

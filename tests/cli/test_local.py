@@ -23,6 +23,7 @@ from model import checkpoint
 from model.folded import FoldedModel
 from model.reading import read_features
 from model.text import prepare
+from tests.conftest import mean_hidden
 from worker import serving
 from worker.engine import Engine
 from worker.execute import execute
@@ -265,8 +266,13 @@ def test_featurize_to_parquet(
 
 def test_featurize_pooling(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
     source, out = write_input(tmp_path / "in.txt", REVIEWS), tmp_path / "out.npy"
-    neuron("featurize", source, "--out", out, "--checkpoint", volume, "--dtype", "float32", "--pooling", "tanh")
+    options = ("--out", out, "--checkpoint", volume, "--dtype", "float32", "--rows", 2)
+    assert neuron("featurize", source, *options, "--pooling", "tanh").exit_code == 0
     np.testing.assert_allclose(np.load(out), np.tanh(features_of(volume, REVIEWS, torch.float32)), atol=1e-6)
+    assert neuron("featurize", source, *options, "--pooling", "mean").exit_code == 0
+    model = checkpoint.read(checkpoint.resolve(volume)).model
+    means = [mean_hidden(model, prepare(text)) for text in REVIEWS]
+    np.testing.assert_allclose(np.load(out), means, atol=1e-5)
 
 
 def test_featurize_in_bfloat16_differs_but_little(neuron: Neuron, volume: Path, tmp_path: Path) -> None:

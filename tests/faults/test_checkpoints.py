@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from model.checkpoint import LATEST, MANIFEST, WEIGHTS
+from model.checkpoint import LATEST, MANIFEST
+from model.manifest import WEIGHTS
 from tests.conftest import Stack, publish_tiny, run_stack, wait_until
 from tests.faults.conftest import Accounted
 from tests.faults.load import Load, mixed

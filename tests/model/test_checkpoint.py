@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from model import checkpoint, durable
-from model.checkpoint import Calibration, CheckpointError, Head, Manifest, latest, publish, read, read_manifest, resolve
+from model.checkpoint import CheckpointError, latest, publish, read, read_manifest, resolve
+from model.heads import Calibration, Head
 from model.language_model import Architecture, LanguageModel
+from model.manifest import MAX_UNITS, WEIGHTS, Manifest
 
 Json = dict[str, Any]
 
@@ -64,8 +66,8 @@ def copied(published: Path, tmp_path: Path) -> Path:
 
 def forge(directory: Path, weights: bytes) -> None:
     """Other weights with the right SHA-256, as somebody with write access could make them."""
-    (directory / checkpoint.WEIGHTS).write_bytes(weights)
-    edit(directory, lambda record: record["sha256"].update({checkpoint.WEIGHTS: hashlib.sha256(weights).hexdigest()}))
+    (directory / WEIGHTS).write_bytes(weights)
+    edit(directory, lambda record: record["sha256"].update({WEIGHTS: hashlib.sha256(weights).hexdigest()}))
 
 
 def edit(directory: Path, change: Callable[[Json], object]) -> None:
@@ -139,12 +141,12 @@ def test_calibration_is_a_line_there_and_back() -> None:
 
 def test_a_step_is_published_once(tmp_path: Path) -> None:
     where = publish(tmp_path, tiny_model(0), MANIFEST)
-    before = (where / checkpoint.WEIGHTS).read_bytes()
+    before = (where / WEIGHTS).read_bytes()
     with pytest.raises(CheckpointError, match="exists already with another sha256: "):
         publish(tmp_path, tiny_model(1), MANIFEST)
     with pytest.raises(CheckpointError, match="exists already with another sentiment, notes: "):
         publish(tmp_path, tiny_model(0), replace(MANIFEST, sentiment=None, notes=""))
-    assert (where / checkpoint.WEIGHTS).read_bytes() == before
+    assert (where / WEIGHTS).read_bytes() == before
     assert read(where).manifest.notes == MANIFEST.notes
 
 
@@ -163,7 +165,7 @@ def test_the_same_step_with_the_same_content_is_only_made_latest(tmp_path: Path)
 def test_a_damaged_step_is_not_made_latest(tmp_path: Path) -> None:
     where = publish(tmp_path, tiny_model(), MANIFEST)
     (tmp_path / "LATEST").unlink()
-    with (where / checkpoint.WEIGHTS).open("ab") as weights:
+    with (where / WEIGHTS).open("ab") as weights:
         weights.write(b"\0")
     with pytest.raises(CheckpointError, match="damaged"):
         publish(tmp_path, tiny_model(), MANIFEST)
@@ -199,7 +201,7 @@ def test_what_killed_publishers_left_is_swept(tmp_path: Path) -> None:
     where = publish(tmp_path, tiny_model(), MANIFEST)
     left = where.parent / ".step-121.0123.partial"
     left.mkdir()
-    (left / checkpoint.WEIGHTS).write_bytes(b"half")
+    (left / WEIGHTS).write_bytes(b"half")
     (tmp_path / ".LATEST.4567.partial").write_text("tiny-mo")
     second = publish(tmp_path, tiny_model(), replace(MANIFEST, step=121))
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "LATEST", "tiny-model.v1"]
@@ -221,7 +223,8 @@ TAKE_TURNS = """
     from dataclasses import replace
     from pathlib import Path
     import torch
-    from model.checkpoint import CheckpointError, Manifest, latest, publish, read
+    from model.checkpoint import CheckpointError, latest, publish, read
+    from model.manifest import Manifest
     from model.language_model import Architecture, LanguageModel
 
     torch.set_num_threads(1)
@@ -375,7 +378,8 @@ PUBLISH_AND_KILL = """
     from dataclasses import replace
     from pathlib import Path
     import torch
-    from model.checkpoint import Manifest, latest, publish, read
+    from model.checkpoint import latest, publish, read
+    from model.manifest import Manifest
     from model.language_model import Architecture, LanguageModel
 
     torch.set_num_threads(1)
@@ -551,7 +555,7 @@ def test_steps_that_are_none_are_refused(tmp_path: Path, step: Any) -> None:
 @given(position=st.integers(0, 2**40), flip=st.integers(1, 255))
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_damaged_byte_of_the_weights_is_noticed(copied: Path, position: int, flip: int) -> None:
-    path = copied / checkpoint.WEIGHTS
+    path = copied / WEIGHTS
     content = path.read_bytes()
     position %= len(content)
     path.write_bytes(content[:position] + bytes([content[position] ^ flip]) + content[position + 1 :])
@@ -561,7 +565,7 @@ def test_every_damaged_byte_of_the_weights_is_noticed(copied: Path, position: in
 
 
 def test_weights_larger_than_the_model_are_refused_unread(copied: Path) -> None:
-    os.truncate(copied / checkpoint.WEIGHTS, 2**40)  # sparse: takes no space, but would take all memory
+    os.truncate(copied / WEIGHTS, 2**40)  # sparse: takes no space, but would take all memory
     with pytest.raises(
         CheckpointError, match=r"model\.safetensors cannot be read: it has \d+ bytes, more than the \d+"
     ):
@@ -571,7 +575,7 @@ def test_weights_larger_than_the_model_are_refused_unread(copied: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1.1e5, -1e38])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_values_that_would_not_stay_finite_are_refused(copied: Path, value: float, dtype: torch.dtype) -> None:
-    tensors = {name: tensor.to(dtype) for name, tensor in load_file(copied / checkpoint.WEIGHTS).items()}
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(copied / WEIGHTS).items()}
     for name, tensor in tensors.items():
         kept = tensor.flatten()[-1].item()
         tensor.view(-1)[-1] = value
@@ -583,7 +587,7 @@ def test_values_that_would_not_stay_finite_are_refused(copied: Path, value: floa
 
 
 def test_truncated_or_longer_weights_are_refused(copied: Path) -> None:
-    path = copied / checkpoint.WEIGHTS
+    path = copied / WEIGHTS
     content = path.read_bytes()
     for other in (b"", content[:7], content[: len(content) // 2], content[:-1], content + b"\0"):
         path.write_bytes(other)
@@ -594,7 +598,12 @@ def test_truncated_or_longer_weights_are_refused(copied: Path) -> None:
             read(copied)
 
 
-@pytest.mark.parametrize("file", [checkpoint.WEIGHTS, checkpoint.MANIFEST])
+def test_a_head_that_says_nothing_of_its_features_takes_cells(copied: Path) -> None:
+    edit(copied, lambda record: record["heads"]["sentiment"].pop("pooling"))
+    assert read_manifest(copied).heads["sentiment"].pooling == "cell"
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, checkpoint.MANIFEST])
 def test_a_missing_file_is_refused(copied: Path, file: str) -> None:
     (copied / file).unlink()
     with pytest.raises(CheckpointError, match=file):
@@ -622,7 +631,7 @@ def test_a_missing_file_is_refused(copied: Path, file: str) -> None:
 def test_weights_of_another_shape_or_kind_are_refused(
     copied: Path, change: Callable[[dict[str, torch.Tensor]], object], fault: str
 ) -> None:
-    tensors = load_file(copied / checkpoint.WEIGHTS)
+    tensors = load_file(copied / WEIGHTS)
     change(tensors)
     save_file(tensors, copied / "other")
     forge(copied, (copied / "other").read_bytes())
@@ -638,7 +647,7 @@ def header_of(content: bytes) -> tuple[Json, bytes]:
 @pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F8_E8M0", "U16", "BOOL", "F64", "nonsense", 5])
 def test_types_that_no_weights_have_are_refused(copied: Path, dtype: object) -> None:
     """In a file that is otherwise well formed: one tensor's bytes are declared to be of another type."""
-    header, data = header_of((copied / checkpoint.WEIGHTS).read_bytes())
+    header, data = header_of((copied / WEIGHTS).read_bytes())
     header["output_b"]["dtype"] = dtype
     spelled = json.dumps(header).encode()
     forge(copied, struct.pack("<Q", len(spelled)) + spelled + data)
@@ -667,7 +676,7 @@ def test_types_that_no_weights_have_are_refused(copied: Path, dtype: object) -> 
     ],
 )
 def test_headers_that_claim_too_much_are_refused(copied: Path, shape: list[int], offsets: list[int]) -> None:
-    header, data = header_of((copied / checkpoint.WEIGHTS).read_bytes())
+    header, data = header_of((copied / WEIGHTS).read_bytes())
     for claimed in ({"extra": {}}, header):
         claimed = claimed | {"output_b": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}
         spelled = json.dumps({name: entry for name, entry in claimed.items() if entry}).encode()
@@ -682,7 +691,7 @@ def test_headers_that_claim_too_much_are_refused(copied: Path, shape: list[int],
 @given(data=st.data())
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_forged_weights_load_or_are_refused(published: Path, copied: Path, data: st.DataObject) -> None:
-    content = bytearray((published / checkpoint.WEIGHTS).read_bytes())
+    content = bytearray((published / WEIGHTS).read_bytes())
     if data.draw(st.booleans(), label="garbage"):
         content = bytearray(data.draw(st.binary(max_size=300)))
     else:
@@ -724,8 +733,8 @@ HOSTILE: list[tuple[tuple[str, ...], object]] = [
     (("sha256",), []),
     (("sha256",), "0" * 64),
     (("sha256",), {}),
-    (("sha256",), {checkpoint.WEIGHTS: None}),
-    (("sha256",), {checkpoint.WEIGHTS: "0" * 64, "../../etc/passwd": "0" * 64}),
+    (("sha256",), {WEIGHTS: None}),
+    (("sha256",), {WEIGHTS: "0" * 64, "../../etc/passwd": "0" * 64}),
     (("notes",), {"deep": []}),
     (("notes",), "half of a pair \ud83d"),
     (("notes",), "\x1b]0;a title for the terminal\x07"),
@@ -752,7 +761,7 @@ HOSTILE: list[tuple[tuple[str, ...], object]] = [
     (("architecture", "embedding_size"), 5),
     (("architecture", "embedding_size"), None),
     (("architecture", "layers"), 2),
-    (("architecture", "units"), checkpoint.MAX_UNITS + 1),
+    (("architecture", "units"), MAX_UNITS + 1),
     (("architecture", "steepness"), 0.0),
     (("architecture", "steepness"), 101.0),
     (("architecture", "steepness"), -1.0),
@@ -811,6 +820,9 @@ HOSTILE: list[tuple[tuple[str, ...], object]] = [
     (("heads", "sentiment", "weights"), {"1": [None]}),
     (("heads", "sentiment", "weights"), {"1": [10**400]}),
     (("heads", "sentiment", "bias"), []),
+    (("heads", "sentiment", "pooling"), "max"),
+    (("heads", "sentiment", "pooling"), None),
+    (("heads", "sentiment", "pooling"), ["cell"]),
     (("heads", "sentiment", "bias"), 0.0),
     (("heads", "sentiment", "bias"), [float("nan")]),
     (("heads", "sentiment", "c"), "strong"),

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from model import checkpoint
-from model.checkpoint import LATEST, MANIFEST, WEIGHTS, Checkpoint, CheckpointError
+from model.checkpoint import LATEST, MANIFEST, Checkpoint, CheckpointError
 from model.folded import FoldedModel
 from model.heads import head_probabilities
+from model.manifest import WEIGHTS
 from tests.hostile import SPITEFUL, damaged, distorted
 from tests.model.test_checkpoint import MANIFEST as VALID
 from tests.model.test_checkpoint import UNITS, forge, header_of, tiny_model

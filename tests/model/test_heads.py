@@ -6,8 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.checkpoint import Head
-from model.heads import C_GRID, HeadError, accuracy, calibrate, find_unit, fit_l1, fit_threshold, head_probabilities
+from model.heads import (
+    C_GRID,
+    Head,
+    HeadError,
+    accuracy,
+    calibrate,
+    find_unit,
+    fit_l1,
+    fit_threshold,
+    head_probabilities,
+)
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]

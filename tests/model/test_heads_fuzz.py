@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from model import checkpoint
-from model.checkpoint import MANIFEST, CheckpointError, Head
-from model.heads import HeadError, calibrate, find_unit, fit_l1, fit_threshold, head_probabilities
+from model.checkpoint import MANIFEST, CheckpointError
+from model.heads import Head, HeadError, calibrate, find_unit, fit_l1, fit_threshold, head_probabilities
 from tests.hostile import SPITEFUL, distorted
 from tests.model.test_checkpoint import MANIFEST as VALID
 from tests.model.test_checkpoint import UNITS, tiny_model

@@ -1,4 +1,6 @@
-"""`read_features` gives every text the cell it would have alone, in the order of the texts, whatever the batch."""
+"""`read_features` gives every text the vector it would have alone, in the order of the texts, whatever the batch."""
+
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,16 +11,22 @@ from numpy.typing import NDArray
 
 from model.folded import FoldedModel
 from model.language_model import Architecture, LanguageModel
-from model.reading import pool, read_features
+from model.pooling import Pooling, pool
+from model.reading import read_features, read_texts
 from model.text import prepare
+from tests.conftest import mean_hidden
 
 UNITS = 16
 
 
-def folded(cell: str = "mlstm") -> FoldedModel:
+def language_model(cell: str = "mlstm") -> LanguageModel:
     model = LanguageModel(Architecture(cell, UNITS, 6))  # type: ignore[arg-type]
     model.reset(torch.Generator().manual_seed(0), embedding_std=1.0)
-    return FoldedModel(model, dtype=torch.float32)
+    return model
+
+
+def folded(cell: str = "mlstm") -> FoldedModel:
+    return FoldedModel(language_model(cell), dtype=torch.float32)
 
 
 MODEL = folded()
@@ -42,6 +50,32 @@ def test_every_text_in_its_own_place(texts: list[bytes], rows: int) -> None:
         np.testing.assert_allclose(found, read_alone(MODEL, text), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("cell", ["mlstm", "lstm", "gru"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_the_mean_is_that_of_every_byte_of_the_text(cell: str, dtype: torch.dtype, tolerance: float) -> None:
+    model, texts = language_model(cell), [prepare(text) for text in ("a long text, rather", "short", "", "middle one")]
+    features = read_features(FoldedModel(model, dtype=dtype), texts, "mean", rows=3)
+    assert features.dtype == np.float32
+    for text, found in zip(texts, features, strict=True):
+        np.testing.assert_allclose(found, mean_hidden(model, text), rtol=0, atol=tolerance)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=12), st.integers(1, 14))
+@settings(deadline=None, max_examples=20)
+def test_a_mean_is_the_same_to_the_bit_in_any_batch(texts: list[bytes], rows: int) -> None:
+    alone = [read_features(MODEL, [text], "mean")[0] for text in texts]
+    np.testing.assert_array_equal(read_features(MODEL, texts, "mean", rows=rows), alone)
+
+
+def test_one_reading_gives_what_every_pooling_needs() -> None:
+    texts = [prepare(text) for text in ("a long text, rather", "short", "", "middle one")]
+    seen: list[int] = []
+    cells, means = read_texts(MODEL, texts, rows=3, on_progress=seen.append)
+    assert seen == [3, 1]
+    for pooling in get_args(Pooling):
+        np.testing.assert_array_equal(pool(cells, means, pooling), read_features(MODEL, texts, pooling, rows=3))
+
+
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_other_cells(cell: str) -> None:
     model, texts = folded(cell), [prepare(text) for text in ("a long text, rather", "short", "", "middle one")]
@@ -62,6 +96,9 @@ def test_a_text_of_no_bytes_is_the_zero_state() -> None:
     assert not features[[0, 2]].any()
     np.testing.assert_allclose(features[1], read_alone(MODEL, b"abc"), rtol=0, atol=1e-5)
     assert not read_features(MODEL, [b""]).any()
+    means = read_features(MODEL, [b"", b"abc"], "mean")
+    assert not means[0].any()
+    assert means[1].any()
 
 
 def test_no_texts() -> None:
@@ -74,7 +111,12 @@ def test_progress_counts_every_text_once() -> None:
     assert finished == [10, 10, 3]
 
 
-def test_pooling_names_raw_cell_or_its_tanh() -> None:
+def test_pooling_names_raw_cell_its_tanh_or_the_mean() -> None:
     cell = np.array([[-2.0, 0.0, 0.5, 3.0]], dtype=np.float32)
-    np.testing.assert_array_equal(pool(cell, "cell"), cell)
-    np.testing.assert_allclose(pool(cell, "tanh"), np.tanh(cell.astype(np.float64)), rtol=1e-6)
+    mean = np.array([[-0.5, 0.25, 0.5, 0.75]], dtype=np.float32)
+    for given_mean in (mean, None):
+        np.testing.assert_array_equal(pool(cell, given_mean, "cell"), cell)
+        np.testing.assert_allclose(pool(cell, given_mean, "tanh"), np.tanh(cell.astype(np.float64)), rtol=1e-6)
+    np.testing.assert_array_equal(pool(cell, mean, "mean"), mean)
+    with pytest.raises(ValueError, match="not read"):
+        pool(cell, None, "mean")

@@ -33,6 +33,19 @@ def test_it_classifies_generates_and_streams(compose: Compose) -> None:
         assert "".join(event["text"] for event in events[:-1]) == whole == events[-1]["results"][0]["text"]
 
 
+def test_a_head_outlives_its_worker_and_is_all_that_a_worker_may_write(compose: Compose) -> None:
+    examples = [{"text": f"{number} {word}", "label": word} for number in range(6) for word in ("good", "bad")]
+    with httpx.Client(base_url=compose.url, timeout=120) as client:
+        assert client.post("/heads", json={"name": "words", "examples": examples}).status_code == 200
+        compose("restart", "worker")
+        compose.wait_ready()
+        assert client.get("/heads/words").json()["usable"]
+        assert client.post("/classify", json={"text": "1 good", "head": "words"}).status_code == 200
+        assert client.delete("/heads/words").status_code == 204
+    with pytest.raises(AssertionError, match="Read-only file system"):
+        compose("exec", "-T", "worker", "touch", "/volume/checkpoints/x")
+
+
 def test_nothing_runs_as_root_or_can_change_its_image(compose: Compose) -> None:
     for service in SERVICES:
         found = compose.inspect(service)

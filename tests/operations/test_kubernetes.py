@@ -153,6 +153,14 @@ def test_what_pods_refer_to_is_there(overlay: str) -> None:
             assert {mount["name"] for mount in container["volumeMounts"]} == volumes
 
 
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+def test_workers_write_heads_and_nothing_else_that_lasts(overlay: str) -> None:
+    (worker,) = [found for workload, found in containers(overlay) if workload == "worker"]
+    writable = {mount["mountPath"] for mount in worker["volumeMounts"] if not mount.get("readOnly")}
+    assert writable == {"/heads", "/tmp"}  # noqa: S108
+    assert {variable["name"]: variable["value"] for variable in worker["env"]}["NEURON_WORKER_HEADS_DIR"] == "/heads"
+
+
 def test_jobs_say_what_our_commands_understand() -> None:
     for overlay, command in (("training", "train"), ("rollback", "checkpoint serve")):
         ((_, container),) = containers(overlay)

@@ -136,3 +136,31 @@ def test_a_part_that_is_missing_or_there_twice_is_named(tmp_path: Path) -> None:
     write(tmp_path / "sst_binary_dev.csv.xz", CSV)
     with pytest.raises(LabelledError, match=r"holds valid\.csv and sst_binary_dev\.csv\.xz: leave one"):
         read_sentiment(tmp_path)
+
+
+LINES = '{"text": "good", "label": 1}\n\n{"text": "b\u00e4d", "label": "0"}\n'
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.xz"])
+def test_json_lines_read_alike(tmp_path: Path, name: str) -> None:
+    assert read_labelled(write_packed(tmp_path / name, LINES.encode())) == Labelled(["good", "bäd"], ["1", "0"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "line 1: it is no JSON"),
+        ("[" * 100_000, "line 1: it is no JSON"),
+        (LINES + "[]", "line 4: its fields are \\[\\]"),
+        ('{"text": "a"}', "line 1: its fields are"),
+        ('{"text": "a", "title": "b", "label": 1}', "name those of the text and the label"),
+        ('{"text": 1, "label": 1}', "the text is no text"),
+        ('{"text": "a", "label": true}', "the label neither text nor a number"),
+        ('{"text": "a", "label": 0.5}', "the label neither text nor a number"),
+        ("\n", "holds no rows"),
+    ],
+)
+def test_json_lines_that_are_not_labelled_texts_are_named(tmp_path: Path, content: str, words: str) -> None:
+    path = write_packed(tmp_path / "a.jsonl", content.encode())
+    with pytest.raises(LabelledError, match=rf"a\.jsonl.*{words}"):
+        read_labelled(path)

@@ -19,6 +19,7 @@ from model import checkpoint, heads
 from model.cells import step
 from model.checkpoint import CheckpointError
 from model.folded import FoldedModel
+from model.heads import Calibration
 from model.openai_weights import import_openai
 from model.reading import read_features
 from model.text import prepare
@@ -180,7 +181,7 @@ def test_from_url_to_a_loadable_checkpoint(tmp_path: Path, release: Release, ser
     found = checkpoint.read(path)
     manifest = found.manifest
     assert (manifest.name, manifest.step, manifest.bytes_seen, manifest.notes) == ("small", 7, 123, "of a test")
-    assert manifest.sentiment == checkpoint.Calibration(unit=UNIT, polarity=1, center=0.0, scale=1.0)
+    assert manifest.sentiment == Calibration(unit=UNIT, polarity=1, center=0.0, scale=1.0)
     head = manifest.heads["sentiment"]
     assert head.labels == ["negative", "positive"]
     assert head.c in heads.C_GRID

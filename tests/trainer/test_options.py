@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import MAX_UNITS
+from model.manifest import MAX_UNITS
 from trainer.options import OPTIONS, Options, TrainingError
 
 

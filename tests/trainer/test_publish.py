@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from model.cells import step
-from model.checkpoint import Checkpoint, CheckpointError, Manifest, latest, read
+from model.checkpoint import Checkpoint, CheckpointError, latest, read
 from model.folded import FoldedModel
-from model.heads import accuracy
+from model.heads import accuracy, fit_l1
 from model.language_model import Architecture, LanguageModel
+from model.manifest import Manifest
 from model.reading import read_features
 from model.text import prepare
 from tests.conftest import wait_until
@@ -95,11 +96,26 @@ def test_every_number_can_be_computed_again_from_the_checkpoint(found: Checkpoin
     np.testing.assert_allclose(manifest.feature_mean, x.mean(axis=0), rtol=0, atol=1e-5)
     np.testing.assert_allclose(manifest.feature_scale, x.std(axis=0), rtol=0, atol=1e-5)
     head = manifest.heads["sentiment"]
-    assert accuracy(head, test_x, test_y) == head.metrics["test_accuracy"]
+    test_features = read_features(model, list(map(prepare, SENTIMENT.test.texts)), head.pooling)
+    assert accuracy(head, test_features, test_y) == head.metrics["test_accuracy"]
     assert manifest.sentiment is not None
     unit = test_x[:, manifest.sentiment.unit]
     predicted = np.array([manifest.sentiment.sentiment(float(value)) > 0 for value in unit])
     assert (predicted == test_y).mean() == head.metrics["test_accuracy_unit"]
+
+
+def test_the_head_reads_what_told_most_on_the_validation_part(found: Checkpoint) -> None:
+    model, poolings = FoldedModel(found.model), ("cell", "mean")
+    told = []
+    for pooling in poolings:
+        x, valid_x = (
+            read_features(model, list(map(prepare, part.texts)), pooling) for part in (SENTIMENT.train, SENTIMENT.valid)
+        )
+        fitted = fit_l1(x, SENTIMENT.train.binary(), valid_x, SENTIMENT.valid.binary(), ["negative", "positive"])
+        told.append(fitted.metrics["valid_accuracy"])
+    head = found.manifest.heads["sentiment"]
+    assert head.pooling == poolings[int(np.argmax(told))]
+    assert head.metrics["valid_accuracy"] == max(told)
 
 
 def test_the_unit_separates_the_labels_with_its_polarity(found: Checkpoint) -> None:

@@ -1,4 +1,4 @@
-"""A row's cell, trace and samples are bit for bit the same alone, in any company and wherever it stands in it."""
+"""A row's state, trace and samples are bit for bit the same alone, in any company and wherever it stands in it."""
 
 import time
 from dataclasses import replace
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from model.cells import CellName
 from model.folded import FoldedModel
 from model.language_model import Architecture, LanguageModel
-from worker.backends import BlockRow, BlockRowResult, TorchBackend
+from tests.conftest import mean_hidden
+from worker.backends import BlockRow, BlockRowResult, RowState, TorchBackend
 from worker.rows import Sampling
 
 # Not a multiple of a vector's length, so that whatever is left over after whole vectors would show.
@@ -21,15 +22,16 @@ UNITS = 300
 MAX_ROWS = 70
 
 
-def folded(cell: CellName, dtype: torch.dtype) -> FoldedModel:
+def language_model(cell: CellName) -> LanguageModel:
     model = LanguageModel(Architecture(cell, UNITS, 16))
     model.reset(torch.Generator().manual_seed(0), embedding_std=1.0)
     with torch.no_grad():
         model.output_w.mul_(40.0)
-    return FoldedModel(model, dtype=dtype)
+    return model
 
 
-MODELS = [folded(cell, dtype) for cell in get_args(CellName) for dtype in (torch.float32, torch.bfloat16)]
+LANGUAGE_MODELS = [language_model(cell) for cell in get_args(CellName)]
+MODELS = [FoldedModel(model, dtype=dtype) for model in LANGUAGE_MODELS for dtype in (torch.float32, torch.bfloat16)]
 STEPS = 6
 ROW = BlockRow(
     slot=0,
@@ -43,10 +45,15 @@ ROW = BlockRow(
 )
 
 
+def carried(backend: TorchBackend, slot: int) -> np.ndarray:
+    """A row's cell and the sum of its hidden vectors, (2, units)."""
+    return np.stack([backend.cell(slot), backend.hidden_sum(slot)])
+
+
 def run(model: FoldedModel, block: list[BlockRow], blocks: int = 2) -> tuple[list[BlockRowResult], list[np.ndarray]]:
-    """The last of some blocks of the same rows, and their cells."""
+    """The last of some blocks of the same rows, and what they carry."""
     backend = TorchBackend(model, MAX_ROWS)
-    slots = [backend.open() for _ in block]
+    slots = [backend.open(sums=True) for _ in block]
     results: list[BlockRowResult] = []
     for number in range(blocks):
         results = backend.run(
@@ -55,7 +62,7 @@ def run(model: FoldedModel, block: list[BlockRow], blocks: int = 2) -> tuple[lis
                 for row, slot in zip(block, slots, strict=True)
             ]
         )
-    return results, [backend.cell(slot) for slot in slots]
+    return results, [carried(backend, slot) for slot in slots]
 
 
 def neighbours(count: int, seed: int) -> list[BlockRow]:
@@ -113,7 +120,7 @@ def test_a_block_goes_on_from_where_it_was_interrupted() -> None:
     whole, cells = run(model, block, blocks=1)
     for made in range(1, STEPS):
         backend = TorchBackend(model, MAX_ROWS)
-        block = [replace(row, slot=backend.open()) for row in block]
+        block = [replace(row, slot=backend.open(sums=True)) for row in block]
         asked = iter([False] * (made - 1) + [True])
         first = backend.run(block, lambda asked=asked: next(asked))  # type: ignore[misc]
         assert [result.steps for result in first] == [min(made, row.steps) for row in block]
@@ -133,7 +140,47 @@ def test_a_block_goes_on_from_where_it_was_interrupted() -> None:
             assert np.concatenate([before.sampled, after.sampled]).tobytes() == expected.sampled.tobytes()
             assert np.concatenate([before.trace, after.trace]).tobytes() == expected.trace.tobytes()
         for row, cell in zip(block, cells, strict=True):
-            assert backend.cell(row.slot).tobytes() == cell.tobytes()
+            assert carried(backend, row.slot).tobytes() == cell.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("model", "folded"), list(zip([model for model in LANGUAGE_MODELS for _ in range(2)], MODELS, strict=True))
+)
+def test_the_sum_is_that_of_the_hidden_vector_after_every_byte(model: LanguageModel, folded: FoldedModel) -> None:
+    block = [
+        replace(row, steps=steps, text=row.text[:steps]) for steps, row in zip((6, 2), neighbours(2, 4), strict=True)
+    ]
+    _, rows = run(folded, [replace(row, samples_from=row.steps) for row in block], blocks=2)
+    for row, (_, hidden_sum) in zip(block, rows, strict=True):
+        expected = 2 * row.steps * mean_hidden(model, 2 * row.text.tobytes())
+        np.testing.assert_allclose(hidden_sum, expected, rtol=0, atol=0.2 if folded.dtype == torch.bfloat16 else 1e-4)
+
+
+def test_a_row_keeps_a_sum_beside_rows_that_keep_none_and_in_a_slot_of_theirs() -> None:
+    backend = TorchBackend(MODELS[1], 3)
+    block = neighbours(3, seed=5)
+    for sums in ([True, True, False], [False, True, True]):  # the first row's slot changes hands
+        slots = [backend.open(sums=keeps) for keeps in sums]
+        backend.run([replace(row, slot=slot) for row, slot in zip(block, slots, strict=True)])
+        for row, slot, keeps in zip(block, slots, sums, strict=True):
+            state = backend.state(slot)
+            assert (state.hidden_sum is not None) == keeps
+            if keeps:
+                _, (alone,) = run(MODELS[1], [row], blocks=1)
+                assert carried(backend, slot).tobytes() == alone.tobytes()
+        for slot in slots:
+            backend.close(slot)
+
+
+def test_a_long_texts_sum_hears_every_byte() -> None:
+    """As after a few million bytes; in float32 the sum would move in steps of 1/16."""
+    backend = TorchBackend(MODELS[0], 2)
+    begun, fresh = backend.open(sums=True), backend.open(sums=True)
+    state = backend.state(begun)
+    backend.restore(begun, RowState(state.cell, state.hidden, torch.full((UNITS,), 2.0**19, dtype=torch.float64)))
+    (row,) = neighbours(1, seed=6)
+    backend.run([replace(row, slot=slot) for slot in (begun, fresh)])
+    np.testing.assert_allclose(backend.hidden_sum(begun) - 2.0**19, backend.hidden_sum(fresh), rtol=0, atol=1e-8)
 
 
 def test_a_step_of_more_rows_is_never_said_to_be_quicker() -> None:

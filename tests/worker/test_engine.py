@@ -9,11 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from model.folded import FoldedModel
 from model.reading import read_features
-from tests.conftest import tiny_model, wait_until
+from tests.conftest import mean_hidden, tiny_model, wait_until
 from worker import metrics
 from worker.backends import BlockRow, BlockRowResult, TorchBackend
 from worker.engine import Engine
@@ -56,6 +55,22 @@ def test_the_length_of_a_block_changes_nothing(block_steps: int, backend: TorchB
         np.testing.assert_allclose(alone.trace, result.trace, atol=1e-5)
         assert alone.log_probability == pytest.approx(result.log_probability, abs=1e-3)
     reference.close()
+
+
+@pytest.mark.parametrize("block_steps", [1, 8, 64])
+def test_a_mean_is_that_of_the_plain_loop_and_the_same_to_the_bit_in_any_company(block_steps: int) -> None:
+    model = tiny_model()
+    running, backend = Engine(max_rows=5, block_steps=block_steps), TorchBackend(FOLDED, max_rows=5)
+    running.start()
+    try:
+        results = run(running, backend, *[RowRequest(text, mean=True) for text in TEXTS[:12]])
+        plain, generating = run(running, backend, RowRequest(TEXTS[0]), RowRequest(TEXTS[1], generate=5))
+    finally:
+        running.close()
+    for text, result in zip(TEXTS, results, strict=False):
+        np.testing.assert_allclose(result.mean, mean_hidden(model, text), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal([result.mean for result in results], read_features(FOLDED, TEXTS[:12], "mean"))
+    assert plain.mean is generating.mean is None
 
 
 def test_rows_of_many_jobs_share_steps(engine: Engine, backend: TorchBackend) -> None:
@@ -236,14 +251,13 @@ def test_a_block_that_hangs_shows_in_the_engines_age(engine: Engine, backend: To
 
 def test_rows_finish_on_the_model_they_began_with(engine: Engine, backend: TorchBackend) -> None:
     newer = FoldedModel(tiny_model(seed=1), dtype=torch.float32)
-    old_rows = engine.submit(backend, [RowRequest(text) for text in TEXTS[:10]], threading.Event())
-    new_rows = engine.submit(TorchBackend(newer, 16), [RowRequest(text) for text in TEXTS[:10]], threading.Event())
-
-    def cells(rows: list) -> list[NDArray[np.float32]]:  # type: ignore[type-arg]
-        return [row.done.result(60).cell for row in rows]
-
-    np.testing.assert_allclose(cells(old_rows), read_features(FOLDED, TEXTS[:10]), atol=1e-5)
-    np.testing.assert_allclose(cells(new_rows), read_features(newer, TEXTS[:10]), atol=1e-5)
+    requests = [RowRequest(text, mean=True) for text in TEXTS[:10]]
+    old_rows = engine.submit(backend, requests, threading.Event())
+    new_rows = engine.submit(TorchBackend(newer, 16), requests, threading.Event())
+    for model, rows in ((FOLDED, old_rows), (newer, new_rows)):
+        results = [row.done.result(60) for row in rows]
+        np.testing.assert_allclose([result.cell for result in results], read_features(model, TEXTS[:10]), atol=1e-5)
+        np.testing.assert_array_equal([result.mean for result in results], read_features(model, TEXTS[:10], "mean"))
 
 
 def test_closing_fails_what_is_left_and_refuses_what_comes(backend: TorchBackend) -> None:
@@ -274,6 +288,11 @@ def test_closing_ends_the_block_that_runs() -> None:
 def test_a_row_without_bytes_is_refused(engine: Engine, backend: TorchBackend) -> None:
     with pytest.raises(ValueError, match="at least one byte"):
         engine.submit(backend, [RowRequest(b"")], threading.Event())
+
+
+def test_the_mean_of_a_row_that_generates_is_refused(engine: Engine, backend: TorchBackend) -> None:
+    with pytest.raises(ValueError, match="generate nothing"):
+        engine.submit(backend, [RowRequest(b"a", generate=1, mean=True)], threading.Event())
 
 
 @pytest.mark.gpu

@@ -15,6 +15,7 @@ from model.block import PlainStep
 from model.cells import CellName
 from model.folded import FoldedModel
 from model.language_model import Architecture, LanguageModel
+from tests.conftest import mean_hidden
 from worker.backends import BlockRow, BlockRowResult, TorchBackend
 from worker.graph_backend import GraphBackend
 from worker.rows import Sampling
@@ -74,7 +75,8 @@ def assert_alike(ours: list[BlockRowResult], others: list[BlockRowResult]) -> No
 
 def compare(ours: TorchBackend, other: TorchBackend, run: list[list[BlockRow]]) -> None:
     """Blocks in a row, on rows that stay open: each row of a block goes on where the slot of its number stands."""
-    slots = {number: (ours.open(), other.open()) for number in {row.slot for block in run for row in block}}
+    numbers = {row.slot for block in run for row in block}
+    slots = {number: (ours.open(sums=number % 2 == 0), other.open(sums=number % 2 == 0)) for number in numbers}
     draws = dict.fromkeys(slots, 0)
     # A slot keeps what was sampled before it was opened, so at first every row reads a byte of its own and samples one.
     first = [BlockRow(row, 1, np.array([row], dtype=np.uint8), 0, 0, Sampling(), {}, ()) for row in slots]
@@ -84,7 +86,9 @@ def compare(ours: TorchBackend, other: TorchBackend, run: list[list[BlockRow]]) 
         assert_alike(found, other.run([replace(row, slot=slots[row.slot][1]) for row in block]))
         for row in block:
             draws[row.slot] += row.steps - row.samples_from
-    for one, two in slots.values():
+    for number, (one, two) in slots.items():
+        if number % 2 == 0:
+            np.testing.assert_allclose(ours.hidden_sum(one), other.hidden_sum(two), rtol=0, atol=1e-3)
         np.testing.assert_allclose(ours.cell(one), other.cell(two), rtol=0, atol=1e-4)
         torch.testing.assert_close(ours.state(one).hidden.cpu(), other.state(two).hidden, rtol=0, atol=1e-4)
         ours.close(one)
@@ -104,14 +108,15 @@ def assert_company_changes_nothing(model: FoldedModel, counts: list[int]) -> Non
     """A row gives the same bits alone and beside so many others, wherever it stands among them."""
     backend = GraphBackend(model, MAX_ROWS)
 
-    def run(block: list[BlockRow], place: int) -> tuple[bytes, bytes, bytes, bytes]:
-        block = [replace(row, slot=backend.open()) for row in block]
+    def run(block: list[BlockRow], place: int) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+        block = [replace(row, slot=backend.open(sums=number == place)) for number, row in enumerate(block)]
         for _ in range(2):
             result = backend.run(block)[place]
-        cell = backend.cell(block[place].slot)
+        cell, hidden_sum = backend.cell(block[place].slot), backend.hidden_sum(block[place].slot)
         for row in block:
             backend.close(row.slot)
-        return cell.tobytes(), result.sampled.tobytes(), result.log_probability.tobytes(), result.trace.tobytes()
+        carried = cell.tobytes(), hidden_sum.tobytes()
+        return *carried, result.sampled.tobytes(), result.log_probability.tobytes(), result.trace.tobytes()
 
     alone = run([ROW], 0)
     random = np.random.default_rng(0)
@@ -126,6 +131,17 @@ def test_company_changes_no_bit_of_a_row() -> None:
     assert_company_changes_nothing(FOLDED["mlstm"], [1, 15, 16, 30])
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_sum_is_that_of_the_hidden_vector_after_every_byte(cell: CellName) -> None:
+    backend = GraphBackend(FOLDED[cell], MAX_ROWS)
+    slots = [backend.open(sums=True) for _ in range(2)]
+    text = np.arange(40, dtype=np.uint8)
+    backend.run([BlockRow(slot, n, text[:n], n, 0, Sampling(), {}, ()) for slot, n in zip(slots, (40, 7), strict=True)])
+    for slot, count in zip(slots, (40, 7), strict=True):
+        expected = count * mean_hidden(language_model(cell), text[:count].tobytes())
+        np.testing.assert_allclose(backend.hidden_sum(slot), expected, rtol=0, atol=1e-4)
+
+
 def test_a_clamp_ends_with_its_block() -> None:
     backend = GraphBackend(FOLDED["mlstm"], MAX_ROWS)
     slot = backend.open()
@@ -138,10 +154,14 @@ def test_a_clamp_ends_with_its_block() -> None:
 def test_every_slot_that_was_asked_for_can_be_opened_and_starts_from_zero() -> None:
     backend = GraphBackend(FOLDED["mlstm"], MAX_ROWS)
     backend.warm_up(MAX_ROWS)
-    slots = [backend.open() for _ in range(MAX_ROWS)]
+    slots = [backend.open(sums=True) for _ in range(MAX_ROWS)]
     assert len(set(slots)) == MAX_ROWS
     backend.run([replace(ROW, slot=slot) for slot in slots[:3]])
     assert backend.cell(slots[0]).any()
+    assert backend.hidden_sum(slots[0]).any()
+    backend.close(slots[0])
+    assert backend.open(sums=True) == slots[0]
+    assert not backend.hidden_sum(slots[0]).any()
     assert not any(backend.cell(slot).any() for slot in slots[3:])
     with pytest.raises(IndexError):
         backend.open()  # not the slot of the rows that fill blocks up
@@ -149,15 +169,15 @@ def test_every_slot_that_was_asked_for_can_be_opened_and_starts_from_zero() -> N
 
 def test_what_is_tried_before_it_is_recorded_changes_no_row() -> None:
     backend = GraphBackend(FOLDED["mlstm"], MAX_ROWS)
-    slots = [backend.open() for _ in range(MAX_ROWS)]
+    slots = [backend.open(sums=True) for _ in range(MAX_ROWS)]
     backend.run([replace(ROW, slot=slot) for slot in slots])
-    before = [tensor.clone() for tensor in (*backend._state, backend._last)]
+    before = [tensor.clone() for tensor in (*backend._state, backend._hidden_sum, backend._last)]
     for _, function in backend._parts(MAX_ROWS, steps=31, samples_from=0, traces=64):
         backend._rest()
         function()
-    for tensor, was in zip((*backend._state, backend._last), before, strict=True):
+    for tensor, was in zip((*backend._state, backend._hidden_sum, backend._last), before, strict=True):
         assert torch.equal(tensor, was)
-    assert before[0].any()
+        assert was.any()
 
 
 @pytest.mark.skipif(

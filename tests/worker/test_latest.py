@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from model import checkpoint
 from model.checkpoint import CheckpointError
+from model.manifest import WEIGHTS
 from tests.conftest import publish_tiny
 from worker.latest import Latest
 
@@ -25,8 +25,8 @@ def latest(volume: Path) -> Latest:
 def half_copied(volume: Path, step: int) -> tuple[Path, bytes]:
     """A checkpoint whose weights have come halfway, and all of them."""
     directory = publish_tiny(volume, step, seed=step)
-    weights = (directory / checkpoint.WEIGHTS).read_bytes()
-    (directory / checkpoint.WEIGHTS).write_bytes(weights[: len(weights) // 2])
+    weights = (directory / WEIGHTS).read_bytes()
+    (directory / WEIGHTS).write_bytes(weights[: len(weights) // 2])
     return directory, weights
 
 
@@ -46,7 +46,7 @@ def test_a_refused_one_is_tried_again_when_its_files_have_changed_and_come_to_re
     latest.give_up()
     assert [latest.look() for _ in range(3)] == [None] * 3
     for length in (len(weights) * 3 // 4, len(weights)):
-        (directory / checkpoint.WEIGHTS).write_bytes(weights[:length])
+        (directory / WEIGHTS).write_bytes(weights[:length])
         assert latest.look() is None, "the copy still grew"
     assert latest.look() == directory
     latest.give_up()

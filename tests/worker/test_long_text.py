@@ -9,8 +9,9 @@ import torch
 from contract import wire
 from contract.jobs import JOB
 from model import checkpoint
-from model.checkpoint import Manifest
+from model.heads import Head
 from model.language_model import Architecture, LanguageModel
+from model.manifest import Manifest
 from model.text import prepare
 from tests.conftest import run_stack, wait_until
 from worker import execute, serving
@@ -40,7 +41,7 @@ def test_a_megabyte_comes_to_the_engine_whole(tiny_volume: Path, tmp_path: Path)
 def test_a_long_text_is_read_to_its_end_in_constant_memory(tmp_path: Path) -> None:
     model = LanguageModel(WIDE)
     model.reset(torch.Generator().manual_seed(0))
-    head = checkpoint.Head(["no", "yes"], {0: [1.0]}, [0.0])
+    head = Head(["no", "yes"], {0: [1.0]}, [0.0])
     manifest = Manifest("wide", 1, WIDE, bytes_seen=0, bits_per_byte=8.0, sha256={}, heads={"sentiment": head})
     checkpoint.publish(tmp_path / "volume", model, manifest, torch.float32)
     # Every byte costs a step's time whatever the width, but a state kept for every byte would be 2 KiB of this model.

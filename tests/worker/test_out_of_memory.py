@@ -45,9 +45,10 @@ class Small(TorchBackend):
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_rows_run_a_few_at_a_time_and_lose_nothing(engine: Engine, error: Exception) -> None:
     backend = Small(error, fits=3)
-    rows = engine.submit(backend, [RowRequest(text) for text in TEXTS], threading.Event())
-    cells = [row.done.result(60).cell for row in rows]
-    np.testing.assert_allclose(cells, read_features(FOLDED, TEXTS), atol=1e-5)
+    rows = engine.submit(backend, [RowRequest(text, mean=True) for text in TEXTS], threading.Event())
+    results = [row.done.result(60) for row in rows]
+    np.testing.assert_allclose([result.cell for result in results], read_features(FOLDED, TEXTS), atol=1e-5)
+    np.testing.assert_array_equal([result.mean for result in results], read_features(FOLDED, TEXTS, "mean"))
     assert backend.blocks[:4] == [16, 8, 4, 2]
     assert 3 in backend.blocks  # grown, as far as it fits
 

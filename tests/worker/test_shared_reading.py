@@ -22,6 +22,7 @@ from worker.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled, RowR
 FOLDED = FoldedModel(tiny_model(), dtype=torch.float32)
 _random = np.random.default_rng(0)
 STATE_BYTES = 48 * 8 + 1024  # cell and hidden in float32, and what the cache counts beside them
+WITH_SUM_BYTES = STATE_BYTES + 48 * 8  # and a sum in float64
 
 
 def text(size: int) -> bytes:
@@ -80,6 +81,9 @@ def assert_alike(results: list[RowResult], expected: list[RowResult]) -> None:
         assert (one.text, one.generated, one.finish_reason) == (other.text, other.generated, other.finish_reason)
         assert one.log_probability == pytest.approx(other.log_probability, abs=1e-3)
         np.testing.assert_allclose(one.cell, other.cell, atol=1e-5)
+        assert (one.mean is None) == (other.mean is None)
+        if one.mean is not None and other.mean is not None:
+            np.testing.assert_array_equal(one.mean, other.mean)
 
 
 def samples(prompt: bytes, count: int, **wishes: object) -> list[RowRequest]:
@@ -128,6 +132,26 @@ def test_a_beginning_is_kept_when_it_comes_for_the_second_time(engine: Engine, b
     assert_alike(results, without_cache(*together))
 
 
+def test_a_mean_counts_what_another_row_has_read_to_the_same_bit(engine: Engine, backend: Counting) -> None:
+    template = text(300)
+    requests = [RowRequest(template + text(50), mean=True) for _ in range(10)]
+    together, read = run(engine, backend, *requests)
+    assert read == 2 * 350 + 8 * (350 - 256)
+    later, read = run(engine, backend, requests[0])  # its end was seen, and its beginning kept
+    assert read == 350 - 256
+    again, read = run(engine, backend, requests[0])
+    assert read == 0
+    assert_alike([*together, *later, *again], without_cache(*requests, requests[0], requests[0]))
+
+
+def test_rows_with_a_mean_share_with_each_other_alone(engine: Engine, backend: Counting) -> None:
+    plain = RowRequest(text(200))
+    wanting = RowRequest(plain.text, mean=True)
+    results, reads = zip(*(run(engine, backend, request) for request in [plain, wanting] * 3), strict=True)
+    assert reads == (200, 200, 200, 200, 0, 0)
+    assert_alike([result for (result,) in results], without_cache(*[plain, wanting] * 3))
+
+
 def test_the_very_same_text_is_not_read_a_third_time(engine: Engine, backend: Counting) -> None:
     request = RowRequest(text(200))
     results, reads = zip(*(run(engine, backend, request) for _ in range(3)), strict=True)
@@ -169,6 +193,26 @@ def test_traces_show_every_byte(engine: Engine, backend: Counting) -> None:
     (traced,), read = run(engine, backend, request)
     assert (read, traced.trace.shape) == (200, (200, 2))
     np.testing.assert_allclose(traced.trace, without_cache(request)[0].trace, atol=1e-5)
+
+
+def test_when_the_row_that_reads_is_cancelled_a_mean_is_read_on(engine: Engine, backend: Counting) -> None:
+    request = RowRequest(text(1000), mean=True)
+    run(engine, backend, request)
+    backend.gated = True
+    rows = engine.submit(backend, [request], threading.Event())
+    assert backend.asks.acquire(timeout=60)
+    rows += engine.submit(backend, [request, request], threading.Event())
+    backend.go.release()
+    assert backend.asks.acquire(timeout=60)
+    assert engine.rows_active == 3
+    backend.gated = False
+    rows[0].cancelled.set()
+    before = backend.bytes_read
+    backend.go.release()
+    with pytest.raises(RowCancelled):
+        rows[0].done.result(60)
+    assert_alike([row.done.result(60) for row in rows[1:]], without_cache(request, request))
+    assert 1000 <= backend.bytes_read - before <= 1000 + engine.block_steps  # by the second row alone
 
 
 def _three_of_a_kind(engine: Engine, backend: Counting, **of_the_first: object) -> list[Row]:
@@ -227,18 +271,22 @@ def test_a_row_that_waits_for_another_can_be_cancelled(engine: Engine, backend: 
     assert_alike([row.done.result(60) for row in rows], without_cache(*[row.request for row in rows]))
 
 
-def test_what_is_held_is_bounded_and_goes_with_its_model() -> None:
+@pytest.mark.parametrize("mean", [False, True])
+def test_what_is_held_is_bounded_and_goes_with_its_model(mean: bool) -> None:
     def value(metric: Counter | Gauge) -> float:
         return next(iter(metric.collect())).samples[0].value
 
     held, evicted = metrics.STATE_CACHE_HELD, metrics.STATE_CACHE_EVICTIONS
-    engine = Engine(max_rows=4, block_steps=8, state_cache_mb=3 * STATE_BYTES / 2**20)
+    size = WITH_SUM_BYTES if mean else STATE_BYTES
+    engine = Engine(max_rows=4, block_steps=8, state_cache_mb=3 * size / 2**20)
     engine.start()
     try:
         backend = Counting(4)
         before = value(evicted)
-        run(engine, backend, *[request for _ in range(5) for request in samples(text(40), 1)])
-        wait_until(lambda: value(held) == 3 * STATE_BYTES, what="three states")
+        requests = [RowRequest(text(40), mean=mean) for _ in range(5)]
+        for _ in range(2):  # the end of a text is kept when it comes for the second time
+            run(engine, backend, *requests)
+        wait_until(lambda: value(held) == 3 * size, what="three states")
         assert value(evicted) - before == 2
         del backend
         gc.collect()
@@ -255,6 +303,7 @@ one_row = st.tuples(
     st.sampled_from([0, 1, 10]),  # bytes to generate
     st.booleans(),  # cancelled
     st.sampled_from(["interactive", "bulk"]),
+    st.booleans(),  # its mean is wanted, unless it generates
 )
 
 
@@ -264,13 +313,19 @@ def test_any_mixture_of_rows_ends_as_it_would_without(rows: list, state_cache_mb
     engine, backend = Engine(5, 4, state_cache_mb=state_cache_mb), Counting(10)
     engine.start()
     requests = [
-        RowRequest(ROOT[:root] + TAILS[tail], generate=n, sampling=Sampling(seed=n), priority=priority)
-        for root, tail, n, _, priority in rows
+        RowRequest(
+            ROOT[:root] + TAILS[tail],
+            generate=n,
+            sampling=Sampling(seed=n),
+            priority=priority,
+            mean=mean and n == 0,
+        )
+        for root, tail, n, _, priority, mean in rows
     ]
     try:
         events = [threading.Event() for _ in rows]
         submitted = [engine.submit(backend, [r], e)[0] for r, e in zip(requests, events, strict=True)]
-        for (*_, cancel, _), event in zip(rows, events, strict=True):
+        for (*_, cancel, _, _), event in zip(rows, events, strict=True):
             if cancel:
                 event.set()
         ended = [row.done.exception(60) for row in submitted]
@@ -280,7 +335,7 @@ def test_any_mixture_of_rows_ends_as_it_would_without(rows: list, state_cache_mb
         engine.close()
     expected = without_cache(*requests)
     assert_alike(results, expected)
-    for row, error, alone, (*_, cancel, _) in zip(submitted, ended, expected, rows, strict=True):
+    for row, error, alone, (*_, cancel, _, _) in zip(submitted, ended, expected, rows, strict=True):
         assert error is None or (cancel and isinstance(error, RowCancelled))
         if error is None:
             assert_alike([row.done.result()], [alone])

@@ -59,9 +59,11 @@ def test_marks_lie_no_further_apart_than_an_eighth_of_what_was_read(size: int, g
     assert len(lengths) <= 97
 
 
-def test_a_clamp_makes_another_beginning() -> None:
+def test_a_clamp_and_a_sum_make_another_beginning() -> None:
     text = b"a" * 100
     clamps: list[dict[int, float]] = [{}, {1: 0.5}, {1: 0.25}, {2: 0.5}, {1: 0.5, 2: 0.5}]
     digests = {mark.digest for clamp in clamps for mark in beginnings(text, clamp, generates=True)}
     assert len(digests) == 2 * len(clamps)
+    with_sums = beginnings(text, {}, generates=False, sums=True)
+    assert not {mark.digest for mark in with_sums} & {mark.digest for mark in beginnings(text, {}, generates=False)}
     assert beginnings(text, {1: 0.5, 2: 0.5}, generates=True) == beginnings(text, {2: 0.5, 1: 0.5}, generates=True)

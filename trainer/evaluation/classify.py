@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from model.heads import accuracy, find_unit, fit_threshold
+from model.pooling import Pooling
 from trainer.evaluation.baseline import fit_baseline
 from trainer.evaluation.baseline import fits as baseline_fits
 from trainer.evaluation.features import Features, Reader
@@ -42,16 +43,17 @@ class Material:
         return self.y[: self.train_rows]
 
 
-def read_material(reader: Reader, sets: Sets, folds: int) -> Material:
+def read_material(reader: Reader, sets: Sets, folds: int, pooling: Pooling | None = None) -> Material:
+    """pooling: by default the reader's."""
     splits = sets.splits(folds)  # before an hour of reading
     fitting = sets.fitting
     return Material(
         sets,
         splits,
-        reader.features(fitting.texts, "reading what is fitted on"),
+        reader.features(fitting.texts, "reading what is fitted on", pooling),
         sets.numbers(fitting),
         len(sets.train.texts),
-        reader.features(sets.test.texts, "reading the test part"),
+        reader.features(sets.test.texts, "reading the test part", pooling),
         sets.numbers(sets.test),
     )
 
@@ -101,8 +103,9 @@ def evaluate(reader: Reader, sets: Sets, folds: int) -> Report:
     }
     values |= _of_the_unit(reader, material, values["unit"])
     head = reader.manifest.heads.get(HEAD)
-    if head is not None and len(sets.labels) == 2 and reader.pooling == "cell":
-        values["accuracy_shipped_head"] = accuracy(head, material.test_x, material.test_y)
+    if head is not None and len(sets.labels) == 2:
+        shown = reader.features(sets.test.texts, "reading as the checkpoint's head does", head.pooling)
+        values["accuracy_shipped_head"] = accuracy(head, shown, material.test_y)
     return Report("classify", values, [_table(values)], {"choice": _figure(chosen)})
 
 
@@ -118,9 +121,10 @@ def _of_the_unit(reader: Reader, material: Material, unit: int | None) -> dict[s
     }
     known = reader.manifest.sentiment
     if known is not None:
-        center = np.tanh(known.center) if reader.pooling == "tanh" else known.center
         found["accuracy_unit_no_labels"] = float(((known.polarity * test > 0) == positive).mean())
-        found["accuracy_unit_calibrated"] = float(((known.polarity * (test - center) > 0) == positive).mean())
+        if reader.pooling != "mean":  # which the calibration is not for
+            center = np.tanh(known.center) if reader.pooling == "tanh" else known.center
+            found["accuracy_unit_calibrated"] = float(((known.polarity * (test - center) > 0) == positive).mean())
     return found
 
 

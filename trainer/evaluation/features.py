@@ -1,7 +1,8 @@
 """`Reader`: the features of texts, each read once by a checkpoint and then kept on disk.
 
 A kept file holds at most CHUNK texts, so an interrupted reading goes on where it was. Its place says what it is:
-CACHE / sha256 of the checkpoint's manifest / pooling-dtype / sha256 of the prepared texts .npy, (texts, units) float32.
+CACHE / sha256 of the checkpoint's manifest / dtype / sha256 of the prepared texts .npy, (2, texts, units) float32: the
+final cells and the means, for one reading gives what every pooling needs.
 """
 
 import hashlib
@@ -17,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from model import checkpoint
-from model.checkpoint import Calibration
 from model.folded import FoldedModel
-from model.reading import Pooling, pool, read_features
+from model.heads import Calibration
+from model.pooling import Pooling, pool
+from model.reading import read_texts
 from model.text import prepare
 
-CHUNK = 2048  # texts of one file: 32 MiB with 4,096 units
+CHUNK = 2048  # texts of one file: 64 MiB with 4,096 units
 
 Features = NDArray[np.float32]
 
@@ -37,6 +39,11 @@ class Watch:
 
     begin: Callable[[str, int], None] = lambda _stage, _total: None
     advance: Callable[[int], None] = lambda _count: None
+
+
+def manifest_sha256(directory: Path) -> str:
+    """What tells a checkpoint from all others."""
+    return hashlib.sha256((directory / checkpoint.MANIFEST).read_bytes()).hexdigest()
 
 
 class Reader:
@@ -57,11 +64,11 @@ class Reader:
         directory = checkpoint.resolve(directory)
         loaded = checkpoint.read(directory)
         self.manifest = loaded.manifest
-        self.manifest_sha256 = hashlib.sha256((directory / checkpoint.MANIFEST).read_bytes()).hexdigest()
+        self.manifest_sha256 = manifest_sha256(directory)
         self.model = FoldedModel(loaded.model, "cuda" if torch.cuda.is_available() else "cpu", dtype)
         self.watch = watch or Watch()
         self.pooling = pooling
-        self._cache = cache / self.manifest_sha256 / f"{pooling}-{str(self.model.dtype).removeprefix('torch.')}"
+        self._cache = cache / self.manifest_sha256 / str(self.model.dtype).removeprefix("torch.")
 
     @property
     def calibration(self) -> Calibration:
@@ -86,30 +93,31 @@ class Reader:
             "machine": f"{platform.machine()}, {self.model.device.type}, torch {torch.__version__}, {self.model.dtype}",
         }
 
-    def features(self, texts: Sequence[str], stage: str = "reading") -> Features:
-        """(texts, units) float32, in the order of `texts`."""
+    def features(self, texts: Sequence[str], stage: str = "reading", pooling: Pooling | None = None) -> Features:
+        """(texts, units) float32, in the order of `texts`. pooling: by default the reader's."""
         self.watch.begin(stage, len(texts))
         features = np.empty((len(texts), self.model.units), dtype=np.float32)
         for begin in range(0, len(texts), CHUNK):
             chunk = [prepare(text) for text in texts[begin : begin + CHUNK]]
-            features[begin : begin + CHUNK] = self._chunk(chunk)
+            features[begin : begin + CHUNK] = pool(*self._chunk(chunk), pooling or self.pooling)
         return features
 
-    def _chunk(self, texts: list[bytes]) -> Features:
+    def _chunk(self, texts: list[bytes]) -> tuple[Features, Features]:
+        """Final cells and means."""
         digest = hashlib.sha256()
         for text in texts:
             digest.update(len(text).to_bytes(8, "little") + text)
         path = self._cache / f"{digest.hexdigest()}.npy"
-        kept = _kept(path, (len(texts), self.model.units))
+        kept = _kept(path, (2, len(texts), self.model.units))
         if kept is not None:
             self.watch.advance(len(texts))
-            return kept
-        features = pool(read_features(self.model, texts, on_progress=self.watch.advance), self.pooling)
-        _keep(path, features)
-        return features
+            return kept[0], kept[1]
+        cells, means = read_texts(self.model, texts, on_progress=self.watch.advance)
+        _keep(path, np.stack([cells, means]))
+        return cells, means
 
 
-def _kept(path: Path, shape: tuple[int, int]) -> Features | None:
+def _kept(path: Path, shape: tuple[int, ...]) -> Features | None:
     """What was kept; None if nothing was, or if the file is damaged: it is then read and written again."""
     try:
         features = np.load(path, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""The unit's final value by class (Radford et al. 2017, figure 3): one peak a class says that it carries the label."""
+"""The unit's value by class (Radford et al. 2017, figure 3): one peak a class says that it carries the label."""
 
 from typing import Any
 
@@ -31,12 +31,13 @@ def evaluate(reader: Reader, labelled: Labelled, unit: int | None) -> Report:
             f"A text of {second!r} lies above one of {first!r} in {100 * found['area_under_roc']:.1f} % of all pairs "
             "(area under the ROC curve)."
         )
+    what = f"{'mean hidden' if reader.pooling == 'mean' else 'final'} value of unit {unit}"
     table = Table(
-        f"Final value of unit {unit} by class.",
+        f"{what.capitalize()} by class.",
         ["class", "texts", "mean", "deviation"],
         [[label, of["rows"], of["mean"], of["deviation"]] for label, of in classes.items()],
     )
-    figure, axes = plot(f"final value of unit {unit}", "texts")
+    figure, axes = plot(what, "texts")
     edges = np.linspace(values.min(), values.max() + 1e-9, _BINS + 1)
     for number, (label, of) in enumerate(by_label.items()):
         axes.hist(of, edges.tolist(), color=COLOURS[(1 - number) % len(COLOURS)], alpha=0.6, label=label)

@@ -1,0 +1,189 @@
+"""`neuron head`: fit classifiers of your own on labelled texts, list and delete them, without a server.
+
+They are kept where a worker of the same volume finds them.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from api.schemas import FitRequest
+from cli.checkpoint_option import checkpoint_option, heads_directory
+from cli.local import valid
+from model import checkpoint, head_store
+from model.checkpoint import CheckpointError
+from model.cross_validation import fit_cv, fit_unit_cv
+from model.folded import FoldedModel
+from model.head_store import HeadStoreError, StoredHead, stored_head
+from model.heads import HeadError
+from model.pooling import Pooling
+from model.reading import read_features
+from model.text import prepare
+from trainer.labelled import LabelledError, read_labelled
+
+_heads_option = click.option(
+    "--heads",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory of heads. Default: where a worker that serves the same keeps them.",
+)
+
+
+@click.group()
+def head() -> None:
+    """Classifiers of your own: fit them on labelled texts, list and delete them, without a server."""
+
+
+@head.command("fit")
+@click.argument("source", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", required=True, help="What `neuron classify --head` calls it.")
+@click.option("--text", help="Column of the texts. Default: the one that is not the label.")
+@click.option("--label", default="label", show_default=True, help="Column of the labels.")
+@click.option("--unit-only", is_flag=True, help="The single most telling unit and a threshold, for two labels.")
+@click.option(
+    "--pooling",
+    type=click.Choice(get_args(Pooling)),
+    help="Features to fit on, as `neuron featurize` makes them. Default: mean; for --unit-only cell.",
+)
+@checkpoint_option
+@_heads_option
+@click.option("--rows", type=click.IntRange(1), default=128, show_default=True, help="Texts read side by side.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer of POST /heads.")
+def fit(
+    source: Path,
+    name: str,
+    text: str | None,
+    label: str,
+    unit_only: bool,
+    pooling: Pooling | None,
+    directory: Path,
+    heads: Path | None,
+    rows: int,
+    as_json: bool,
+) -> None:
+    """Fit a head on the labelled texts of FILE: CSV with a header or JSON lines, also packed as .gz or .xz.
+
+    All units with L1, C by cross-validation. It belongs to the checkpoint whose features it was fitted on.
+    """
+    heads = heads_directory(directory) if heads is None else heads
+    try:
+        material = read_labelled(source, text, label)
+        pairs = zip(material.texts, material.labels, strict=True)
+        body = valid(
+            FitRequest,
+            name=name,
+            examples=[{"text": text, "label": label} for text, label in pairs],
+            unit_only=unit_only,
+            pooling=pooling,
+        )
+        head_store.check_writable(heads)
+        if name in head_store.names(heads):
+            raise HeadStoreError(
+                f"{heads} holds a head {name!r} already: `neuron head delete {name}`, or another --name"
+            )
+        loaded = checkpoint.read(checkpoint.resolve(directory))
+        if name in loaded.manifest.heads:
+            raise HeadStoreError(f"the checkpoint has a head {name!r} of its own: choose another --name")
+        model = FoldedModel(loaded.model, "cuda" if torch.cuda.is_available() else "cpu")
+        features = _read(model, material.texts, body.features, rows)
+        labels = sorted({example.label for example in body.examples})
+        classes = {label: number for number, label in enumerate(labels)}
+        y = np.array([classes[label] for label in material.labels], dtype=np.int64)
+        fitted = fit_unit_cv(features, y) if unit_only else fit_cv(features, y, len(labels))
+        stored = stored_head(name, loaded.manifest, fitted, labels, body.features, len(y), time.time(), made_by="")
+        with head_store.alone_in(heads):
+            head_store.create(heads, stored)
+    except (LabelledError, CheckpointError, HeadError, HeadStoreError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        model_name = {"model": {"name": stored.checkpoint, "step": stored.step}}
+        click.echo(json.dumps(model_name | stored.report()))
+        return
+    for what, told in _described(stored):
+        click.echo(f"{what:<14} {told}")
+
+
+@head.command("list")
+@checkpoint_option
+@_heads_option
+@click.option("--json", "as_json", is_flag=True, help="Print the answer of GET /heads.")
+def list_(directory: Path, heads: Path | None, as_json: bool) -> None:
+    """The heads that were fitted, a line each, and whether they are of the checkpoint."""
+    heads = heads_directory(directory) if heads is None else heads
+    found: list[dict[str, Any]] = []
+    try:
+        manifest = checkpoint.read_manifest(checkpoint.resolve(directory))
+        for name in sorted(head_store.names(heads)):
+            try:
+                stored = head_store.read(heads, name)
+            except HeadStoreError as error:
+                click.echo(f"left out: {error}", err=True)
+                continue
+            found.append(stored.report() | {"usable": stored.belongs_to(manifest)})
+    except (CheckpointError, HeadStoreError) as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps({"heads": found}))
+        return
+    for report in found:
+        of = "{name} step {step}".format(**report["checkpoint"])
+        usable = "" if report["usable"] else ", not this checkpoint"
+        click.echo(f"{report['name']:<20} {_accuracy(report):<32} {len(report['labels'])} labels, {of}{usable}")
+
+
+@head.command("delete")
+@click.argument("name")
+@checkpoint_option
+@_heads_option
+def delete(name: str, directory: Path, heads: Path | None) -> None:
+    """Delete a head for good."""
+    heads = heads_directory(directory) if heads is None else heads
+    try:
+        if name not in head_store.names(heads):
+            raise HeadStoreError(f"{heads} holds no head {name!r}")
+        with head_store.alone_in(heads):
+            head_store.delete(heads, name)
+    except (HeadStoreError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"deleted: {name}")
+
+
+def _read(model: FoldedModel, texts: list[str], pooling: Pooling, rows: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    columns = (TextColumn("texts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("", total=len(texts))
+        return read_features(
+            model, [prepare(text) for text in texts], pooling, rows, on_progress=lambda n: bar.advance(task, n)
+        )
+
+
+def _described(stored: StoredHead) -> list[tuple[str, str]]:
+    """(what, told) of every line that `fit` prints."""
+    report = stored.report()
+    heaviest = ", ".join(
+        f"{unit['unit']} ({', '.join(f'{weight:+.3g}' for weight in unit['weights'])})" for unit in report["top_units"]
+    )
+    return [
+        ("name", stored.name),
+        ("checkpoint", f"{stored.checkpoint} step {stored.step}"),
+        ("labels", ", ".join(stored.head.labels)),
+        ("examples", f"{stored.examples:,}"),
+        ("features", stored.head.pooling),
+        ("accuracy", _accuracy(report)),
+        ("C", "none: one unit and a threshold" if stored.head.c is None else f"{stored.head.c:g}"),
+        ("nonzero units", f"{report['nonzero_units']:,}"),
+        ("top units", heaviest or "none: it names the most frequent label"),
+    ]
+
+
+def _accuracy(report: dict[str, Any]) -> str:
+    if report["accuracy"] is None:
+        return "not known: a label has one example"
+    return f"{report['accuracy']:.1%} ± {report['accuracy_deviation']:.1%}, {report['folds']} folds"

@@ -1,0 +1,258 @@
+"""Fits beside the engine: a process that can be ended at any moment, one fit at a time, and what becomes of faults."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+
+from contract.jobs import DeleteHeadJob, FitJob, Outcome
+from model import checkpoint, head_store
+from model.cross_validation import fit_cv, fit_unit_cv
+from model.folded import FoldedModel
+from model.heads import HeadError
+from model.pooling import Pooling
+from model.reading import read_features
+from model.text import prepare
+from tests.conftest import wait_until
+from worker import fit_process, serving
+from worker.engine import Engine
+from worker.execute import Task
+from worker.fit_process import FitProcess, FitProcessError, FitStopped
+from worker.fitting import Fitter
+from worker.known_heads import KnownHeads
+from worker.serving import ServedModel
+
+TEXTS = [f"{number} " + 6 * letter for number in range(8) for letter in "ab"]
+LABELS = ["a", "b"] * 8
+
+
+def features(rows: int = 60, units: int = 20) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, Any]]:
+    draw = np.random.default_rng(0)
+    labels = np.arange(rows) % 2
+    return (draw.normal(size=(rows, units)) + labels[:, None] * (np.arange(units) == 3)).astype(np.float32), labels
+
+
+def going_on() -> bool:
+    return False
+
+
+@pytest.mark.parametrize("unit_only", [False, True])
+def test_it_is_the_same_fit_elsewhere(unit_only: bool) -> None:
+    x, y = features()
+    with FitProcess(2, unit_only, 1, going_on) as process:
+        process.send(x, y)
+        fitted = process.result()
+    assert fitted == (fit_unit_cv(x, y) if unit_only else fit_cv(x, y, 2))
+
+
+def test_what_cannot_be_fitted_is_said_as_it_is_here() -> None:
+    with FitProcess(2, False, 1, going_on) as process:
+        process.send(np.zeros((60, 20), np.float32), features()[1])
+        with pytest.raises(HeadError, match="none of 20 units differs between the labels of 60 rows"):
+            process.result()
+
+
+@pytest.mark.parametrize("when", ["sending", "fitting"])
+def test_it_is_stopped_at_any_moment(when: str) -> None:
+    stop = threading.Event()
+    x, y = features(4000, 300)  # some seconds of work
+    with FitProcess(2, False, 1, stop.is_set) as process:
+        if when == "fitting":
+            process.send(x, y)
+        stop.set()
+        with pytest.raises(FitStopped):
+            process.send(x, y) if when == "sending" else process.result()
+        assert process._child.poll() is None
+    assert process._child.returncode is not None
+
+
+def test_a_process_that_dies_is_told_of() -> None:
+    x, y = features(4000, 300)
+    with FitProcess(2, False, 1, going_on) as process:
+        process.send(x, y)
+        process._child.kill()
+        with pytest.raises(FitProcessError, match="ended with -9"):
+            process.result()
+    with FitProcess(2, False, 1, going_on) as process:
+        process._child.kill()
+        process._child.wait()
+        process.send(x, y)  # nobody reads it, and that is no fault here
+        with pytest.raises(FitProcessError, match="ended with -9"):
+            process.result()
+
+
+def test_without_its_worker_it_ends() -> None:
+    request = {"classes": 2, "unit_only": False, "parent": 1, "rows": 60, "units": 20}
+    x, y = features()
+    whole = json.dumps(request).encode() + b"\n" + y.astype(np.int64).tobytes() + x.tobytes()
+    for content in (whole, whole[:-1], whole[:100]):
+        done = subprocess.run([sys.executable, "-m", "worker.fit_process"], input=content, capture_output=True)
+        assert (done.returncode, done.stdout) == (1, b""), done.stderr
+
+
+class Told:
+    """Where a `Results` is expected: what Redis would tell of heads."""
+
+    def __init__(self) -> None:
+        self.heads: dict[str, str] = {}
+
+    def put_head(self, name: str, info: str) -> None:
+        self.heads[name] = info
+
+    def drop_head(self, name: str) -> None:
+        self.heads.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def served(tiny_volume: Path) -> ServedModel:
+    return serving.load(checkpoint.latest(tiny_volume), "cpu", "float32", 8)
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine(max_rows=8)
+    engine.start()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def fitter(engine: Engine, tmp_path: Path) -> Fitter:
+    return Fitter(engine, KnownHeads(tmp_path / "heads"), Told(), window=4)
+
+
+def job(name: str, **changes: Any) -> FitJob:
+    fields = {"id": f"a-fit-of-a-test-{name}", "timeout_s": 60, "texts": TEXTS, "labels": LABELS, "unit_only": False}
+    return FitJob(**fields | {"name": name, "priority": "bulk", "pooling": "mean"} | changes)
+
+
+def do(fitter: Fitter, served: ServedModel, *tasks: Task) -> list[Outcome]:
+    """Side by side, to their outcomes."""
+    outcomes: dict[int, Outcome] = {}
+    for number, task in enumerate(tasks):
+        fitter.start(task, task.job, served, lambda ending, number=number: outcomes.update({number: ending()}))
+    wait_until(lambda: len(outcomes) == len(tasks), what="all ends")
+    return [outcomes[number] for number in range(len(tasks))]
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_what_is_fitted_are_the_features_of_the_pooling(
+    fitter: Fitter, served: ServedModel, tiny_volume: Path, tmp_path: Path, pooling: Pooling
+) -> None:
+    (outcome,) = do(fitter, served, Task(job("one", pooling=pooling), threading.Event()))
+    assert outcome.result is not None
+    assert outcome.result["pooling"] == pooling
+    found = head_store.read(tmp_path / "heads", "one").head
+    assert found.pooling == pooling
+    model = checkpoint.read(checkpoint.latest(tiny_volume)).model
+    x = read_features(FoldedModel(model, dtype=torch.float32), list(map(prepare, TEXTS)), pooling)
+    expected = fit_cv(x, np.array([0, 1] * 8), 2)
+    assert found.weights.keys() == expected.weights.keys()
+    for unit, weights in found.weights.items():
+        assert weights == pytest.approx(expected.weights[unit], rel=0.02)
+
+
+def test_a_worker_has_one_fit_at_a_time(
+    fitter: Fitter, served: ServedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reading: list[str] = []
+    most = 0
+    read, end = Fitter._read, FitProcess.__exit__
+
+    def counted_read(self: Fitter, task: Task, job: Any, served: ServedModel) -> Any:
+        nonlocal most
+        reading.append(task.job.id)
+        most = max(most, len(reading))
+        return read(self, task, job, served)
+
+    def counted_end(self: FitProcess, *_: object) -> None:
+        end(self)
+        reading.pop()
+
+    monkeypatch.setattr(Fitter, "_read", counted_read)
+    monkeypatch.setattr(FitProcess, "__exit__", counted_end)
+    outcomes = do(fitter, served, *(Task(job(name), threading.Event()) for name in ("one", "two", "three")))
+    assert {outcome.state for outcome in outcomes} == {"done"}
+    assert most == 1
+    assert head_store.names(tmp_path / "heads").keys() == {"one", "two", "three"}
+
+
+def test_who_waits_for_a_turn_is_cancelled_and_is_late(fitter: Fitter, served: ServedModel, tmp_path: Path) -> None:
+    cancelled = Task(job("cancelled"), threading.Event())
+    late = Task(job("late"), threading.Event(), time.monotonic() + 0.3)
+    cancelled.cancelled.set()
+    with fitter._turn:
+        outcomes = do(fitter, served, cancelled, late)
+    assert outcomes[0].state == "cancelled"
+    assert outcomes[1].error is not None
+    assert outcomes[1].error.code == "deadline-exceeded"
+    assert head_store.names(tmp_path / "heads") == {}
+
+
+def test_an_engine_that_fails_ends_the_fit(
+    fitter: Fitter, served: ServedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("sabotaged")
+
+    monkeypatch.setattr(served.backend, "run", fail)
+    (outcome,) = do(fitter, served, Task(job("none"), threading.Event()))
+    assert outcome.error is not None
+    assert outcome.error.code == "engine-failure"
+    assert "sabotaged" in outcome.error.detail
+    monkeypatch.undo()
+    # Every place in the window was given back.
+    assert do(fitter, served, Task(job("next"), threading.Event()))[0].state == "done"
+
+
+def test_a_disk_that_is_full_is_told_of(
+    fitter: Fitter, served: ServedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(head_store, "replace_file", full)
+    (outcome,) = do(fitter, served, Task(job("none"), threading.Event()))
+    assert outcome.error is not None
+    assert outcome.error.code == "cannot-keep-heads"
+    assert "No space left on device" in outcome.error.detail
+    assert head_store.names(tmp_path / "heads") == {}
+
+
+def test_a_job_that_went_elsewhere_writes_nothing(
+    fitter: Fitter, served: ServedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    task = Task(job("lost"), threading.Event())
+    result = FitProcess.result
+
+    def lost_meanwhile(self: FitProcess) -> Any:
+        fitted = result(self)
+        task.cancelled.set()  # as _renew_leases does
+        return fitted
+
+    monkeypatch.setattr(fit_process.FitProcess, "result", lost_meanwhile)
+    (outcome,) = do(fitter, served, task)
+    assert outcome.state == "cancelled"
+    assert head_store.names(tmp_path / "heads") == {}
+
+
+def test_deleting(fitter: Fitter, served: ServedModel, tmp_path: Path) -> None:
+    delete = DeleteHeadJob(id="a-deletion-of-a-test", timeout_s=60, name="mine")
+    (early,) = do(fitter, served, Task(delete, threading.Event()))
+    assert early.error is not None
+    assert early.error.code == "unknown-head"
+    assert not (tmp_path / "heads").exists()
+    assert do(fitter, served, Task(job("mine"), threading.Event()))[0].state == "done"
+    assert do(fitter, served, Task(delete, threading.Event()))[0].state == "done"
+    assert head_store.names(tmp_path / "heads") == {}
+    (again,) = do(fitter, served, Task(delete, threading.Event()))
+    assert again.error is not None
+    assert again.error.code == "unknown-head"

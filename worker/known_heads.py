@@ -1,0 +1,116 @@
+"""The heads that users fitted, as a worker knows them: by the files of a directory that all workers share.
+
+A head is looked for when a job names one that the checkpoint lacks, and kept until its file changes. Gateways know
+heads by a hash in Redis alone. Who adds or deletes a head changes directory and hash under one lock; every worker
+compares both at every poll, so that heads of the command line appear and a Redis that was wiped is told again.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from contract.jobs import HeadInfo
+from model import head_store
+from model.head_store import Fingerprint, HeadStoreError, NoSuchHeadError, StoredHead
+from worker import metrics
+from worker.results import Results
+
+log = logging.getLogger(__name__)
+
+_KEPT = 32  # heads with their weights; of all others what is told
+
+
+class KnownHeads:
+    """`find` may be called by any thread."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._kept: OrderedDict[str, tuple[Fingerprint, StoredHead]] = OrderedDict()
+        self._told: dict[str, tuple[Fingerprint, str | None]] = {}  # None: it was refused
+        self._changing = threading.Lock()
+        self._fault = ""
+
+    def find(self, name: str) -> StoredHead | None:
+        """None where there is none; one that cannot be read is counted and logged."""
+        try:
+            fingerprint = head_store.fingerprint(self.directory, name)
+            with self._changing:
+                kept = self._kept.get(name)
+                if kept is not None and kept[0] == fingerprint:
+                    self._kept.move_to_end(name)
+                    return kept[1]
+            stored = head_store.read(self.directory, name)
+        except NoSuchHeadError:
+            return None
+        except HeadStoreError as error:
+            _refused(error)
+            return None
+        with self._changing:
+            self._kept[name] = fingerprint, stored
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return stored
+
+    def add(self, stored: StoredHead, results: Results) -> None:
+        """Raises HeadExistsError, HeadStoreError, OSError."""
+        with head_store.alone_in(self.directory):
+            head_store.create(self.directory, stored)
+            results.put_head(stored.name, _info(stored))
+
+    def remove(self, name: str, results: Results) -> None:
+        """Raises NoSuchHeadError, HeadStoreError, OSError."""
+        head_store.fingerprint(self.directory, name)  # else there is nothing to lock
+        with head_store.alone_in(self.directory):
+            head_store.delete(self.directory, name)
+            results.drop_head(name)
+
+    def reconcile(self, results: Results) -> None:
+        """Have Redis tell of the heads that are there. A directory that cannot be read is counted and logged, once."""
+        try:
+            self._reconcile(results)
+            self._fault = ""
+        except HeadStoreError as error:
+            if str(error) != self._fault:
+                self._fault = str(error)
+                _refused(error)
+
+    def _reconcile(self, results: Results) -> None:
+        infos = self._infos()
+        metrics.HEADS.set(len(infos))
+        if infos == results.heads():
+            return
+        # Where the directory cannot be written, nobody changes it from here either.
+        writable = self.directory.is_dir() and os.access(self.directory, os.W_OK)
+        with head_store.alone_in(self.directory) if writable else contextlib.nullcontext():
+            results.put_heads(self._infos())
+
+    def _infos(self) -> dict[str, str]:
+        """What is told of every head, by its name."""
+        there = head_store.names(self.directory)
+        told: dict[str, tuple[Fingerprint, str | None]] = {}
+        for name, fingerprint in there.items():
+            known = self._told.get(name)
+            if known is not None and known[0] == fingerprint:
+                told[name] = known
+                continue
+            try:
+                told[name] = fingerprint, _info(head_store.read(self.directory, name))
+            except NoSuchHeadError:
+                continue
+            except HeadStoreError as error:
+                _refused(error)
+                told[name] = fingerprint, None
+        self._told = told
+        return {name: info for name, (_, info) in told.items() if info is not None}
+
+
+def _info(stored: StoredHead) -> str:
+    return HeadInfo.model_validate(stored.report()).model_dump_json()
+
+
+def _refused(error: HeadStoreError) -> None:
+    metrics.REFUSED_HEADS.inc()
+    log.error("heads: %s", error)

@@ -15,12 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli.checkpoint_option import checkpoint_option
 from cli.heatmap import heat_maps, html_page
-from model.checkpoint import CheckpointError
+from cli.pooling_option import pooling_option
+from model.checkpoint import CheckpointError, published
 from model.heads import HeadError
-from model.reading import Pooling
+from model.pooling import Pooling
 from trainer.evaluation import classify as classify_protocol
 from trainer.evaluation import curve as curve_protocol
 from trainer.evaluation import generation as generation_protocol
+from trainer.evaluation import growth as growth_protocol
 from trainer.evaluation import heatmap as heatmap_protocol
 from trainer.evaluation import histogram as histogram_protocol
 from trainer.evaluation import lengths as lengths_protocol
@@ -58,17 +60,18 @@ def _options(*chosen: Callable[[F], F]) -> Callable[[F], F]:
     return add
 
 
+_cache = click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/features"),
+    show_default=True,
+    help="Where features are kept, by checkpoint and texts; may be deleted at any time.",
+)
 _of_model = _options(
     click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory."),
     checkpoint_option,
-    click.option(
-        "--cache",
-        type=click.Path(file_okay=False, path_type=Path),
-        default=Path("runs/features"),
-        show_default=True,
-        help="Where features are kept, by checkpoint and texts; may be deleted at any time.",
-    ),
-    click.option("--pooling", type=click.Choice(["cell", "tanh"]), default="cell", show_default=True),
+    _cache,
+    pooling_option,
     click.option("--dtype", type=click.Choice(_DTYPES), default="auto", show_default=True, help="Of the products."),
 )
 _columns = _options(
@@ -262,6 +265,25 @@ def generation(
     _run(protocol, **where)
 
 
+@evaluate.command()
+@click.argument("volume", type=_DIRECTORY)
+@_data
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory.")
+@_cache
+def growth(volume: Path, data: Path, out: Path, cache: Path) -> None:
+    """Bits per byte and accuracy on SST against bytes read, of all checkpoints in VOLUME.
+
+    Made by `neuron train --publish-to VOLUME --publish-every-steps N`. DIR as for `sst`.
+    """
+
+    def protocol(watch: Watch) -> tuple[Report, dict[str, Any]]:
+        sets = find_sets(data, SST)
+        readers = [Reader(directory, cache, watch=watch) for directory in published(volume)]
+        return growth_protocol.evaluate(readers, sets), {}
+
+    _write(protocol, out)
+
+
 def _sets(options: dict[str, Any]) -> tuple[Callable[[], Sets], dict[str, Any]]:
     """How to read the parts, and the options that are left."""
     parts = {name: options.pop(name) for name in ("train", "valid", "test", "text", "label")}
@@ -269,11 +291,21 @@ def _sets(options: dict[str, Any]) -> tuple[Callable[[], Sets], dict[str, Any]]:
 
 
 def _run(protocol: Evaluation, out: Path, directory: Path, cache: Path, pooling: Pooling, dtype: str) -> None:
+    """A protocol of one checkpoint."""
+
+    def with_reader(watch: Watch) -> tuple[Report, dict[str, Any]]:
+        reader = Reader(directory, cache, pooling, None if dtype == "auto" else getattr(torch, dtype), watch)
+        return protocol(reader), reader.described()
+
+    _write(with_reader, out)
+
+
+def _write(protocol: Callable[[Watch], tuple[Report, dict[str, Any]]], out: Path) -> None:
+    """protocol: to the report, and what it says of what was evaluated."""
     try:
         with _watched() as watch:
-            reader = Reader(directory, cache, pooling, None if dtype == "auto" else getattr(torch, dtype), watch)
-            report = protocol(reader)
-        report.write(out, {**reader.described(), "command": _command_line()})
+            report, about = protocol(watch)
+        report.write(out, {**about, "command": command_line(click.get_current_context())})
     except (EvaluationError, LabelledError, HeadError, CheckpointError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
@@ -301,9 +333,8 @@ def _watched() -> Iterator[Watch]:
         yield Watch(begin, lambda count: bar.advance(bar.task_ids[-1], count))
 
 
-def _command_line() -> str:
+def command_line(context: click.Context) -> str:
     """The command as it was given."""
-    context = click.get_current_context()
     words = ["neuron", "evaluate", str(context.info_name)]
     for parameter in context.command.params:
         if context.get_parameter_source(str(parameter.name)) is not ParameterSource.COMMANDLINE:

@@ -20,7 +20,7 @@ COMMANDS = {
     "corpus": ("cli.corpus:corpus", "Build training shards from review files, and show them."),
     "train": ("trainer.command:train", "Train a model, or go on training it."),
     "publish": ("cli.publish:publish", "Publish a trained model to a volume of checkpoints."),
-    "evaluate": ("cli.evaluate:evaluate", "Evaluate a model as the paper does: tables and figures."),
+    "evaluate": ("cli.evaluate_all:evaluate", "Evaluate a model as the paper does: tables and figures."),
     "checkpoint": ("cli.checkpoints:checkpoint", "Show, verify, import and fetch checkpoints."),
     "bench": ("cli.bench:bench", "Measure speed on this machine."),
     "key": ("cli.key:key", "Make keys for the gateway."),

@@ -1,6 +1,7 @@
 """`neuron evaluate`: every command leaves its report, and what a user can do wrong ends in a message."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,60 @@ def test_a_command_leaves_its_report(
     assert str(out) in result.stdout
 
 
+def test_all_protocols_end_in_one_table(evaluate: Callable[..., Result], data: Path, tmp_path: Path) -> None:
+    result = evaluate("all", "--data", data, "--draws", 2, "--samples", 2)
+    assert result.exit_code == 0, result.stderr
+    out = tmp_path / "out"
+    reports = {path.parent.name: json.loads(path.read_text()) for path in out.glob("*/report.json")}
+    assert len(reports) == 11
+    assert {name for name, report in reports.items() if report["pooling"] == "mean"} == {"sst-mean", "imdb-mean"}
+    text = (out / "results.md").read_text()
+    for name, report in reports.items():
+        assert f"[{name}]({name}/report.md): `{report['command']}`" in text
+    rows = dict(line.strip("| ").split(" | ", 1) for line in text.splitlines() if line.startswith("| "))
+    ours, tfidf, paper = rows["IMDB, the one unit, fitted threshold"].split(" | ")
+    assert ours == f"{100 * reports['imdb']['accuracy_unit']:.1f} %"
+    assert (tfidf, paper) == (f"{100 * reports['imdb']['accuracy_tfidf']:.1f} %", "92.3 %")
+    assert rows["SST, binary, all units, mean over the text"].startswith(
+        f"{100 * reports['sst-mean']['accuracy_all']:.1f} %"
+    )
+
+
+def test_what_is_there_of_all_is_not_made_again(
+    evaluate: Callable[..., Result], data: Path, volume: Path, tmp_path: Path
+) -> None:
+    """But for other options, another checkpoint, and what was left half-way."""
+
+    model = shutil.copytree(volume, tmp_path / "volume")
+
+    def run(draws: int) -> list[str]:
+        result = evaluate("all", "--data", data, "--draws", draws, "--samples", 2, model=model)
+        assert result.exit_code == 0, result.stderr
+        return [line.split()[3] for line in result.stdout.splitlines() if line.startswith("$ ")]
+
+    assert len(run(2)) == 11
+    assert run(2) == []
+    (tmp_path / "out" / "shifts" / "report.json").write_text("{")
+    assert run(3) == ["shifts", "curve"]
+    manifest = checkpoint.resolve(model) / checkpoint.MANIFEST
+    before = manifest.read_text()
+    manifest.write_text(before.replace('"notes": "', '"notes": "another '))
+    assert manifest.read_text() != before
+    assert len(run(3)) == 11
+
+
+def test_the_growth_of_a_volumes_checkpoints(neuron: Neuron, volume: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = neuron("evaluate", "growth", volume, "--data", data, "--out", out, "--cache", tmp_path / "cache")
+    assert result.exit_code == 0, result.stderr
+    values = json.loads((out / "report.json").read_text())
+    assert [point["checkpoint"] for point in values["points"]] == ["tiny/step-12"]
+    assert values["command"].startswith(f"neuron evaluate growth {volume} --data")
+    nothing = neuron("evaluate", "growth", data, "--data", data, "--out", out)
+    assert nothing.exit_code == 1
+    assert "there is no checkpoint" in nothing.stderr
+
+
 def test_pages_are_those_of_trace(
     neuron: Neuron, evaluate: Callable[..., Result], volume: Path, tmp_path: Path
 ) -> None:
@@ -135,6 +190,7 @@ def test_it_writes_what_generate_writes(neuron: Neuron, volume: Path, tmp_path: 
         (lambda data: ["imdb", "--data", data.parent], "must hold one of imdb_train.csv"),
         (lambda data: ["histogram", data / "test.csv", "--unit", 32], "unit 32 does not exist"),
         (lambda _: ["heatmap", "a", "--unit", 32], "unit 32 does not exist"),
+        (lambda data: ["all", "--data", data.parent], "must hold one of imdb_train.csv"),
         (lambda data: ["pairs", *pair_files(data)], "give --label for paraphrase or --score"),
         (lambda data: ["pairs", *pair_files(data), "--label", "score"], "paraphrase has two labels"),
     ],
@@ -160,7 +216,7 @@ def test_the_second_run_reads_no_text(
 ) -> None:
     assert evaluate("sst", "--data", data).exit_code == 0
     first = (tmp_path / "out" / "report.json").read_text()
-    monkeypatch.setattr("trainer.evaluation.features.read_features", None)
+    monkeypatch.setattr("trainer.evaluation.features.read_texts", None)
     assert evaluate("sst", "--data", data).exit_code == 0
     assert (tmp_path / "out" / "report.json").read_text() == first
 

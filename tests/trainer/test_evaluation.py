@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import matplotlib.image
 import numpy as np
@@ -11,14 +11,27 @@ import pytest
 import torch
 
 from model import checkpoint
-from model.checkpoint import Calibration, Manifest
 from model.folded import FoldedModel
-from model.heads import C_GRID
+from model.heads import C_GRID, Calibration, Head
 from model.language_model import Architecture, LanguageModel
-from model.reading import read_features
+from model.manifest import Manifest
+from model.pooling import Pooling
+from model.reading import read_features, read_texts
 from model.text import prepare
 from tests.conftest import write_packed
-from trainer.evaluation import classify, curve, features, generation, heatmap, histogram, lengths, pairs, shifts, units
+from trainer.evaluation import (
+    classify,
+    curve,
+    features,
+    generation,
+    growth,
+    heatmap,
+    histogram,
+    lengths,
+    pairs,
+    shifts,
+    units,
+)
 from trainer.evaluation.features import EvaluationError, Reader
 from trainer.evaluation.report import Report, Table
 from trainer.evaluation.sets import IMDB, SST, Sets, find_sets, read_sets
@@ -99,13 +112,13 @@ def test_what_was_read_once_is_not_read_again(directory: Path, tmp_path: Path, m
     texts = labelled(20, 5).texts
     before = Reader(directory, tmp_path).features(texts)
     read: list[int] = []
-    real = read_features
+    real = read_texts
 
-    def counted(model: Any, chunk: list[bytes], **options: Any) -> Any:
+    def counted(model: Any, chunk: list[bytes], *rest: Any, **options: Any) -> Any:
         read.append(len(chunk))
-        return real(model, chunk, **options)
+        return real(model, chunk, *rest, **options)
 
-    monkeypatch.setattr(features, "read_features", counted)
+    monkeypatch.setattr(features, "read_texts", counted)
     advanced: list[int] = []
     watch = features.Watch(advance=advanced.append)
     assert np.array_equal(Reader(directory, tmp_path, watch=watch).features(texts), before)
@@ -117,7 +130,7 @@ def test_what_was_read_once_is_not_read_again(directory: Path, tmp_path: Path, m
 
 def test_an_interrupted_reading_goes_on(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "CHUNK", 8)
-    texts, real, read = labelled(20, 6).texts, read_features, 0
+    texts, real, read = labelled(20, 6).texts, read_texts, 0
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         nonlocal read
@@ -126,7 +139,7 @@ def test_an_interrupted_reading_goes_on(directory: Path, tmp_path: Path, monkeyp
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(features, "read_features", interrupted)
+    monkeypatch.setattr(features, "read_texts", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Reader(directory, tmp_path).features(texts)
     kept = [path.name for path in tmp_path.rglob("*") if path.is_file()]
@@ -141,14 +154,14 @@ def test_a_damaged_file_is_read_anew(directory: Path, tmp_path: Path, damage: by
     before = Reader(directory, tmp_path).features(texts)
     (file,) = tmp_path.rglob("*.npy")
     if damage is None:
-        np.save(file, np.zeros((5, UNITS + 1), dtype=np.float32))
+        np.save(file, np.zeros((2, 5, UNITS + 1), dtype=np.float32))
     else:
         file.write_bytes(damage)
     assert np.array_equal(Reader(directory, tmp_path).features(texts), before)
-    assert np.array_equal(np.load(file, allow_pickle=False), before)
+    assert np.array_equal(np.load(file, allow_pickle=False)[0], before)
 
 
-def test_another_pooling_or_checkpoint_has_files_of_its_own(directory: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_has_files_of_its_own_for_all_poolings(directory: Path, tmp_path: Path) -> None:
     other = carrier(seed=1)
     manifest = Manifest("other", 3, other.architecture, 1000, 2.5, {}, Calibration(UNIT, 1, 0.0, 1.0))
     published = checkpoint.publish(tmp_path / "volume", other, manifest, torch.float32)
@@ -156,7 +169,9 @@ def test_another_pooling_or_checkpoint_has_files_of_its_own(directory: Path, tmp
     cell = Reader(directory, cache).features(texts)
     assert np.allclose(Reader(directory, cache, "tanh").features(texts), np.tanh(cell))
     assert not np.array_equal(Reader(published, cache).features(texts), cell)
-    assert len(list(cache.rglob("*.npy"))) == 3
+    mean = Reader(directory, cache, "mean")
+    assert np.array_equal(mean.features(texts), read_features(mean.model, list(map(prepare, texts)), "mean"))
+    assert len(list(cache.rglob("*.npy"))) == 2
 
 
 # sets
@@ -228,6 +243,29 @@ def test_the_unit_that_carries_the_label_is_seen_by_all_but_the_baseline(reader:
     assert "| the one unit, its sign, no labels | 100.0 % |" in text
     assert "![choice](choice.png)" in text
     assert_pictures(tmp_path, ["choice"])
+
+
+def test_the_mean_is_measured_without_what_is_fitted_to_cells(directory: Path, tmp_path: Path) -> None:
+    reader = Reader(directory, tmp_path / "cache", "mean")
+    values = classify.evaluate(reader, sets(), folds=5).values
+    assert values["accuracy_all"] == values["accuracy_unit"] == 1.0
+    assert values["accuracy_unit_calibrated"] is None
+    assert reader.described()["pooling"] == "mean"
+    (table,) = histogram.evaluate(reader, labelled(20, 4), None).tables
+    assert table.caption.startswith("Mean hidden value")
+
+
+@pytest.mark.parametrize("pooling", ["cell", "mean"])
+def test_the_checkpoints_head_is_given_the_features_it_takes(tmp_path: Path, pooling: Pooling) -> None:
+    """Whichever are evaluated. Its threshold of 0.9 is between the marks' cells, and above all of their means."""
+    model = carrier()
+    head = Head(["no", "yes"], {UNIT: [1.0]}, [-0.9], pooling=pooling)
+    manifest = Manifest("headed", 3, model.architecture, 1000, 2.5, {}, heads={"sentiment": head})
+    headed = checkpoint.publish(tmp_path / "volume", model, manifest, torch.float32)
+    of_the_first_label = sets().test.labels.count("0") / 60
+    for asked in get_args(Pooling):
+        values = classify.evaluate(Reader(headed, tmp_path / "cache", asked), sets(), folds=5).values
+        assert values["accuracy_shipped_head"] == (1.0 if pooling == "cell" else of_the_first_label)
 
 
 def test_a_unit_is_found_where_the_checkpoint_names_none(reader: Reader, tmp_path: Path) -> None:
@@ -543,3 +581,34 @@ def assert_pictures(out: Path, names: list[str]) -> None:
         picture = matplotlib.image.imread(out / f"{name}.png")
         assert min(picture.shape[:2]) > 100
         assert float(picture.std()) > 0.01  # something is drawn
+
+
+# growth
+
+
+def test_a_model_is_followed_by_the_bytes_it_had_read(tmp_path: Path) -> None:
+    """One that has not learned the mark, and one that has; given the wrong way round."""
+    young, grown = carrier(), carrier()
+    with torch.no_grad():
+        young.cell.gx[3 * UNITS + UNIT] = 0.0
+        young.cell.b[UNIT] = -7.0
+    readers = []
+    for step, model, bits in ((9, grown, 1.5), (2, young, None)):
+        manifest = Manifest("growing", step, model.architecture, 1000 * step, bits, {})
+        readers.append(Reader(checkpoint.publish(tmp_path, model, manifest, torch.float32, True), tmp_path / "cache"))
+    report = growth.evaluate(readers, sets())
+    first, last = report.values["points"]
+    assert (first["bytes_seen"], last["bytes_seen"]) == (2000, 9000)
+    assert (first["bits_per_byte"], last["bits_per_byte"]) == (None, 1.5)
+    assert (last["unit"], last["accuracy_unit"], last["accuracy_cell"], last["accuracy_mean"]) == (UNIT, 1.0, 1.0, 1.0)
+    assert first["accuracy_unit"] < 0.8
+    report.write(tmp_path / "out", {})
+    assert_pictures(tmp_path / "out", ["growth"])
+    assert "| 9,000 | 1.500 | 100.0 % | 100.0 % | 100.0 % | 5 |" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_what_cannot_be_followed(reader: Reader) -> None:
+    with pytest.raises(EvaluationError, match="there is no checkpoint"):
+        growth.evaluate([], sets())
+    with pytest.raises(EvaluationError, match="the one unit needs two labels"):
+        growth.evaluate([reader], sets(marks="-+*"))

@@ -8,11 +8,13 @@
     shifts       the size of the unit's changes against position
     lengths      text lengths of right and wrong answers
     pairs        paraphrase and relatedness
+    growth       accuracy against bytes read, of a run's checkpoints
     generation   text written with the unit held, judged by tf-idf
 
     features     texts -> features, kept on disk        report       report.json, report.md, figures
     sets         labelled sets and how they are split   logistic     logistic regression, choice of C
     baseline     tf-idf                                 traces       units after every byte
+    summary      many reports in one table
 
 No protocol chooses or fits anything on a test set.
 """

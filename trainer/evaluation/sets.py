@@ -99,6 +99,12 @@ def read_sets(train: Path, valid: Path | None, test: Path, text: str | None = No
 
 def find_sets(directory: Path, names: Mapping[str, Sequence[str]]) -> Sets:
     """The parts that lie in `directory` under any of their names (SST, IMDB), also as .csv.gz and .csv.xz."""
+    parts = find_files(directory, names)
+    return read_sets(parts["train"], parts.get("valid"), parts["test"])
+
+
+def find_files(directory: Path, names: Mapping[str, Sequence[str]]) -> dict[str, Path]:
+    """As `find_sets`, by part, without reading them. Raises LabelledError for a part that is not there, or twice."""
     parts = {}
     for part, stems in names.items():
         known = [f"{stem}.csv{packed}" for stem in stems for packed in ("", ".gz", ".xz")]
@@ -107,4 +113,4 @@ def find_sets(directory: Path, names: Mapping[str, Sequence[str]]) -> Sets:
             there = " and ".join(path.name for path in found) or "none of them"
             raise LabelledError(f"{directory} must hold one of {', '.join(known)}; it holds {there}")
         parts[part] = found[0]
-    return read_sets(parts["train"], parts.get("valid"), parts["test"])
+    return parts

@@ -1,0 +1,100 @@
+"""`neuron evaluate all`: every protocol on the paper's sets, and one table of them beside the paper's numbers.
+
+It runs the commands of cli/evaluate.py, to whose group it adds itself.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from cli.checkpoint_option import checkpoint_option
+from cli.evaluate import command_line, evaluate
+from model import checkpoint
+from model.checkpoint import CheckpointError
+from model.durable import replace_file
+from trainer.evaluation.features import manifest_sha256
+from trainer.evaluation.report import JSON, MARKDOWN
+from trainer.evaluation.sets import IMDB, SST, find_files
+from trainer.evaluation.summary import summarize
+from trainer.labelled import LabelledError
+
+RESULTS = "results.md"
+
+_TEXTS = (
+    "This is one of the best books I have read in years. The ending, though, is a disappointment.",
+    "It broke after two days and support never answered. The replacement works beautifully and I love it.",
+    "I wanted to like this film. The cast is wonderful, the music is great, and it is still a waste of time.",
+)
+
+
+@evaluate.command("all")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Directory of the CSV files of SST and IMDB.",
+)
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A directory for each.")
+@click.option("--draws", type=click.IntRange(2), default=100, show_default=True, help="Of `curve`.")
+@click.option("--samples", type=click.IntRange(1), default=200, show_default=True, help="Of `generation`.")
+@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="As of the other commands.")
+@checkpoint_option
+@click.pass_context
+def all_(
+    context: click.Context, data: Path, out: Path, draws: int, samples: int, cache: Path | None, directory: Path
+) -> None:
+    """Every protocol on SST and IMDB, and a table of them beside the paper's numbers.
+
+    Runs the other commands, each told before it starts. One whose report of the same checkpoint is in --out already is
+    not run again, so what was interrupted goes on. DIR holds the files that `sst` and `imdb` need.
+    """
+    try:
+        imdb_train = str(find_files(data, IMDB)["train"])
+        sst = [word for part, path in find_files(data, SST).items() for word in (f"--{part}", str(path))]
+        manifest = manifest_sha256(checkpoint.resolve(directory))
+    except (LabelledError, CheckpointError) as error:
+        raise click.ClickException(str(error)) from error
+    protocols: dict[str, Sequence[str]] = {
+        "sst": ("sst", "--data", str(data)),
+        "sst-mean": ("sst", "--data", str(data), "--pooling", "mean"),
+        "units": ("units", *sst),
+        "lengths": ("lengths", *sst),
+        "heatmap": ("heatmap", *_TEXTS),
+        "shifts": ("shifts", imdb_train),
+        "generation": ("generation", "--train", imdb_train, "--samples", str(samples)),
+        "histogram": ("histogram", imdb_train),
+        "imdb": ("imdb", "--data", str(data)),
+        "imdb-mean": ("imdb", "--data", str(data), "--pooling", "mean"),
+        "curve": ("curve", *sst, "--draws", str(draws)),
+    }
+    where = [] if cache is None else ["--cache", str(cache)]
+    if context.get_parameter_source("directory") is ParameterSource.COMMANDLINE:
+        where += ["--checkpoint", str(directory)]
+    reports = {}
+    for name, (command, *words) in protocols.items():
+        protocol = evaluate.commands[command]
+        with protocol.make_context(command, [*words, *where, "--out", str(out / name)], context.parent) as called:
+            line, path = command_line(called), out / name / JSON
+            report = _report(path)
+            if report.get("command") != line or report.get("manifest_sha256") != manifest:
+                click.echo(f"$ {line}")
+                protocol.invoke(called)
+                report = _report(path)
+            reports[name] = report
+    table = summarize(reports).markdown()
+    lines = [f"- [{name}]({name}/{MARKDOWN}): `{report['command']}`" for name, report in reports.items()]
+    replace_file(out / RESULTS, "\n\n".join(["# Results", table, "\n".join(lines)]) + "\n")
+    click.echo(f"{table}\n\n{out / RESULTS}: this table, and where the reports are")
+
+
+def _report(path: Path) -> dict[str, Any]:
+    """What was left there; nothing where there is none that could be read."""
+    try:
+        report = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}

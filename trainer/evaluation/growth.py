@@ -1,0 +1,83 @@
+"""A model while it learned: held-out bits per byte, and accuracy of all units and of one, against bytes read.
+
+Of the checkpoints that a run published on its way (`neuron train --publish-every-steps`). The unit is found anew in
+each, on the training part: where none carries sentiment yet, it is the one that comes nearest.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from model.heads import find_unit, fit_threshold
+from model.pooling import Pooling
+from trainer.evaluation.classify import Material, fit_all, read_material
+from trainer.evaluation.features import EvaluationError, Reader
+from trainer.evaluation.report import COLOURS, Report, Table, percent
+from trainer.evaluation.sets import Sets
+
+_POOLINGS: tuple[Pooling, ...] = ("cell", "mean")
+_NAMES = {"cell": "all units, final cell", "mean": "all units, mean over the text", "unit": "the one unit"}
+
+
+def evaluate(readers: Sequence[Reader], sets: Sets) -> Report:
+    """readers: of the checkpoints, in any order. sets: of two labels, with a validation part."""
+    if not readers:
+        raise EvaluationError("there is no checkpoint to evaluate")
+    if len(sets.labels) != 2:
+        raise EvaluationError(f"the one unit needs two labels; these are {sets.labels}")
+    points = [_point(reader, sets) for reader in sorted(readers, key=lambda reader: reader.manifest.bytes_seen)]
+    table = Table(
+        f"Accuracy on {len(sets.test.texts):,} test texts, fitted on {len(sets.train.texts):,}.",
+        ["bytes read", "bits per byte", *_NAMES.values(), "unit"],
+        [
+            [
+                f"{point['bytes_seen']:,}",
+                "-" if point["bits_per_byte"] is None else f"{point['bits_per_byte']:.3f}",
+                *(percent(point[f"accuracy_{name}"]) for name in _NAMES),
+                point["unit"],
+            ]
+            for point in points
+        ],
+    )
+    return Report("growth", {"points": points, **sets.described()}, [table], {"growth": _figure(points)})
+
+
+def _point(reader: Reader, sets: Sets) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "checkpoint": reader.name,
+        "manifest_sha256": reader.manifest_sha256,
+        "bytes_seen": reader.manifest.bytes_seen,
+        "bits_per_byte": reader.manifest.bits_per_byte,
+    }
+    for pooling in _POOLINGS:
+        material = read_material(reader, sets, folds=1, pooling=pooling)
+        _, linear = fit_all(reader, material)
+        found[f"accuracy_{pooling}"] = linear.accuracy(material.test_x, material.test_y)
+        if pooling == "cell":
+            found |= _of_a_unit(material)
+    return found
+
+
+def _of_a_unit(material: Material) -> dict[str, Any]:
+    unit = find_unit(material.train_x, material.train_y)
+    threshold, polarity, _ = fit_threshold(material.train_x[:, unit], material.train_y)
+    said = (material.test_x[:, unit] > threshold) == (polarity > 0)
+    return {"unit": unit, "accuracy_unit": float((said == (material.test_y == 1)).mean())}
+
+
+def _figure(points: list[dict[str, Any]]) -> Figure:
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    read = [point["bytes_seen"] / 1e6 for point in points]
+    measured = [(x, point["bits_per_byte"]) for x, point in zip(read, points, strict=True) if point["bits_per_byte"]]
+    above.plot([x for x, _ in measured], [bits for _, bits in measured], marker="o", color=COLOURS[3])
+    above.set_ylabel("held-out bits per byte")
+    for colour, (name, label) in zip(COLOURS, _NAMES.items(), strict=False):
+        below.plot(read, [point[f"accuracy_{name}"] for point in points], marker="o", color=colour, label=label)
+    below.set_xlabel("bytes read, in millions")
+    below.set_ylabel("test accuracy")
+    below.legend(frameon=False)
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

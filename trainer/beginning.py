@@ -25,6 +25,13 @@ def initial_model(options: Options) -> LanguageModel:
     return found
 
 
+def bytes_before(options: Options) -> int:
+    """How many bytes the weights of `initial_model` have read."""
+    if options.start_from is None:
+        return 0
+    return checkpoint.read_manifest(checkpoint.resolve(Path(options.start_from))).bytes_seen
+
+
 def make_optimizers(model: LanguageModel, options: Options) -> list[torch.optim.Optimizer]:
     """Adam, or Muon for the recurrent matrices and Adam for the rest. Each group keeps its rate as `initial_lr`.
 

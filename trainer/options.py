@@ -56,6 +56,7 @@ class Options:
     publish_every_steps: int = 0  # 0: at the end alone
     publish_eval: str | None = None  # directory of labelled texts, to find the sentiment unit with
     corpus_sha256: str = ""  # of the corpus' manifest, filled in when the run is made
+    start_bytes: int = 0  # that the weights it begins with had read before, filled in likewise
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(("units", "embedding_size", "lanes", "window", "accumulate", "total_bytes", "keep"), 1)

@@ -67,7 +67,7 @@ def publish_run(
         name=name,
         step=progress.step,
         architecture=options.architecture,
-        bytes_seen=progress.bytes_seen,
+        bytes_seen=options.start_bytes + progress.bytes_seen,
         bits_per_byte=_bits_per_byte(model, progress, options, device),
         sha256={},
         notes=notes,

@@ -27,7 +27,7 @@ from model.language_model import LanguageModel
 from model.matrix import fast_dtype
 from model.sequence import Window
 from trainer import snapshot
-from trainer.beginning import initial_model, make_optimizers
+from trainer.beginning import bytes_before, initial_model, make_optimizers
 from trainer.bookkeeping import Bookkeeper
 from trainer.corpus import Corpus, CorpusError
 from trainer.distributed import Gradients, World
@@ -96,6 +96,7 @@ class Run:
             raise TrainingError(f"{directory} holds a run already: go on with --resume, or name a new directory")
         run = cls(directory, options, report, world)
         run._begin()
+        run.options = replace(run.options, start_bytes=bytes_before(options))
         if world.rank == 0:
             directory.mkdir(parents=True, exist_ok=True)
             run.options.write(directory)

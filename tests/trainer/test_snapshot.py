@@ -17,6 +17,7 @@ from tests.conftest import wait_until
 from tests.trainer.runs import STEP_BYTES, assert_identical, everything, ignore, logged, options, write_corpus
 from trainer import snapshot
 from trainer.options import Options, TrainingError
+from trainer.publish import publish_run
 from trainer.saving import Saver
 from trainer.snapshot import PROGRESS, TENSORS, Progress, Snapshot, SnapshotError, snapshots
 from trainer.train import Run
@@ -276,6 +277,10 @@ def test_a_run_begins_with_the_weights_of_a_checkpoint(corpus: Path, tmp_path: P
     run.step()
     run.save()
     assert_identical(Run.resume(tmp_path / "run", ignore), run)
+    before = checkpoint.read_manifest(checkpoint.resolve(tiny_volume)).bytes_seen
+    assert before > 0
+    where = publish_run(tmp_path / "run", tmp_path / "volume")
+    assert checkpoint.read_manifest(where).bytes_seen == before + run.progress.bytes_seen
     with pytest.raises(TrainingError, match=r"units=48.*units=16"):
         Run.create(tmp_path / "other", options(corpus, start_from=str(tiny_volume)), ignore)
     with pytest.raises(TrainingError, match="--from: "):

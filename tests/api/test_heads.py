@@ -375,7 +375,7 @@ def test_what_was_written_before_the_worker_died_is_the_jobs_result(serving: Sta
     job_id = first.headers["x-job-id"]
     read = serving.worker_metric("neuron_bytes_total", '{kind="read"}')
     with redis.Redis.from_url(serving.environment["NEURON_REDIS_URL"]) as server:
-        body = {"kind": "fit", "id": job_id, "name": "written", "timeout_s": 60, "unit_only": False}
+        body = {"kind": "fit", "id": job_id, "name": "written", "timeout_s": 60, "unit_only": False, "pooling": "mean"}
         body |= {"texts": [one["text"] for one in examples()], "labels": [one["label"] for one in examples()]}
         server.delete(wire.result(job_id))
         server.hset(wire.job(job_id), mapping={"state": "queued", "body": json.dumps(body), "kind": "fit"})

@@ -247,7 +247,19 @@ def _session() -> httpx.AsyncClient:
     # Idle connections go sooner than a gateway closes them: it must not close one that is just being used.
     limits = httpx.Limits(keepalive_expiry=2.0)
     timeout = httpx.Timeout(_PATIENCE_S, connect=5.0)
-    return httpx.AsyncClient(timeout=timeout, limits=limits, verify=_NO_TLS, trust_env=False)
+    return httpx.AsyncClient(timeout=timeout, transport=_Transport(limits=limits, verify=_NO_TLS), trust_env=False)
+
+
+class _Transport(httpx.AsyncHTTPTransport):
+    """A connection that is reset as soon as it is made has no socket under uvloop, which anyio does not expect."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await super().handle_async_request(request)
+        except AttributeError as error:
+            if error.name != "getpeername":
+                raise
+            raise httpx.ConnectError("reset at once", request=request) from error
 
 
 def _headers(job: Seen) -> dict[str, str]:

@@ -65,8 +65,8 @@ class Record:
 
 
 def new_id() -> str:
-    """Unguessable: who knows the id may read the result."""
-    return secrets.token_urlsafe(18)
+    """Unguessable: who knows the id may read the result. No id begins as an option of `neuron jobs` would."""
+    return secrets.token_hex(16)
 
 
 class JobQueue:

@@ -1,5 +1,6 @@
 """Jobs: 202 and Location, status and result, cancellation, events, unknown and expired ids."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def test_a_job_gives_what_the_request_in_place_gives(client: httpx.Client, path:
     assert accepted.status_code == 202
     job = accepted.json()
     assert accepted.headers["location"] == f"/jobs/{job['id']}"
+    assert re.fullmatch("[0-9a-f]{32}", job["id"])
     assert accepted.headers["preference-applied"] == "respond-async"
     wait_until(lambda: state(client, accepted.headers["location"]) == "done", what="the job's end")
     shown = client.get(accepted.headers["location"]).json()

@@ -25,7 +25,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _UNIT = re.compile(r"0|[1-9][0-9]{0,5}")
 _MAX_LABEL_CHARACTERS = 65_536  # of all heads together: a worker tells them with every heartbeat
-_MAX_STEEPNESS = 100.0
+MAX_STEEPNESS = 100.0
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def parse_manifest(content: bytes) -> Manifest:
         require(is_whole(value) and 1 <= value <= MAX_UNITS, f"{label} is {value!r}, not 1 to {MAX_UNITS}")
     steepness = architecture.steepness
     require(
-        is_finite(steepness) and 0 < steepness <= _MAX_STEEPNESS,
-        f"steepness is {steepness!r}, not a number above 0 and at most {_MAX_STEEPNESS:g}",
+        is_finite(steepness) and 0 < steepness <= MAX_STEEPNESS,
+        f"steepness is {steepness!r}, not a number above 0 and at most {MAX_STEEPNESS:g}",
     )
     calibration = raw.pop("sentiment", None)
     heads = {name: parse_head(name, units, head) for name, head in raw.pop("heads", {}).items()}

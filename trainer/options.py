@@ -11,12 +11,11 @@ from typing import Any, Literal
 from model.cells import CellName
 from model.durable import replace_file
 from model.language_model import Architecture
-from model.manifest import MAX_UNITS
+from model.manifest import MAX_STEEPNESS, MAX_UNITS
 from model.untrusted import brief, parse_json, read_plain
 
 OPTIONS = "options.json"
 _MAX_OPTIONS_BYTES = 2**20
-_MAX_STEEPNESS = 100.0  # of a checkpoint, too
 
 
 class TrainingError(Exception):
@@ -68,7 +67,7 @@ class Options:
             if isinstance(value, float) and not math.isfinite(value):  # JSON has no such number
                 raise TrainingError(f"{_flag(name)} is {value}, it must be a finite number")
         # What could not be published.
-        for name, most in (("units", MAX_UNITS), ("embedding_size", MAX_UNITS), ("steepness", _MAX_STEEPNESS)):
+        for name, most in (("units", MAX_UNITS), ("embedding_size", MAX_UNITS), ("steepness", MAX_STEEPNESS)):
             if getattr(self, name) > most:
                 raise TrainingError(f"{_flag(name)} is {getattr(self, name)}, it must be at most {most:g}")
         if self.segment is not None and self.segment < 1:

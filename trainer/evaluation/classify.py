@@ -109,16 +109,19 @@ def evaluate(reader: Reader, sets: Sets, folds: int) -> Report:
     return Report("classify", values, [_table(values)], {"choice": _figure(chosen)})
 
 
+def with_threshold(material: Material, unit: int) -> dict[str, Any]:
+    """The one unit with the threshold that is fitted on the training part, and its accuracy on the test part."""
+    threshold, polarity, _ = fit_threshold(material.train_x[:, unit], material.train_y)
+    said = (material.test_x[:, unit] > threshold) == (polarity > 0)
+    accuracy_unit = float((said == (material.test_y == 1)).mean())
+    return {"threshold": threshold, "polarity": polarity, "accuracy_unit": accuracy_unit}
+
+
 def _of_the_unit(reader: Reader, material: Material, unit: int | None) -> dict[str, Any]:
     if unit is None:
         return {}
+    found = with_threshold(material, unit)
     test, positive = material.test_x[:, unit], material.test_y == 1
-    threshold, polarity, _ = fit_threshold(material.train_x[:, unit], material.train_y)
-    found: dict[str, Any] = {
-        "threshold": threshold,
-        "polarity": polarity,
-        "accuracy_unit": float((((test > threshold) == (polarity > 0)) == positive).mean()),
-    }
     known = reader.manifest.sentiment
     if known is not None:
         found["accuracy_unit_no_labels"] = float(((known.polarity * test > 0) == positive).mean())

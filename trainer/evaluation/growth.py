@@ -9,9 +9,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from model.heads import find_unit, fit_threshold
+from model.heads import find_unit
 from model.pooling import Pooling
-from trainer.evaluation.classify import Material, fit_all, read_material
+from trainer.evaluation.classify import fit_all, read_material, with_threshold
 from trainer.evaluation.features import EvaluationError, Reader
 from trainer.evaluation.report import COLOURS, Report, Table, percent
 from trainer.evaluation.sets import Sets
@@ -55,15 +55,9 @@ def _point(reader: Reader, sets: Sets) -> dict[str, Any]:
         _, linear = fit_all(reader, material)
         found[f"accuracy_{pooling}"] = linear.accuracy(material.test_x, material.test_y)
         if pooling == "cell":
-            found |= _of_a_unit(material)
+            found["unit"] = unit = find_unit(material.train_x, material.train_y)
+            found["accuracy_unit"] = with_threshold(material, unit)["accuracy_unit"]
     return found
-
-
-def _of_a_unit(material: Material) -> dict[str, Any]:
-    unit = find_unit(material.train_x, material.train_y)
-    threshold, polarity, _ = fit_threshold(material.train_x[:, unit], material.train_y)
-    said = (material.test_x[:, unit] > threshold) == (polarity > 0)
-    return {"unit": unit, "accuracy_unit": float((said == (material.test_y == 1)).mean())}
 
 
 def _figure(points: list[dict[str, Any]]) -> Figure:

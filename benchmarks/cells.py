@@ -1,62 +1,26 @@
 """`neuron bench cells`: mLSTM, LSTM and GRU, also with steeper gates, on one corpus with equal parameters and time.
 
 The question of figure 1 of Radford et al. 2017: which cell learns most. All runs have the parameters of
-an mLSTM of `--units`, the same lanes, window and learning rates, and the same seconds of training; they take turns of a
-few seconds, so that whatever else the machine does falls on all alike. Each learning rate is tried by every cell and
-falls linearly to zero over the bytes that the cell is expected to read in its time.
+an mLSTM of `--units`, the same lanes, window and learning rates, and the same seconds of training, taken in turns
+(benchmarks/contest.py). Each learning rate is tried by every cell.
 
-No text is read twice, so the bits per byte of the last tenth, before the model learns from it, are those of unseen
-text: they are what the cells are ranked by. Held-out text is measured too, but from a zero state, which the lanes of so
-short a run saw only at its beginning: a cell that forgets slowly may be lost there.
+The cells are ranked by the bits per byte of the last tenth. Held-out text is measured too, but from a zero state, which
+the lanes of so short a run saw only at its beginning: a cell that forgets slowly may be lost there.
 """
 
-import tempfile
-import time
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchmarks import report
+from benchmarks import contest, report
 from model.cells import CellName
 from model.language_model import Architecture, LanguageModel
 from trainer.options import Options
-from trainer.train import Run
+from trainer.train import ALONE
 
 CELLS: list[tuple[CellName, float]] = [("mlstm", 1.0), ("lstm", 1.0), ("gru", 1.0), ("mlstm", 3.75), ("lstm", 3.75)]
-
-_TURN_S = 5.0
-_CALIBRATION_STEPS = 5  # updates, after the first, that a cell's speed is taken from
-
-
-@dataclass
-class Contestant:
-    """One run, and what was seen of it."""
-
-    run: Run
-    speed: float  # bytes a second, measured before
-    seconds: float = 0.0
-    curve: list[dict[str, float]] = field(default_factory=list)
-
-    def take_turn(self) -> None:
-        """Train for one turn, or to the end, and note the mean bits per byte of it."""
-        losses: list[float] = []
-        began = time.perf_counter()
-        while self.left() and time.perf_counter() - began < _TURN_S:
-            losses.append(self.run.step()[0])
-        self.seconds += time.perf_counter() - began
-        mean = sum(losses) / len(losses)
-        self.curve.append({"bytes": self.run.progress.bytes_seen, "seconds": self.seconds, "bits_per_byte": mean})
-
-    def left(self) -> bool:
-        return self.run.progress.bytes_seen < self.run.options.total_bytes
-
-    @property
-    def label(self) -> str:
-        options = self.run.options
-        steep = "" if options.steepness == 1.0 else f", σ({options.steepness:g}x)"
-        return f"{options.cell}{steep}, {options.units:,} units, rate {options.learning_rate:g}"
 
 
 @click.command()
@@ -81,41 +45,16 @@ def cells(
     plot: Path | None,
 ) -> None:
     """Compare the cells at equal parameters and equal time."""
-    common = Options(
-        corpus=str(corpus),
-        lanes=lanes,
-        window=window,
-        embedding_std=0.5,
-        warmup_steps=100,
-        validate_every_bytes=10**12,
-        snapshot_every_s=1e9,
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        contestants: list[Contestant] = []
-        for cell, steepness in CELLS:
-            size = matching_units(cell, LanguageModel(Architecture("mlstm", units)))
-            speed = 0.0
-            for rate in rates:
-                options = vars(common) | {
-                    "cell": cell,
-                    "steepness": steepness,
-                    "units": size,
-                    "learning_rate": rate,
-                }
-                speed = speed or _speed(Path(scratch), Options(**options))
-                total = int(speed * seconds) // common.update_bytes * common.update_bytes
-                place = Path(scratch) / f"run-{len(contestants)}"
-                contestants.append(
-                    Contestant(Run.create(place, Options(**options | {"total_bytes": total}), _ignore), speed)
-                )
-        while waiting := [contestant for contestant in contestants if contestant.left()]:
-            for contestant in waiting:
-                contestant.take_turn()
-            done = sum(contestant.seconds for contestant in contestants)
-            click.echo(f"\r{done:,.0f} of about {seconds * len(contestants):,.0f} s", nl=False, err=True)
-        click.echo(err=True)
-        results = [_result(contestant) for contestant in contestants]
-        device = contestants[0].run.device
+    common = Options(corpus=str(corpus), lanes=lanes, window=window, embedding_std=0.5, warmup_steps=100)
+    size = LanguageModel(Architecture("mlstm", units))
+    entries: list[tuple[str, Options]] = []
+    for cell, steepness in CELLS:
+        variant = replace(common, cell=cell, steepness=steepness, units=matching_units(cell, size))
+        entries += [(_label(options), options) for options in (replace(variant, learning_rate=rate) for rate in rates)]
+    results = [
+        {name: getattr(options, name) for name in ("cell", "steepness", "units", "learning_rate")} | result
+        for (_, options), result in zip(entries, contest.hold(entries, seconds), strict=True)
+    ]
     for result in sorted(results, key=lambda result: result["bits_per_byte"]):
         click.echo(
             f"{result['bits_per_byte']:.4f} bits per byte after {result['bytes'] / 1e6:6.2f} MB in "
@@ -124,7 +63,13 @@ def cells(
         )
     report.write(
         path,
-        {"seconds": seconds, "lanes": lanes, "window": window, "runs": results, "machine": report.machine(device)},
+        {
+            "seconds": seconds,
+            "lanes": lanes,
+            "window": window,
+            "runs": results,
+            "machine": report.machine(ALONE.device(common.device)),
+        },
     )
     if plot is not None:
         draw(results, plot)
@@ -141,16 +86,6 @@ def matching_units(cell: CellName, model: LanguageModel) -> int:
         )
     # Matrix kernels want multiples of 16.
     return max(16, round(low / 16) * 16)
-
-
-def of_the_last_tenth(curve: list[dict[str, float]]) -> float:
-    """Mean bits per byte of the turns that end in the last tenth of the bytes, weighed by their bytes."""
-    begin = 0.9 * curve[-1]["bytes"]
-    pairs = zip([{"bytes": 0.0}, *curve], curve, strict=False)
-    turns = [
-        (after["bytes"] - before["bytes"], after["bits_per_byte"]) for before, after in pairs if after["bytes"] > begin
-    ]
-    return sum(size * bits for size, bits in turns) / sum(size for size, _ in turns)
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
@@ -181,35 +116,10 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _speed(scratch: Path, options: Options) -> float:
-    run = Run.create(scratch / f"speed-{options.cell}-{options.steepness}", options, _ignore)
-    run.step()
-    began = time.perf_counter()
-    for _ in range(_CALIBRATION_STEPS):
-        run.step()
-    return _CALIBRATION_STEPS * options.update_bytes / (time.perf_counter() - began)
-
-
-def _result(contestant: Contestant) -> dict[str, Any]:
-    options = contestant.run.options
-    return {
-        "label": contestant.label,
-        "cell": options.cell,
-        "steepness": options.steepness,
-        "units": options.units,
-        "parameters": _parameters(contestant.run.model),
-        "learning_rate": options.learning_rate,
-        "bytes": contestant.run.progress.bytes_seen,
-        "seconds": contestant.seconds,
-        "bits_per_byte": of_the_last_tenth(contestant.curve),
-        "validation_bits_per_byte": contestant.run.validate(),
-        "curve": contestant.curve,
-    }
+def _label(options: Options) -> str:
+    steep = "" if options.steepness == 1.0 else f", σ({options.steepness:g}x)"
+    return f"{options.cell}{steep}, {options.units:,} units, rate {options.learning_rate:g}"
 
 
 def _parameters(model: LanguageModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _ignore(_: dict[str, Any]) -> None:
-    pass

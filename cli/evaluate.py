@@ -1,5 +1,6 @@
 """`neuron evaluate`: the paper's tables and figures for a checkpoint, a command for each protocol."""
 
+import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -269,8 +270,9 @@ def generation(
 @click.argument("volume", type=_DIRECTORY)
 @_data
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory.")
+@click.option("--earlier", multiple=True, type=_FILE, help="A report.json whose points are taken over. Repeatable.")
 @_cache
-def growth(volume: Path, data: Path, out: Path, cache: Path) -> None:
+def growth(volume: Path, data: Path, out: Path, earlier: tuple[Path, ...], cache: Path) -> None:
     """Bits per byte and accuracy on SST against bytes read, of all checkpoints in VOLUME.
 
     Made by `neuron train --publish-to VOLUME --publish-every-steps N`. DIR as for `sst`.
@@ -279,9 +281,17 @@ def growth(volume: Path, data: Path, out: Path, cache: Path) -> None:
     def protocol(watch: Watch) -> tuple[Report, dict[str, Any]]:
         sets = find_sets(data, SST)
         readers = [Reader(directory, cache, watch=watch) for directory in published(volume)]
-        return growth_protocol.evaluate(readers, sets), {}
+        return growth_protocol.evaluate(readers, sets, [_report(path) for path in earlier]), {}
 
     _write(protocol, out)
+
+
+def _report(path: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise EvaluationError(f"{path} is not a report.json: {error}") from error
+    return report if isinstance(report, dict) else {}
 
 
 def _sets(options: dict[str, Any]) -> tuple[Callable[[], Sets], dict[str, Any]]:

@@ -23,6 +23,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
 @click.option("--corpus", type=_DIRECTORY, help="Built by `neuron corpus build`; with --resume, where it is now.")
 @click.option("--resume", is_flag=True, help="Go on from the newest snapshot in RUN; start if there is no run.")
 @click.option("--from", "start_from", type=_DIRECTORY, help="Begin with the weights of this checkpoint.")
+@click.option("--skip-bytes", type=int, help="Begin so far into the corpus: what that checkpoint has read of it.")
 @click.option("--cell", type=click.Choice(["mlstm", "lstm", "gru"]))
 @click.option("--units", type=int, help="Default: 4096, the paper's.")
 @click.option("--embedding-size", type=int, help="Default: 64, the paper's.")

@@ -7,15 +7,17 @@ the same stream whichever process reads it.
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.corpus import Corpus, CorpusError
+from trainer.corpus import Corpus, CorpusError, ShardEntry
 
 
 @dataclass
@@ -29,8 +31,9 @@ class Cursor:
 class Lanes:
     """Cuts windows off `lanes` streams. Deterministic: the cursors are its whole state."""
 
-    def __init__(self, corpus: Corpus, lanes: int, window: int, mine: range | None = None) -> None:
-        """mine: the lanes that are read here, all by default."""
+    def __init__(self, corpus: Corpus, lanes: int, window: int, mine: range | None = None, skip_bytes: int = 0) -> None:
+        """mine: the lanes that are read here, all by default. skip_bytes: begin where all lanes together have read as
+        many, at the next beginning of a shard of each."""
         if len(corpus.training) < lanes:
             raise CorpusError(
                 f"{lanes} lanes need at least as many training shards, the corpus has {len(corpus.training)}: "
@@ -45,8 +48,7 @@ class Lanes:
         self.window = window
         self._corpus = corpus
         self._rounds = [corpus.training[lane::lanes] for lane in mine or range(lanes)]
-        self.cursors = [Cursor(0, 0) for _ in self._rounds]
-        self._open = [corpus.read(entries[0]) for entries in self._rounds]
+        self.restore([Cursor(_shards_of(entries, skip_bytes // lanes), 0) for entries in self._rounds])
 
     def restore(self, cursors: list[Cursor]) -> None:
         """Go on at `cursors`, one for each lane that is read here."""
@@ -68,6 +70,13 @@ class Lanes:
             begins.append(cursor.offset == 0)
             cursor.offset += self.window
         return np.stack(columns, axis=1), np.array(begins)
+
+
+def _shards_of(entries: Sequence[ShardEntry], size: int) -> int:
+    """How many shards, round after round, hold the first `size` bytes."""
+    rounds, rest = divmod(size, sum(entry.bytes for entry in entries))
+    ends = accumulate((entry.bytes for entry in entries), initial=0)
+    return rounds * len(entries) + next(number for number, end in enumerate(ends) if end >= rest)
 
 
 class Ahead:

@@ -33,6 +33,7 @@ class Options:
     steepness: float = 1.0  # gates are σ(steepness * a)
     embedding_std: float = 0.02
     start_from: str | None = None  # a checkpoint whose weights the run begins with
+    skip_bytes: int = 0  # of the corpus: what those weights have read of it
     lanes: int = 128  # over all processes
     window: int = 256  # bytes of every lane; gradients do not reach further back
     accumulate: int = 1  # successive windows of every lane an update; their gradients are averaged
@@ -59,7 +60,9 @@ class Options:
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(("units", "embedding_size", "lanes", "window", "accumulate", "total_bytes", "keep"), 1)
-        least |= dict.fromkeys(("warmup_steps", "validate_every_bytes", "validation_bytes", "publish_every_steps"), 0)
+        least |= dict.fromkeys(
+            ("skip_bytes", "warmup_steps", "validate_every_bytes", "validation_bytes", "publish_every_steps"), 0
+        )
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise TrainingError(f"{_flag(name)} is {getattr(self, name)}, it must be at least {limit}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cells import CELLS, matching_units, of_the_last_tenth
+from benchmarks.cells import CELLS, matching_units
 from model.language_model import Architecture, LanguageModel
 from trainer.corpus import build_corpus
 
@@ -23,16 +23,6 @@ def test_units_are_chosen_for_equal_parameters() -> None:
         other = LanguageModel(Architecture(cell, matching_units(cell, model)))  # type: ignore[arg-type]
         assert parameters(other) == pytest.approx(parameters(model), rel=0.04)
         assert other.architecture.units > 512
-
-
-def test_the_last_tenth_is_weighed_by_bytes() -> None:
-    curve = [
-        {"bytes": 900, "bits_per_byte": 5.0},
-        {"bytes": 930, "bits_per_byte": 3.0},
-        {"bytes": 1000, "bits_per_byte": 2.0},
-    ]
-    assert of_the_last_tenth(curve) == pytest.approx((30 * 3.0 + 70 * 2.0) / 100)
-    assert of_the_last_tenth(curve[:1]) == 5.0
 
 
 @pytest.mark.slow

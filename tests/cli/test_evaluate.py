@@ -155,6 +155,13 @@ def test_the_growth_of_a_volumes_checkpoints(neuron: Neuron, volume: Path, data:
     values = json.loads((out / "report.json").read_text())
     assert [point["checkpoint"] for point in values["points"]] == ["tiny/step-12"]
     assert values["command"].startswith(f"neuron evaluate growth {volume} --data")
+    again = neuron("evaluate", "growth", volume, "--data", data, "--out", out, "--earlier", out / "report.json")
+    assert again.exit_code == 0, again.stderr
+    assert json.loads((out / "report.json").read_text())["points"] == values["points"]
+    (tmp_path / "broken.json").write_text("{")
+    broken = neuron("evaluate", "growth", volume, "--data", data, "--out", out, "--earlier", tmp_path / "broken.json")
+    assert broken.exit_code == 1
+    assert "broken.json is not a report.json" in broken.stderr
     nothing = neuron("evaluate", "growth", data, "--data", data, "--out", out)
     assert nothing.exit_code == 1
     assert "there is no checkpoint" in nothing.stderr

@@ -607,6 +607,19 @@ def test_a_model_is_followed_by_the_bytes_it_had_read(tmp_path: Path) -> None:
     assert "| 9,000 | 1.500 | 100.0 % | 100.0 % | 100.0 % | 5 |" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_points_of_checkpoints_that_are_gone_are_kept(reader: Reader) -> None:
+    before = growth.evaluate([reader], sets())
+    gone = {**before.values["points"][0], "manifest_sha256": "gone", "bytes_seen": 1}
+    whole = growth.evaluate([reader], sets(), [{"protocol": "growth", **before.values, "points": [gone]}])
+    assert whole.values["points"] == [gone, before.values["points"][0]]
+    for other in (
+        {**before.values, "protocol": "growth", "labels": ["0", "2"]},
+        {"protocol": "units", **before.values},
+    ):
+        with pytest.raises(EvaluationError, match="give reports of `neuron evaluate growth` on the same sets"):
+            growth.evaluate([reader], sets(), [other])
+
+
 def test_what_cannot_be_followed(reader: Reader) -> None:
     with pytest.raises(EvaluationError, match="there is no checkpoint"):
         growth.evaluate([], sets())

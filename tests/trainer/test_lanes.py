@@ -52,6 +52,18 @@ def test_every_lane_reads_its_shards_in_order_and_goes_round(
             assert begins[lane] == fresh
 
 
+@pytest.mark.parametrize(("skip", "shards"), [(0, [0, 0]), (1, [0, 0]), (2, [1, 1]), (20, [1, 1]), (22, [2, 1])])
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_lanes_begin_behind_what_was_read(tmp_path: Path, skip: int, shards: list[int], rounds: int) -> None:
+    corpus = corpus_of(tmp_path, [10, 20, 30, 20])  # lane 0 reads 10 and 30 bytes, lane 1 twice 20
+    streams = Lanes(corpus, lanes=2, window=4, skip_bytes=rounds * 80 + skip)
+    assert streams.cursors == [Cursor(2 * rounds + shard, 0) for shard in shards]
+    window, begins = streams.next()
+    assert begins.all()
+    for lane, shard in enumerate(shards):
+        assert window[:, lane].tobytes() == corpus.read(corpus.training[lane::2][shard % 2])[:5].tobytes()
+
+
 def test_windows_overlap_by_the_target_byte(tmp_path: Path) -> None:
     streams = Lanes(corpus_of(tmp_path, [50, 50]), lanes=2, window=6)
     before, _ = streams.next()

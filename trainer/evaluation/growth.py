@@ -4,7 +4,7 @@ Of the checkpoints that a run published on its way (`neuron train --publish-ever
 each, on the training part: where none carries sentiment yet, it is the one that comes nearest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -20,13 +20,18 @@ _POOLINGS: tuple[Pooling, ...] = ("cell", "mean")
 _NAMES = {"cell": "all units, final cell", "mean": "all units, mean over the text", "unit": "the one unit"}
 
 
-def evaluate(readers: Sequence[Reader], sets: Sets) -> Report:
-    """readers: of the checkpoints, in any order. sets: of two labels, with a validation part."""
+def evaluate(readers: Sequence[Reader], sets: Sets, earlier: Sequence[Mapping[str, Any]] = ()) -> Report:
+    """readers: of the checkpoints, in any order. sets: of two labels, with a validation part. earlier: the values of
+    former reports, whose points stand for checkpoints that are no longer kept."""
     if not readers:
         raise EvaluationError("there is no checkpoint to evaluate")
     if len(sets.labels) != 2:
         raise EvaluationError(f"the one unit needs two labels; these are {sets.labels}")
-    points = [_point(reader, sets) for reader in sorted(readers, key=lambda reader: reader.manifest.bytes_seen)]
+    kept = {point["manifest_sha256"]: point for report in earlier for point in _points_of(report, sets)}
+    for reader in readers:
+        if reader.manifest_sha256 not in kept:
+            kept[reader.manifest_sha256] = _point(reader, sets)
+    points = sorted(kept.values(), key=lambda point: int(point["bytes_seen"]))
     table = Table(
         f"Accuracy on {len(sets.test.texts):,} test texts, fitted on {len(sets.train.texts):,}.",
         ["bytes read", "bits per byte", *_NAMES.values(), "unit"],
@@ -41,6 +46,18 @@ def evaluate(readers: Sequence[Reader], sets: Sets) -> Report:
         ],
     )
     return Report("growth", {"points": points, **sets.described()}, [table], {"growth": _figure(points)})
+
+
+def _points_of(report: Mapping[str, Any], sets: Sets) -> list[dict[str, Any]]:
+    """Raises EvaluationError unless they are of the same sets."""
+    described = sets.described()
+    if report.get("protocol") != "growth" or {name: report.get(name) for name in described} != described:
+        raise EvaluationError(
+            f"the earlier report is of {report.get('protocol')!r} on {report.get('rows')} texts, this one of 'growth' "
+            f"on {described['rows']}: give reports of `neuron evaluate growth` on the same sets"
+        )
+    points: list[dict[str, Any]] = report["points"]
+    return points
 
 
 def _point(reader: Reader, sets: Sets) -> dict[str, Any]:

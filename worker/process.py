@@ -47,7 +47,7 @@ def celery_app(settings: WorkerSettings, service: Service) -> Celery:
     @app.task(name=wire.TASK, bind=True)  # type: ignore[untyped-decorator]
     def run(task: Any, job_ids: list[Any]) -> None:
         try:
-            service.run(job_ids)
+            service.jobs.run(job_ids)
         finally:
             service.intake.ended(task.request.delivery_info["routing_key"])
 

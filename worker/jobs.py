@@ -1,0 +1,265 @@
+"""A worker's jobs in progress: from a message of the queue to their stored outcomes, each held by a lease meanwhile."""
+
+import itertools
+import logging
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from contract import wire
+from contract.jobs import JOB, DeleteHeadJob, ErrorCode, FitJob, JobBase, JobError, Outcome
+from worker import execute, metrics
+from worker.accounting import Times, account
+from worker.engine import Engine
+from worker.execute import Ending, Task
+from worker.fitting import Fitter
+from worker.known_heads import KnownHeads
+from worker.outbox import Receipt
+from worker.quarantine import Quarantine
+from worker.results import Begun, Results, Told, addressed
+from worker.serving import ServedModel
+
+log = logging.getLogger(__name__)
+
+# A job that must run alone waits so long for the others to end; then they go to other workers.
+_PATIENCE_S = 5.0
+
+# Their results take long to spell out. Their own threads do that, for the outbox would keep all other outcomes waiting.
+_LONG = ("featurize", "trace")
+
+_ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
+
+
+@dataclass
+class _Running:
+    """A job in progress. let_go: it is another worker's affair, so nothing more is told of it."""
+
+    task: Task
+    delivery: str
+    receipt: Receipt
+    served: ServedModel
+    begun_at: float  # by time.monotonic
+    queued_s: float
+    told: Told  # as its stream was when it began; its events also count those on their way
+    let_go: bool = False
+
+
+class Jobs:
+    """What a worker runs. `run` is called by many threads at once; the rest by a watcher each."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        engine: Engine,
+        results: Results,
+        heads: KnownHeads,
+        fitter: Fitter,
+        served: Callable[[], ServedModel],
+    ) -> None:
+        """served: the model that jobs begin with now."""
+        self._worker_id = worker_id
+        self._engine = engine
+        self._results = results
+        self._heads = heads
+        self._fitter = fitter
+        self._served = served
+        self._running: dict[str, _Running] = {}  # by job; changed under the lock
+        self._changing = threading.Lock()
+        self._deliveries = itertools.count(1)
+        self._quarantine = Quarantine()
+
+    def run(self, job_ids: list[Any]) -> None:
+        """Jobs that one message of the queue brought, by their ids, to their stored outcomes, side by side.
+
+        What is no id is refused and counted.
+        """
+        valid = [job_id for job_id in job_ids if isinstance(job_id, str) and _ID.fullmatch(job_id)]
+        for _ in range(len(job_ids) - len(valid)):
+            _refuse("no id of a job")
+        with self._quarantine.beside():
+            suspects = self._run(valid, alone=False)
+        for job_id in suspects:
+            log.warning("job %s has brought down its workers and now runs alone", job_id)
+            with self._quarantine.alone(_PATIENCE_S, lambda: self.give_back("quarantine")):
+                self._run([job_id], alone=True)
+
+    def _run(self, job_ids: list[str], alone: bool) -> list[str]:
+        """Returns those that must run alone."""
+        if not job_ids:
+            return []
+        delivery = self._delivery()
+        begun, suspects = self._results.begin(job_ids, delivery, alone)
+        receipt = Receipt()
+        all_running = [running for one in begun if (running := self._accept(one, delivery, receipt)) is not None]
+        long: queue.SimpleQueue[tuple[_Running, Ending]] = queue.SimpleQueue()
+
+        def finish(running: _Running, ending: Ending) -> None:
+            job = running.task.job
+            if not running.let_go:
+                self._results.finish(job, delivery, lambda: _counted(running, ending()), receipt)
+            receipt.note()
+
+        def begin(running: _Running) -> None:
+            task, job = running.task, running.task.job
+            if isinstance(job, FitJob | DeleteHeadJob):
+                self._fitter.start(task, job, running.served, lambda ending: finish(running, ending))
+                return
+            execute.start(
+                task,
+                running.served,
+                self._engine,
+                lambda index, text: self._tell(running, index, text),
+                lambda ending: long.put((running, ending)) if is_long(running) else finish(running, ending),
+                self._heads.find,
+            )
+
+        def is_long(running: _Running) -> bool:
+            return running.task.job.kind in _LONG
+
+        try:
+            for running in all_running:
+                self._enter(running)
+                receipt.expect()
+            for running in all_running:
+                begin(running)
+            for _ in filter(is_long, all_running):
+                running, ending = long.get()
+                finish(running, _known(ending()))
+            receipt.wait()  # the message is acknowledged when this returns
+        finally:
+            for running in all_running:
+                self._leave(running)
+        return suspects
+
+    def _enter(self, running: _Running) -> None:
+        """Where this worker runs the job already, the lease of that delivery has lapsed: it is let go."""
+        with self._changing:
+            before = self._running.get(running.task.job.id)
+            self._running[running.task.job.id] = running
+        if before is not None:
+            before.let_go = True
+            before.task.cancelled.set()
+            metrics.LEASES_LOST.inc()
+
+    def _leave(self, running: _Running) -> None:
+        with self._changing:
+            if self._running.get(running.task.job.id) is running:
+                del self._running[running.task.job.id]
+
+    def _accept(self, begun: Begun, delivery: str, receipt: Receipt) -> _Running | None:
+        """None for what is no job, or cannot be gone on with; it fails."""
+        try:
+            job = JOB.validate_json(begun.body)
+        except ValidationError as error:
+            # The fault's place, not the body: it may hold a user's text.
+            _refuse(f"{error.errors()[0]['type']} at {error.errors()[0]['loc']}")
+            failure = JobError(code=ErrorCode.ENGINE_FAILURE, detail="the worker cannot read the job")
+            self._fail(addressed(begun.id, begun.body), failure, delivery, receipt)
+            return None
+        told = self._results.told(job.id) if begun.again and job.kind == "generate" and job.stream else Told()
+        served = self._served()
+        if told.model not in (None, served.version):
+            # The rest would be that of another text.
+            detail = f"{told.model} had begun to write the stream, and {served.version} is served now: ask again"
+            self._fail(job, JobError(code=ErrorCode.MODEL_CHANGED, detail=detail), delivery, receipt)
+            return None
+        metrics.QUEUE_WAIT.labels(job.priority).observe(begun.age_s)
+        now = time.monotonic()
+        task = Task(job, threading.Event(), now + job.timeout_s - begun.age_s, begun.again)
+        running = _Running(task, delivery, receipt, served, now, begun.age_s, told)
+        if begun.cancelled:
+            running.task.cancelled.set()
+        return running
+
+    def _fail(self, job: JobBase, error: JobError, delivery: str, receipt: Receipt) -> None:
+        outcome = Outcome(state="failed", error=error)
+        self._results.finish(job, delivery, lambda: outcome, receipt)
+
+    def _tell(self, running: _Running, index: int, text: str) -> None:
+        """Generated characters to the job's stream, but for those that an earlier delivery told."""
+        told = running.told
+        if characters := told.characters.get(index, 0):
+            told.characters[index] = max(0, characters - len(text))
+            text = text[characters:]
+        if text and not running.let_go:
+            told.events += 1
+            job, version, receipt = running.task.job, running.served.version, running.receipt
+            self._results.token(job, running.delivery, index, text, told.events, version, receipt)
+
+    def give_back(self, reason: str) -> None:
+        """Let other workers have what runs."""
+        for job_id, running in list(self._running.items()):
+            if not running.let_go:
+                running.let_go = True
+                self._results.give_back(job_id, running.delivery, running.receipt)
+                metrics.GIVEN_BACK.labels(reason).inc()
+                log.info("job %s is given back: %s", job_id, reason)
+            running.task.cancelled.set()
+
+    def renew_leases(self) -> None:
+        """A hung engine's jobs are left to others."""
+        if not self._running or self._engine.age_s >= wire.ENGINE_STALLED_S:
+            return
+        held = {job_id: running.delivery for job_id, running in list(self._running.items()) if not running.let_go}
+        for job_id in self._results.renew(held):
+            running = self._running.get(job_id)
+            if running is not None and running.delivery == held[job_id]:
+                running.let_go = True
+                running.task.cancelled.set()
+                metrics.LEASES_LOST.inc()
+                log.warning("job %s went to another worker, for its lease had lapsed", job_id)
+
+    def reap(self) -> None:
+        """Queue again what has lost its worker, here or elsewhere."""
+        # Each time so many are looked at; a worker that dies may leave more.
+        while self._reap_some():
+            pass
+
+    def _reap_some(self) -> bool:
+        """Returns whether there were any."""
+        reaped = self._results.reap(self._delivery())
+        for reason, count in (("lapsed", reaped.lapsed), ("lost", reaped.lost)):
+            metrics.REDELIVERIES.labels(reason).inc(count)
+            if count:
+                log.warning("%d jobs had lost their worker and are queued again (%s)", count, reason)
+        for job_id in reaped.dead:
+            metrics.DEAD_LETTERS.inc()
+            log.error("job %s is given up: every worker that ran it died; see `neuron jobs dead`", job_id)
+        return bool(reaped.lapsed or reaped.lost or reaped.dead)
+
+    def watch_cancellations(self) -> None:
+        """Stop what its client has cancelled."""
+        for job_id in self._results.cancelled(list(self._running)):
+            if (running := self._running.get(job_id)) is not None:
+                running.task.cancelled.set()
+
+    def _delivery(self) -> str:
+        """The name of a lease's holder, never used before."""
+        return f"{self._worker_id}:{next(self._deliveries)}"
+
+
+def _known(outcome: Outcome) -> Ending:
+    return lambda: outcome
+
+
+def _counted(running: _Running, outcome: Outcome) -> Outcome:
+    task, begun = running.task, running.begun_at
+    ended = task.ended_at or begun
+    account(
+        task.job,
+        outcome,
+        running.served.version,
+        Times(begun - running.queued_s, begun, task.admitted_at or ended, ended),
+    )
+    return outcome
+
+
+def _refuse(why: str) -> None:
+    metrics.REFUSED_MESSAGES.inc()
+    log.error("refused what is no job: %s", why)

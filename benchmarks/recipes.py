@@ -41,10 +41,7 @@ def recipes(recipes: tuple[str, ...], corpus: Path, common: str, seconds: float,
 def options(flags: str, corpus: Path) -> Options:
     """What `neuron train --corpus CORPUS` would make of `flags`."""
     params: dict[str, Any] = train.make_context("recipe", ["RUN", *shlex.split(flags)]).params
-    given = {
-        name: value for name, value in params.items() if name in Options.__dataclass_fields__ and value is not None
-    }
-    return Options(
-        **{name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-        | {"corpus": str(corpus)}
-    )
+    given = {name: params[name] for name in Options.__dataclass_fields__ if params.get(name) is not None}
+    if "start_from" in given:
+        given["start_from"] = str(given["start_from"])
+    return Options(**given | {"corpus": str(corpus)})

@@ -1,9 +1,10 @@
-"""`neuron evaluate all`: every protocol on the paper's sets, and one table of them beside the paper's numbers.
+"""`neuron evaluate all`: every protocol on the paper's sets, as one page with a table beside the paper's numbers.
 
 It runs the commands of cli/evaluate.py, to whose group it adds itself.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from cli.evaluate import command_line, evaluate
 from model import checkpoint
 from model.checkpoint import CheckpointError
 from model.durable import replace_file
+from trainer.evaluation import summary
 from trainer.evaluation.features import manifest_sha256
-from trainer.evaluation.report import JSON, MARKDOWN
+from trainer.evaluation.report import JSON, MARKDOWN, embedded
 from trainer.evaluation.sets import IMDB, SST, find_files
-from trainer.evaluation.summary import summarize
 from trainer.labelled import LabelledError
 
 RESULTS = "results.md"
@@ -39,18 +40,31 @@ _TEXTS = (
     help="Directory of the CSV files of SST and IMDB.",
 )
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A directory for each.")
+@click.option(
+    "--page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help=f"Where that page goes. Default: {RESULTS} in --out.",
+)
 @click.option("--draws", type=click.IntRange(2), default=100, show_default=True, help="Of `curve`.")
 @click.option("--samples", type=click.IntRange(1), default=200, show_default=True, help="Of `generation`.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="As of the other commands.")
 @checkpoint_option
 @click.pass_context
 def all_(
-    context: click.Context, data: Path, out: Path, draws: int, samples: int, cache: Path | None, directory: Path
+    context: click.Context,
+    data: Path,
+    out: Path,
+    page: Path | None,
+    draws: int,
+    samples: int,
+    cache: Path | None,
+    directory: Path,
 ) -> None:
-    """Every protocol on SST and IMDB, and a table of them beside the paper's numbers.
+    """Every protocol on SST and IMDB, and a page of them with a table beside the paper's numbers.
 
     Runs the other commands, each told before it starts. One whose report of the same checkpoint is in --out already is
-    not run again, so what was interrupted goes on. DIR holds the files that `sst` and `imdb` need.
+    not run again, so what was interrupted goes on. DIR holds the files that `sst` and `imdb` need. A report of `growth`
+    in --out/growth goes into the page as well.
     """
     try:
         imdb_train = str(find_files(data, IMDB)["train"])
@@ -85,10 +99,15 @@ def all_(
                 protocol.invoke(called)
                 report = _report(path)
             reports[name] = report
-    table = summarize(reports).markdown()
-    lines = [f"- [{name}]({name}/{MARKDOWN}): `{report['command']}`" for name, report in reports.items()]
-    replace_file(out / RESULTS, "\n\n".join(["# Results", table, "\n".join(lines)]) + "\n")
-    click.echo(f"{table}\n\n{out / RESULTS}: this table, and where the reports are")
+    if growth := _report(out / "growth" / JSON):
+        reports["growth"] = growth
+    page = page or out / RESULTS
+    bodies = {
+        name: embedded((out / name / MARKDOWN).read_text(), os.path.relpath(out / name, page.parent))
+        for name in reports
+    }
+    replace_file(page, summary.page(reports, bodies))
+    click.echo(f"{summary.summarize(reports).markdown()}\n\n{page}: this table, and every report")
 
 
 def _report(path: Path) -> dict[str, Any]:

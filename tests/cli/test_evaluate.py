@@ -1,6 +1,7 @@
 """`neuron evaluate`: every command leaves its report, and what a user can do wrong ends in a message."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,7 +116,13 @@ def test_all_protocols_end_in_one_table(evaluate: Callable[..., Result], data: P
     assert {name for name, report in reports.items() if report["pooling"] == "mean"} == {"sst-mean", "imdb-mean"}
     text = (out / "results.md").read_text()
     for name, report in reports.items():
-        assert f"[{name}]({name}/report.md): `{report['command']}`" in text
+        assert f"## {name}\n" in text
+        assert f"```bash\n{report['command']}\n```" in text
+        for line in (out / name / "report.md").read_text().splitlines():
+            if line.startswith("|"):
+                assert line in text
+    for picture in out.glob("*/*.png"):
+        assert f"]({picture.relative_to(out)})" in text
     rows = dict(line.strip("| ").split(" | ", 1) for line in text.splitlines() if line.startswith("| "))
     ours, tfidf, paper = rows["IMDB, the one unit, fitted threshold"].split(" | ")
     assert ours == f"{100 * reports['imdb']['accuracy_unit']:.1f} %"
@@ -123,6 +130,20 @@ def test_all_protocols_end_in_one_table(evaluate: Callable[..., Result], data: P
     assert rows["SST, binary, all units, mean over the text"].startswith(
         f"{100 * reports['sst-mean']['accuracy_all']:.1f} %"
     )
+
+
+def test_the_page_may_lie_elsewhere_and_takes_growth_in(
+    evaluate: Callable[..., Result], neuron: Neuron, data: Path, volume: Path, tmp_path: Path
+) -> None:
+    out, page = tmp_path / "out", tmp_path / "page.md"
+    grown = neuron("evaluate", "growth", volume, "--data", data, "--out", out / "growth", "--cache", tmp_path / "cache")
+    assert grown.exit_code == 0, grown.stderr
+    result = evaluate("all", "--data", data, "--draws", 2, "--samples", 2, "--page", page)
+    assert result.exit_code == 0, result.stderr
+    assert not (out / "results.md").exists()
+    links = re.findall(r"\]\((.+?\.(?:png|html))\)", page.read_text())
+    assert "out/growth/growth.png" in links
+    assert all((tmp_path / link).exists() for link in links)
 
 
 def test_what_is_there_of_all_is_not_made_again(

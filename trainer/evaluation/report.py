@@ -1,6 +1,7 @@
 """What an evaluation leaves behind: `report.json`, `report.md` with its tables and figures, and pages of HTML."""
 
 import json
+import re
 import uuid
 import warnings
 from dataclasses import dataclass, field
@@ -64,6 +65,12 @@ class Report:
         parts += [f"![{name}]({name}.png)" for name in self.figures]
         parts += [f"[{name}]({name}.html)" for name in self.pages]
         return "\n\n".join(parts) + "\n"
+
+
+def embedded(markdown: str, folder: str) -> str:
+    """The tables, notes and figures of a `report.md`, to stand in a page that sees its folder as `folder`."""
+    _, _, body = markdown.split("\n\n", 2)  # its title and the facts about the checkpoint are left out
+    return re.sub(r"\]\((\w+\.(?:png|html))\)", rf"]({folder}/\1)", body).strip()
 
 
 def percent(share: float | None) -> str:

@@ -118,7 +118,8 @@ async def generate(
     if body.stream:
         base |= {"mailbox": None, "events": True}
     job = GenerateJob(**base, **body.job_fields())
-    cost = body.samples, body.samples * (size + body.length)
+    times = 2 if body.rank_by == "sentiment" else 1  # what was written is read
+    cost = body.samples, body.samples * (size + body.length) * times
     if body.stream and not call.respond_async:
         return await call.stream(job, *cost)
     return await call.answer(job, *cost)

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from contract.jobs import HeadInfo, JobState, ModelInfo, Pooling
+from contract.jobs import HeadInfo, JobState, ModelInfo, Pooling, RankBy
 
 
 def _encodable(text: str) -> str:
@@ -133,7 +133,12 @@ class GenerateRequest(Body):
     )
     n: Annotated[int, Field(ge=1), Whole] = Field(1, description="Samples to return.")
     best_of: Annotated[int, Field(ge=1), Whole] | None = Field(
-        None, description="Samples to draw, n or more; the n most likely are returned. Not with `stream`."
+        None, description="Samples to draw, n or more; the best n are returned. Not with `stream`."
+    )
+    rank_by: RankBy = Field(
+        "likelihood",
+        description="Which samples are best: the likeliest or, by the model's head `sentiment`, those nearest to what "
+        "`sentiment` asks for: at 1 the most positive, at -1 the most negative. Not with `stream`.",
     )
     stop: list[Annotated[AnyText, Field(min_length=1, max_length=64)]] = Field(
         default=["\n"], max_length=16, description="End before any of these. A newline ends a review."
@@ -146,6 +151,10 @@ class GenerateRequest(Body):
             raise ValueError(f"best_of is {self.best_of}, less than n, which is {self.n}")
         if self.stream and self.best_of is not None and self.best_of != self.n:
             raise ValueError("a stream cannot take the best of several: leave best_of or stream out")
+        if self.rank_by == "sentiment" and self.sentiment is None:
+            raise ValueError("rank_by is sentiment, and no sentiment is asked for: give one, or leave rank_by out")
+        if self.rank_by == "sentiment" and self.stream:
+            raise ValueError("a stream cannot be ranked: leave rank_by or stream out")
         return self
 
     @property
@@ -268,13 +277,16 @@ class Sample(BaseModel):
     index: int = Field(description="Number of the sample; `token` events name it.")
     text: str = Field(description="The continuation, without the prompt.")
     mean_log_probability: float = Field(description="Nats a byte under the model at temperature 1.")
+    positive: float | None = Field(
+        None, description="Probability of positive by the head `sentiment`, where that is what samples are ranked by."
+    )
     finish_reason: Literal["length", "stop"]
 
 
 class GenerateResponse(BaseModel):
     model: ModelName
     seed: int
-    results: list[Sample] = Field(description="The most likely first.")
+    results: list[Sample] = Field(description="The best first, by `rank_by`.")
 
 
 class JobResponse(BaseModel):

@@ -1,25 +1,16 @@
 """`neuron evaluate`: the paper's tables and figures for a checkpoint, a command for each protocol."""
 
-import json
-import shlex
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import torch
-from click.core import ParameterSource
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cli.checkpoint_option import checkpoint_option
 from cli.heatmap import heat_maps, html_page
 from cli.pooling_option import pooling_option
-from model.checkpoint import CheckpointError, published
-from model.heads import HeadError
-from model.pooling import Pooling
+from cli.protocol import read_report, run, write
+from model.checkpoint import published
 from trainer.evaluation import classify as classify_protocol
 from trainer.evaluation import curve as curve_protocol
 from trainer.evaluation import generation as generation_protocol
@@ -30,13 +21,12 @@ from trainer.evaluation import lengths as lengths_protocol
 from trainer.evaluation import pairs as pairs_protocol
 from trainer.evaluation import shifts as shifts_protocol
 from trainer.evaluation import units as units_protocol
-from trainer.evaluation.features import EvaluationError, Reader, Watch
-from trainer.evaluation.report import JSON, MARKDOWN, Report
+from trainer.evaluation.features import Reader, Watch
+from trainer.evaluation.report import Report
 from trainer.evaluation.sets import IMDB, SST, Sets, find_sets, read_sets
-from trainer.labelled import LabelledError, read_labelled
+from trainer.labelled import read_labelled
 
 F = TypeVar("F", bound=Callable[..., Any])
-Evaluation = Callable[[Reader], Report]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -101,7 +91,7 @@ def sst(data: Path, **where: Any) -> None:
 
     DIR holds sst_binary_train.csv, sst_binary_dev.csv and sst_binary_test.csv; or train, valid and test.
     """
-    _run(lambda reader: classify_protocol.evaluate(reader, find_sets(data, SST), folds=5), **where)
+    run(lambda reader: classify_protocol.evaluate(reader, find_sets(data, SST), folds=5), **where)
 
 
 @evaluate.command()
@@ -112,7 +102,7 @@ def imdb(data: Path, **where: Any) -> None:
 
     DIR holds imdb_train.csv and imdb_test.csv, or train and test; also as .csv.xz.
     """
-    _run(lambda reader: classify_protocol.evaluate(reader, find_sets(data, IMDB), folds=1), **where)
+    run(lambda reader: classify_protocol.evaluate(reader, find_sets(data, IMDB), folds=1), **where)
 
 
 @evaluate.command()
@@ -126,7 +116,7 @@ def classify(folds: int, **options: Any) -> None:
     Of two labels the second in order (1 of 0 and 1, pos of neg and pos) counts as positive.
     """
     sets, where = _sets(options)
-    _run(lambda reader: classify_protocol.evaluate(reader, sets(), folds), **where)
+    run(lambda reader: classify_protocol.evaluate(reader, sets(), folds), **where)
 
 
 @evaluate.command()
@@ -137,7 +127,7 @@ def classify(folds: int, **options: Any) -> None:
 def curve(draws: int, seed: int, **options: Any) -> None:
     """Accuracy against the number of labelled examples: all units with L1 and L2, and the unit alone."""
     sets, where = _sets(options)
-    _run(lambda reader: curve_protocol.evaluate(reader, sets(), draws, seed), **where)
+    run(lambda reader: curve_protocol.evaluate(reader, sets(), draws, seed), **where)
 
 
 @evaluate.command()
@@ -147,7 +137,7 @@ def curve(draws: int, seed: int, **options: Any) -> None:
 def units(folds: int, **options: Any) -> None:
     """The weight of every unit, the heaviest alone, and all but the heaviest."""
     sets, where = _sets(options)
-    _run(lambda reader: units_protocol.evaluate(reader, sets(), folds), **where)
+    run(lambda reader: units_protocol.evaluate(reader, sets(), folds), **where)
 
 
 @evaluate.command()
@@ -157,7 +147,7 @@ def units(folds: int, **options: Any) -> None:
 def lengths(folds: int, **options: Any) -> None:
     """Text lengths of right and wrong answers against all."""
     sets, where = _sets(options)
-    _run(lambda reader: lengths_protocol.evaluate(reader, sets(), folds), **where)
+    run(lambda reader: lengths_protocol.evaluate(reader, sets(), folds), **where)
 
 
 @evaluate.command()
@@ -167,7 +157,7 @@ def lengths(folds: int, **options: Any) -> None:
 @_of_model
 def histogram(source: Path, text: str | None, label: str, unit: int | None, **where: Any) -> None:
     """The unit's final value by class."""
-    _run(lambda reader: histogram_protocol.evaluate(reader, read_labelled(source, text, label), unit), **where)
+    run(lambda reader: histogram_protocol.evaluate(reader, read_labelled(source, text, label), unit), **where)
 
 
 @evaluate.command()
@@ -178,7 +168,7 @@ def histogram(source: Path, text: str | None, label: str, unit: int | None, **wh
 @_of_model
 def shifts(source: Path, text: str | None, label: str, unit: int | None, limit: int, **where: Any) -> None:
     """The size of the unit's changes against position in the text."""
-    _run(
+    run(
         lambda reader: shifts_protocol.evaluate(reader, read_labelled(source, text, label).head(limit).texts, unit),
         **where,
     )
@@ -197,7 +187,7 @@ def heatmap(texts: tuple[str, ...], units_: tuple[int, ...], **where: Any) -> No
         pages = {f"text_{number}": _page(reader, one, units) for number, one in enumerate(traced, start=1)}
         return heatmap_protocol.report(reader, traced, units, pages)
 
-    _run(protocol, **where)
+    run(protocol, **where)
 
 
 @evaluate.command()
@@ -233,7 +223,7 @@ def pairs(
             return pairs_protocol.paraphrase(reader, of_train, of_valid, of_test, folds)
         return pairs_protocol.relatedness(reader, of_train, of_valid, of_test)
 
-    _run(protocol, **where)
+    run(protocol, **where)
 
 
 @evaluate.command()
@@ -241,6 +231,7 @@ def pairs(
 @_valid
 @_columns
 @click.option("--samples", type=click.IntRange(1), default=200, show_default=True, help="Of each prompt and sentiment.")
+@click.option("--best-of", type=click.IntRange(1), default=8, show_default=True, help="Drawn for each; 1 ranks none.")
 @click.option("--length", type=click.IntRange(1), default=200, show_default=True, help="Bytes at most.")
 @click.option("--temperature", type=click.FloatRange(0, 10), default=0.7, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**32), default=0, show_default=True)
@@ -251,19 +242,23 @@ def generation(
     text: str | None,
     label: str,
     samples: int,
+    best_of: int,
     length: int,
     temperature: float,
     seed: int,
     **where: Any,
 ) -> None:
-    """Write with the sentiment unit held at +1, 0 and -1, judged by tf-idf trained on --train (the IMDB reviews)."""
+    """Write with the sentiment unit held at +1, 0 and -1, judged by tf-idf trained on --train (the IMDB reviews).
+
+    As the samples are drawn, and the best --best-of by the checkpoint's head, as `neuron generate --rank-by sentiment`.
+    """
 
     def protocol(reader: Reader) -> Report:
         of_train = read_labelled(train, text, label)
         of_valid = read_labelled(valid, text, label) if valid else None
-        return generation_protocol.evaluate(reader, of_train, of_valid, samples, length, temperature, seed)
+        return generation_protocol.evaluate(reader, of_train, of_valid, samples, length, temperature, seed, best_of)
 
-    _run(protocol, **where)
+    run(protocol, **where)
 
 
 @evaluate.command()
@@ -281,79 +276,15 @@ def growth(volume: Path, data: Path, out: Path, earlier: tuple[Path, ...], cache
     def protocol(watch: Watch) -> tuple[Report, dict[str, Any]]:
         sets = find_sets(data, SST)
         readers = [Reader(directory, cache, watch=watch) for directory in published(volume)]
-        return growth_protocol.evaluate(readers, sets, [_report(path) for path in earlier]), {}
+        return growth_protocol.evaluate(readers, sets, [read_report(path) for path in earlier]), {}
 
-    _write(protocol, out)
-
-
-def _report(path: Path) -> dict[str, Any]:
-    try:
-        report = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise EvaluationError(f"{path} is not a report.json: {error}") from error
-    return report if isinstance(report, dict) else {}
+    write(protocol, out)
 
 
 def _sets(options: dict[str, Any]) -> tuple[Callable[[], Sets], dict[str, Any]]:
     """How to read the parts, and the options that are left."""
     parts = {name: options.pop(name) for name in ("train", "valid", "test", "text", "label")}
     return lambda: read_sets(**parts), options
-
-
-def _run(protocol: Evaluation, out: Path, directory: Path, cache: Path, pooling: Pooling, dtype: str) -> None:
-    """A protocol of one checkpoint."""
-
-    def with_reader(watch: Watch) -> tuple[Report, dict[str, Any]]:
-        reader = Reader(directory, cache, pooling, None if dtype == "auto" else getattr(torch, dtype), watch)
-        return protocol(reader), reader.described()
-
-    _write(with_reader, out)
-
-
-def _write(protocol: Callable[[Watch], tuple[Report, dict[str, Any]]], out: Path) -> None:
-    """protocol: to the report, and what it says of what was evaluated."""
-    try:
-        with _watched() as watch:
-            report, about = protocol(watch)
-        report.write(out, {**about, "command": command_line(click.get_current_context())})
-    except (EvaluationError, LabelledError, HeadError, CheckpointError) as error:
-        raise click.ClickException(str(error)) from error
-    except OSError as error:
-        raise click.ClickException(f"{error.filename or out}: {error.strerror or error}") from error
-    for table in report.tables:
-        click.echo(table.markdown() + "\n")
-    click.echo(f"{out}: {JSON}, {MARKDOWN}, {len(report.figures)} figures, {len(report.pages)} pages")
-
-
-@contextmanager
-def _watched() -> Iterator[Watch]:
-    """A bar a stage."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-
-        def begin(stage: str, total: int) -> None:
-            bar.add_task(stage, total=total)
-
-        yield Watch(begin, lambda count: bar.advance(bar.task_ids[-1], count))
-
-
-def command_line(context: click.Context) -> str:
-    """The command as it was given."""
-    words = ["neuron", "evaluate", str(context.info_name)]
-    for parameter in context.command.params:
-        if context.get_parameter_source(str(parameter.name)) is not ParameterSource.COMMANDLINE:
-            continue
-        value = context.params[str(parameter.name)]
-        values = value if isinstance(value, tuple) else [value]
-        option = [parameter.opts[0]] if isinstance(parameter, click.Option) else []
-        words += [word for one in values for word in (*option, str(one))]
-    return shlex.join(words)
 
 
 def _page(reader: Reader, traced: heatmap_protocol.Traced, units: list[int]) -> str:

@@ -3,7 +3,6 @@
 It runs the commands of cli/evaluate.py, to whose group it adds itself.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +12,13 @@ import click
 from click.core import ParameterSource
 
 from cli.checkpoint_option import checkpoint_option
-from cli.evaluate import command_line, evaluate
+from cli.evaluate import evaluate
+from cli.protocol import command_line, read_report
 from model import checkpoint
 from model.checkpoint import CheckpointError
 from model.durable import replace_file
 from trainer.evaluation import summary
-from trainer.evaluation.features import manifest_sha256
+from trainer.evaluation.features import EvaluationError, manifest_sha256
 from trainer.evaluation.report import JSON, MARKDOWN, embedded
 from trainer.evaluation.sets import IMDB, SST, find_files
 from trainer.labelled import LabelledError
@@ -88,7 +88,6 @@ def all_(
     where = [] if cache is None else ["--cache", str(cache)]
     if context.get_parameter_source("directory") is ParameterSource.COMMANDLINE:
         where += ["--checkpoint", str(directory)]
-    reports = {}
     for name, (command, *words) in protocols.items():
         protocol = evaluate.commands[command]
         with protocol.make_context(command, [*words, *where, "--out", str(out / name)], context.parent) as called:
@@ -97,23 +96,27 @@ def all_(
             if report.get("command") != line or report.get("manifest_sha256") != manifest:
                 click.echo(f"$ {line}")
                 protocol.invoke(called)
-                report = _report(path)
-            reports[name] = report
-    if growth := _report(out / "growth" / JSON):
-        reports["growth"] = growth
     page = page or out / RESULTS
+    replace_file(page, results_page(out, page.parent))
+    click.echo(f"{summary.summarize(_reports(out)).markdown()}\n\n{page}: this table, and every report")
+
+
+def results_page(out: Path, place: Path) -> str:
+    """The page of all reports that lie in `out`, as Markdown; place: the directory that it is to lie in."""
+    reports = _reports(out)
     bodies = {
-        name: embedded((out / name / MARKDOWN).read_text(), os.path.relpath(out / name, page.parent))
-        for name in reports
+        name: embedded((out / name / MARKDOWN).read_text(), os.path.relpath(out / name, place)) for name in reports
     }
-    replace_file(page, summary.page(reports, bodies))
-    click.echo(f"{summary.summarize(reports).markdown()}\n\n{page}: this table, and every report")
+    return summary.page(reports, bodies)
+
+
+def _reports(out: Path) -> dict[str, dict[str, Any]]:
+    return {name: report for name in summary.SECTIONS if (report := _report(out / name / JSON))}
 
 
 def _report(path: Path) -> dict[str, Any]:
     """What was left there; nothing where there is none that could be read."""
     try:
-        report = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return read_report(path)
+    except (OSError, EvaluationError):
         return {}
-    return report if isinstance(report, dict) else {}

@@ -49,7 +49,7 @@ class HeatMap:
 
 
 def heat_maps(text: str, answer: dict[str, Any], sentiment_unit: int | None) -> list[HeatMap]:
-    """One for each unit of `answer`, the result of a trace job (worker/execute.py)."""
+    """One for each unit of `answer`, the result of a trace job (worker/plans.py)."""
     maps = []
     for column, unit in enumerate(answer["units"]):
         calibrated = unit == sentiment_unit

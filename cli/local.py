@@ -34,8 +34,9 @@ from model.reading import read_features
 from model.text import prepare
 from worker import serving
 from worker.engine import Engine
-from worker.execute import JobFailed, execute
+from worker.execute import execute
 from worker.known_heads import KnownHeads
+from worker.plans import JobFailed
 from worker.serving import ServedModel
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -131,7 +132,14 @@ def trace(text: str | None, directory: Path, units: tuple[int, ...], page: Path 
 @click.option("--top-p", default=_DEFAULTS.top_p, show_default=True, help="... among those that make up this much.")
 @click.option("--seed", type=int, help="The same seed gives the same text; drawn if left out.")
 @click.option("--n", default=_DEFAULTS.n, show_default=True, help="Samples to print.")
-@click.option("--best-of", type=int, help="Samples to draw; the --n most likely are printed.")
+@click.option("--best-of", type=int, help="Samples to draw; the best --n are printed.")
+@click.option(
+    "--rank-by",
+    type=click.Choice(["likelihood", "sentiment"]),
+    default=_DEFAULTS.rank_by,
+    show_default=True,
+    help="What is best: the likeliest, or what the head `sentiment` finds nearest to --sentiment.",
+)
 @click.option(
     "--stop",
     multiple=True,
@@ -144,11 +152,13 @@ def generate(directory: Path, as_json: bool, **options: Any) -> None:
     """Continue PROMPT, which may be empty.
 
     One sample is printed as it comes, after the prompt on a terminal and alone in a pipe.
-    Several are printed at the end, the most likely first, each with its mean log-probability in nats a byte.
+    Several are printed at the end, the best first, each with its mean log-probability in nats a byte or, ranked by
+    sentiment, with the probability that it is positive.
     """
     options["stop"] = [stop for stop in options["stop"] if stop]
     body = valid(GenerateRequest, **options)
-    job = GenerateJob(**_BASE, **body.job_fields() | {"stream": body.samples == 1 and not as_json})
+    stream = body.samples == 1 and body.rank_by == "likelihood" and not as_json
+    job = GenerateJob(**_BASE, **body.job_fields() | {"stream": stream})
     console = _console()
     safe = _safe if console.is_terminal else str
     with _loaded(directory) as model:
@@ -163,7 +173,8 @@ def generate(directory: Path, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(answer))
         return
     for number, sample in enumerate(answer["results"], start=1):
-        click.echo(f"{number}  {sample['mean_log_probability']:+.3f}  {safe(sample['text'])}")
+        rank = f"{sample['positive']:6.1%}" if "positive" in sample else f"{sample['mean_log_probability']:+.3f}"
+        click.echo(f"{number}  {rank}  {safe(sample['text'])}")
 
 
 @click.command()

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 Priority = Literal["interactive", "bulk"]
 Pooling = Literal["cell", "tanh", "mean"]
+RankBy = Literal["likelihood", "sentiment"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
@@ -56,6 +57,7 @@ class GenerateJob(JobBase):
     seed: int = Field(ge=0, lt=2**63)
     n: int = Field(ge=1)
     best_of: int = Field(ge=1)
+    rank_by: RankBy = "likelihood"  # sentiment: nearest to `sentiment` by the checkpoint's head of that name
     stop: list[str]
     stream: bool = False  # write `token` events
 

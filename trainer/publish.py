@@ -128,13 +128,14 @@ def _bits_per_byte(model: LanguageModel, progress: Progress, options: Options, d
         return found
     if corpus.sha256 != options.corpus_sha256:  # this one's held-out text may be what the run has learned from
         return found
-    return _measured(FoldedModel(model, device), held_out, options.lanes)
+    return _measured(FoldedModel(model, device), held_out, options)
 
 
 @torch.inference_mode()
-def _measured(model: FoldedModel, held_out: NDArray[np.uint8], rows: int) -> float:
-    """Bits per byte, read in as many pieces as the run's own validation does."""
-    steps = (len(held_out) - 1) // rows
+def _measured(model: FoldedModel, held_out: NDArray[np.uint8], options: Options) -> float:
+    """Bits per byte of the very bytes that the run's own validation takes: as many pieces, of whole windows."""
+    rows = options.lanes
+    steps = (len(held_out) - 1) // rows // options.window * options.window
     pieces = [held_out[row * steps : (row + 1) * steps + 1] for row in range(rows)]
     text = torch.from_numpy(np.stack(pieces, axis=1).astype(np.int64)).to(model.device)  # (steps + 1, rows)
     state, nats = model.zero_state(rows), torch.zeros((), dtype=torch.float64, device=model.device)

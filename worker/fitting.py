@@ -25,9 +25,10 @@ from model.pooling import pool
 from model.text import prepare
 from worker import metrics
 from worker.engine import Engine
-from worker.execute import Ending, JobFailed, Task, failure, named
+from worker.execute import Ending, Task, failure
 from worker.fit_process import FitProcess, FitProcessError, FitStopped
 from worker.known_heads import KnownHeads
+from worker.plans import JobFailed, named
 from worker.results import Results
 from worker.rows import DeadlineExceeded, Row, RowCancelled, RowRequest
 from worker.serving import ServedModel

@@ -13,14 +13,17 @@ from api.idempotency import HEADER, PATTERN
 def filter_case(context: Any, case: Any) -> bool:
     """Leave out bodies that are answered with an error, rightly.
 
-    422: `n`, `best_of` and `stream` contradict each other, or no head can be fitted on such examples. 504: `timeout_s`
-    is less than a job takes.
+    422: `n`, `best_of`, `rank_by` and `stream` contradict each other, or no head can be fitted on such examples. 504:
+    `timeout_s` is less than a job takes.
     """
     body = case.body
     if isinstance(body, dict) and isinstance(body.get("timeout_s"), int | float) and 0 < body["timeout_s"] < 30:
         return False
     if isinstance(body, dict) and isinstance(body.get("examples"), list):
         return _tell_apart(body["examples"], body.get("unit_only"))
+    ranked = isinstance(body, dict) and body.get("rank_by") == "sentiment"
+    if ranked and (body.get("sentiment") is None or body.get("stream") is True):
+        return False
     if not isinstance(body, dict) or not isinstance(body.get("best_of"), int | float):
         return True
     n = body.get("n", 1)

@@ -61,6 +61,25 @@ def test_best_of_returns_the_most_likely_first(client: httpx.Client) -> None:
     assert generate(client, **body, n=2, best_of=8)["results"] == every[:2]
 
 
+@pytest.mark.parametrize("sentiment", [1, 0.5, -1])
+def test_ranked_by_sentiment_the_nearest_comes_first_as_classify_reads_it(
+    client: httpx.Client, sentiment: float
+) -> None:
+    body = {"prompt": "The film ", "length": 40, "seed": 5, "stop": [], "sentiment": sentiment, "best_of": 8}
+    ranked = generate(client, **body, n=8, rank_by="sentiment")["results"]
+    likeliest = generate(client, **body, n=8)["results"]
+    assert isinstance(ranked, list)
+    assert isinstance(likeliest, list)
+    assert {result["text"] for result in ranked} == {result["text"] for result in likeliest}
+    read = client.post("/classify", json={"texts": ["The film " + result["text"] for result in ranked]}).json()
+    positive = [result["positive"] for result in ranked]
+    assert positive == pytest.approx([result["probabilities"]["positive"] for result in read["results"]], abs=1e-3)
+    assert len(set(positive)) > 1
+    distances = [abs(value - (1 + sentiment) / 2) for value in positive]
+    assert distances == sorted(distances)
+    assert generate(client, **body, n=2, rank_by="sentiment")["results"] == ranked[:2]
+
+
 def test_greedy_does_not_depend_on_the_seed(client: httpx.Client) -> None:
     texts = [generate(client, length=30, temperature=0, stop=[], seed=seed)["results"] for seed in (1, 2)]
     assert texts[0] == texts[1]
@@ -143,6 +162,9 @@ def test_a_client_that_disconnects_stops_its_row(stack: Stack, stream: bool) -> 
         ({"temperature": -1}, "greater than or equal to 0"),
         ({"n": 3, "best_of": 2}, "best_of is 2, less than n"),
         ({"best_of": 2, "stream": True}, "a stream cannot take the best of several"),
+        ({"rank_by": "sentiment", "best_of": 2}, "no sentiment is asked for"),
+        ({"rank_by": "sentiment", "sentiment": 1, "stream": True}, "a stream cannot be ranked"),
+        ({"rank_by": "length"}, "'likelihood' or 'sentiment'"),
         ({"clamp": {"-1": 0.0}}, "not the number of a unit"),
         ({"seed": 2**63}, "less than"),
         ({"seed": "5"}, "not a number"),

@@ -178,6 +178,24 @@ def test_generate_passes_every_option_on(neuron: Neuron, volume: Path, by_worker
     )
 
 
+def test_generate_ranked_by_sentiment(neuron: Neuron, volume: Path, by_worker: Execute) -> None:
+    options = {"sentiment": -1.0, "rank_by": "sentiment", "length": 30, "temperature": 1.5, "seed": 3, "n": 2}
+    defaults = GenerateRequest().model_dump(exclude={"timeout_s", *options})
+    expected = by_worker(GenerateJob(**BASE, **defaults | options | {"best_of": 5}))
+    GenerateResponse.model_validate(expected)
+    arguments = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+    printed = neuron("generate", "--checkpoint", volume, *arguments, "--best-of", 5).stdout
+    first, second = expected["results"]
+    assert first["positive"] <= second["positive"]
+    assert printed == "".join(
+        f"{number}  {sample['positive']:6.1%}  {sample['text']}\n" for number, sample in ((1, first), (2, second))
+    )
+    # One sample is printed at the end as well, for it cannot be ranked before.
+    alone = by_worker(GenerateJob(**BASE, **defaults | options | {"n": 1, "best_of": 1}))["results"][0]
+    shown = neuron("generate", "--checkpoint", volume, *arguments, "--n", 1).stdout
+    assert shown == f"1  {alone['positive']:6.1%}  {alone['text']}\n"
+
+
 def test_generate_without_any_stop(neuron: Neuron, volume: Path) -> None:
     result = neuron("generate", "--checkpoint", volume, "--seed", 1, "--length", 2000, "--stop", "", "--json")
     (sample,) = json.loads(result.stdout)["results"]
@@ -207,6 +225,7 @@ def test_a_terminal_is_shown_the_prompt_and_no_controls(neuron: Neuron, volume: 
         (["--length", "0"], "length:"),
         (["--top-k", "257"], "top_k:"),
         (["--n", "3", "--best-of", "2"], "best_of is 2, less than n, which is 3"),
+        (["--rank-by", "sentiment"], "no sentiment is asked for"),
         (["\udcff"], "not valid Unicode"),
     ],
 )

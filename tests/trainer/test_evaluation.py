@@ -527,6 +527,26 @@ def test_generation_is_judged_by_what_it_says(reader: Reader, tmp_path: Path) ->
     report.write(tmp_path, {})
     assert_pictures(tmp_path, ["generation"])
     assert "I couldn't figure out" in (tmp_path / "report.md").read_text()
+    assert values["on_asked_side_ranked"] is None
+
+
+def test_the_best_of_several_are_those_that_the_head_ranks_first(tmp_path: Path) -> None:
+    """Two letters are drawn by chance, whatever is held; the judge knows gg and bb, the head counts letters."""
+    model = carrier()
+    with torch.no_grad():
+        model.output_w.zero_()
+        model.output_b[ord(" ")] = -50.0
+        model.embedding[ord("g"), 0], model.embedding[ord("b"), 0] = 1.0, -1.0
+    head = Head(["negative", "positive"], {UNIT: [1.0]}, [0.0], pooling="mean")
+    manifest = Manifest("lot", 1, model.architecture, 1, None, {}, Calibration(UNIT, 1, 0.0, 1.0), {"sentiment": head})
+    reader = Reader(checkpoint.publish(tmp_path / "volume", model, manifest, torch.float32), tmp_path / "cache")
+    values = generation.evaluate(reader, letters(60, 1), letters(30, 2), 40, 2, 1.0, 0, best_of=16).values
+    free = {kind["sentiment"]: kind for kind in values["kinds"] if not kind["prompt"]}
+    assert sum(free[side]["on_asked_side"] for side in (1.0, -1.0)) < 1.4
+    for side in (1.0, -1.0):
+        assert free[side]["ranked"]["on_asked_side"] > 0.9
+        assert len(free[side]["texts"]) == len(free[side]["ranked"]["texts"]) == 40
+    assert values["on_asked_side_ranked"] > values["on_asked_side"]
 
 
 def test_a_newline_ends_a_sample_and_a_seed_makes_it_again(reader: Reader) -> None:

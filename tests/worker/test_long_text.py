@@ -14,7 +14,7 @@ from model.language_model import Architecture, LanguageModel
 from model.manifest import Manifest
 from model.text import prepare
 from tests.conftest import run_stack, wait_until
-from worker import execute, serving
+from worker import plans, serving
 
 SENTENCE = "All work and no play makes a dull film. "
 WIDE = Architecture("mlstm", units=256, embedding_size=16)
@@ -34,7 +34,7 @@ def test_a_megabyte_comes_to_the_engine_whole(tiny_volume: Path, tmp_path: Path)
             (message,) = queue.lrange(wire.QUEUES["bulk"], 0, -1)
             (((job_id,),), *_) = json.loads(json.loads(message)["body"])
             job = JOB.validate_json(queue.hget(wire.job(job_id), "body"))
-    (row,) = execute.plan(job, served).requests
+    (row,) = plans.plan(job, served).requests
     assert row.text == prepare(text)
 
 

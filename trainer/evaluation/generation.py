@@ -3,6 +3,9 @@
 Samples are drawn at sentiment +1, 0 and -1, free and after a prompt, as `neuron generate` draws them: the unit is held
 at every byte, the prompt's too, and a newline ends a review. The judge is trained on labelled reviews (the paper's
 readers were people) and sees prompt and continuation.
+
+Beside the samples as they are drawn stand the best of several, ranked as `rank_by: sentiment` of POST /generate does,
+by the checkpoint's head. Head and judge may have learned from the same labels, but from features that share nothing.
 """
 
 from typing import Any
@@ -12,14 +15,16 @@ import torch
 from matplotlib.figure import Figure
 
 from model.folded import Clamps, FoldedModel
+from model.heads import head_probabilities
 from model.sampling import Choice, sample
 from model.text import prepare_prompt
-from trainer.evaluation.baseline import fit_baseline
+from trainer.evaluation.baseline import Baseline, fit_baseline
 from trainer.evaluation.baseline import fits as baseline_fits
 from trainer.evaluation.features import EvaluationError, Reader, Watch
 from trainer.evaluation.report import COLOURS, Report, Table, percent, plot
 from trainer.evaluation.sets import Sets
 from trainer.labelled import Labelled
+from trainer.publish import HEAD
 
 PROMPTS = ("", "I couldn't figure out")
 SENTIMENTS = (1.0, 0.0, -1.0)
@@ -72,13 +77,22 @@ def generate(
 
 
 def evaluate(
-    reader: Reader, train: Labelled, valid: Labelled | None, samples: int, length: int, temperature: float, seed: int
+    reader: Reader,
+    train: Labelled,
+    valid: Labelled | None,
+    samples: int,
+    length: int,
+    temperature: float,
+    seed: int,
+    best_of: int = 1,
 ) -> Report:
     """train, valid: of the judge; labels are two, the second in order being the positive.
 
-    Without `valid` a fifth of the training part stands in for it.
+    Without `valid` a fifth of the training part stands in for it. best_of: how many are drawn for each sample; with 1,
+    or where the checkpoint has no head, nothing is ranked.
     """
-    calibration = reader.calibration
+    calibration, head = reader.calibration, reader.manifest.heads.get(HEAD)
+    best_of = best_of if head is not None else 1
     sets = Sets(train, valid, Labelled([], []))
     if len(sets.labels) != 2:
         raise EvaluationError(f"the judge needs two labels, negative and positive; these are {sets.labels}")
@@ -87,29 +101,29 @@ def evaluate(
     reader.watch.begin("training the judge", baseline_fits(splits))
     judge = fit_baseline(fitting.texts, y, len(sets.train.texts), splits, reader.watch.advance)
 
-    reader.watch.begin("writing", len(PROMPTS) * len(SENTIMENTS) * samples)
-    kinds: list[dict[str, Any]] = []
+    drawn = samples * best_of
+    reader.watch.begin("writing", len(PROMPTS) * len(SENTIMENTS) * drawn)
+    written = {}
     for prompt in PROMPTS:
         for sentiment in SENTIMENTS:
             clamp = {calibration.unit: calibration.value(sentiment)}
-            written = generate(reader.model, prompt, clamp, samples, length, temperature, seed, reader.watch)
-            texts = [prompt + text for text in written]
-            positive = judge.predict(texts) == 1
-            share = float(positive.mean())
-            kinds.append(
-                {
-                    "prompt": prompt,
-                    "sentiment": sentiment,
-                    "judged_positive": share,
-                    "on_asked_side": {1.0: share, -1.0: 1 - share}.get(sentiment),
-                    "distinct": len(set(texts)),
-                    "texts": [{"text": t, "positive": bool(p)} for t, p in zip(texts, positive, strict=True)],
-                }
-            )
-    asked = [kind["on_asked_side"] for kind in kinds if kind["on_asked_side"] is not None]
+            texts = generate(reader.model, prompt, clamp, drawn, length, temperature, seed, reader.watch)
+            written[prompt, sentiment] = [prompt + text for text in texts]
+
+    kinds: list[dict[str, Any]] = []
+    for (prompt, sentiment), texts in written.items():
+        kind = {"prompt": prompt, "sentiment": sentiment, **_judged(judge, texts[::best_of], sentiment)}
+        if head is not None and best_of > 1:
+            features = reader.features(texts, "reading what was written", head.pooling)
+            away = np.abs(head_probabilities(head, features)[:, 1] - (1 + sentiment) / 2).reshape(samples, best_of)
+            best = np.arange(0, drawn, best_of) + away.argmin(axis=1)
+            kind["ranked"] = _judged(judge, [texts[number] for number in best], sentiment)
+        kinds.append(kind)
     values: dict[str, Any] = {
         "accuracy_judge": judge.accuracy,
-        "on_asked_side": float(np.mean(asked)),
+        "on_asked_side": _on_asked_side(kinds),
+        "on_asked_side_ranked": _on_asked_side([kind["ranked"] for kind in kinds]) if best_of > 1 else None,
+        "best_of": best_of,
         "samples": samples,
         "length": length,
         "temperature": temperature,
@@ -122,27 +136,51 @@ def evaluate(
         [
             kind["prompt"] or "(free)",
             f"{kind['sentiment']:+g}",
-            percent(kind["judged_positive"]),
-            percent(kind["on_asked_side"]),
+            *(percent(one[name]) for one in _versions(kind) for name in ("judged_positive", "on_asked_side")),
             kind["distinct"],
         ]
         for kind in kinds
     ]
+    columns = ["judged positive", "on the asked side"]
     caption = (
         f"{samples} samples each of up to {length} bytes at temperature {temperature:g}, unit {calibration.unit} held. "
         f"At +1 and -1 together {percent(values['on_asked_side'])} are on the asked side; the judge is right on "
         f"{percent(values['accuracy_judge'])} of the texts that it was chosen on."
     )
-    table = Table(caption, ["prompt", "sentiment", "judged positive", "on the asked side", "distinct"], rows)
-    return Report("generation", values, [table], {"generation": _figure(kinds)}, notes=_shown(kinds))
+    if best_of > 1:
+        columns += [f"best of {best_of}: {name}" for name in columns]
+        caption += f" Of the best of {best_of} by the checkpoint's head {percent(values['on_asked_side_ranked'])} are."
+    table = Table(caption, ["prompt", "sentiment", *columns, "distinct"], rows)
+    return Report("generation", values, [table], {"generation": _figure(kinds, best_of)}, notes=_shown(kinds, best_of))
 
 
-def _shown(kinds: list[dict[str, Any]]) -> list[str]:
+def _judged(judge: Baseline, texts: list[str], sentiment: float) -> dict[str, Any]:
+    positive = judge.predict(texts) == 1
+    share = float(positive.mean())
+    return {
+        "judged_positive": share,
+        "on_asked_side": {1.0: share, -1.0: 1 - share}.get(sentiment),
+        "distinct": len(set(texts)),
+        "texts": [{"text": text, "positive": bool(one)} for text, one in zip(texts, positive, strict=True)],
+    }
+
+
+def _on_asked_side(judged: list[dict[str, Any]]) -> float:
+    return float(np.mean([one["on_asked_side"] for one in judged if one["on_asked_side"] is not None]))
+
+
+def _versions(kind: dict[str, Any]) -> list[dict[str, Any]]:
+    """As drawn, and ranked if it was."""
+    return [kind, kind["ranked"]] if "ranked" in kind else [kind]
+
+
+def _shown(kinds: list[dict[str, Any]], best_of: int) -> list[str]:
     notes = []
     for kind in kinds:
-        lines = [f"- {'+' if one['positive'] else '-'} {_quoted(one['text'])}" for one in kind["texts"][:_SHOWN]]
-        about = f"Sentiment {kind['sentiment']:+g}, {kind['prompt'] or 'free'}; judged + or -:"
-        notes.append("\n".join([about, "", *lines]))
+        for how, one in zip(("", f", best of {best_of}"), _versions(kind), strict=False):
+            lines = [f"- {'+' if text['positive'] else '-'} {_quoted(text['text'])}" for text in one["texts"][:_SHOWN]]
+            about = f"Sentiment {kind['sentiment']:+g}, {kind['prompt'] or 'free'}{how}; judged + or -:"
+            notes.append("\n".join([about, "", *lines]))
     return notes
 
 
@@ -151,12 +189,14 @@ def _quoted(text: str) -> str:
     return "`` " + " ".join(text.replace("`", "'").split()) + " ``"
 
 
-def _figure(kinds: list[dict[str, Any]]) -> Figure:
+def _figure(kinds: list[dict[str, Any]], best_of: int) -> Figure:
     figure, axes = plot("sentiment asked for", "share judged positive")
     for colour, prompt in zip(COLOURS, PROMPTS, strict=False):
         of_prompt = [kind for kind in kinds if kind["prompt"] == prompt]
-        points = [(kind["sentiment"], kind["judged_positive"]) for kind in of_prompt]
-        axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=prompt or "free")
+        versions = zip(*map(_versions, of_prompt), strict=True)
+        for how, style, judged in zip(("", f", best of {best_of}"), ("-", "--"), versions, strict=False):
+            shares = [one["judged_positive"] for one in judged]
+            axes.plot(SENTIMENTS, shares, style, marker="o", color=colour, label=(prompt or "free") + how)
     axes.set_ylim(0, 1)
     axes.set_xticks(SENTIMENTS)
     axes.legend(frameon=False)

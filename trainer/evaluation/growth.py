@@ -17,6 +17,7 @@ from trainer.evaluation.report import COLOURS, Report, Table, percent
 from trainer.evaluation.sets import Sets
 
 _POOLINGS: tuple[Pooling, ...] = ("cell", "mean")
+_POINT = {"manifest_sha256", "bytes_seen", "bits_per_byte", "unit", "accuracy_cell", "accuracy_mean", "accuracy_unit"}
 _NAMES = {"cell": "all units, final cell", "mean": "all units, mean over the text", "unit": "the one unit"}
 
 
@@ -56,7 +57,9 @@ def _points_of(report: Mapping[str, Any], sets: Sets) -> list[dict[str, Any]]:
             f"the earlier report is of {report.get('protocol')!r} on {report.get('rows')} texts, this one of 'growth' "
             f"on {described['rows']}: give reports of `neuron evaluate growth` on the same sets"
         )
-    points: list[dict[str, Any]] = report["points"]
+    points = report.get("points")
+    if not isinstance(points, list) or not all(isinstance(one, dict) and one.keys() >= _POINT for one in points):
+        raise EvaluationError(f"the earlier report has no points with {', '.join(sorted(_POINT))}")
     return points
 
 

@@ -22,7 +22,7 @@ SECTIONS = {
     "heatmap": "The unit after every character (the paper's figure 4).",
     "shifts": "How much the unit changes, by position in the text, on IMDB training reviews.",
     "lengths": "Lengths of the texts that are answered right and wrong, on SST.",
-    "generation": "Text written with the unit held, judged by tf-idf.",
+    "generation": "Text written with the unit held, as it is drawn and the best of several, judged by tf-idf.",
 }
 
 Reports = Mapping[str, Mapping[str, Any]]  # by the name of the folder they are in: what report.json holds
@@ -76,6 +76,9 @@ def summarize(reports: Reports) -> Table:
     written = reports.get("generation")
     if written is not None:
         rows.append(["written on the side asked for, at +1 and -1", percent(written["on_asked_side"]), "", "-"])
+        if written["on_asked_side_ranked"] is not None:
+            told = f"written on it, the best of {written['best_of']} by the head"
+            rows.append([told, percent(written["on_asked_side_ranked"]), "", "-"])
     caption = (
         f"{about['checkpoint']}: {about['units']:,} units, {about['bytes_seen']:,} bytes read. "
         "Final cell, L1, C chosen without the test part, as in the paper, unless a row says otherwise."

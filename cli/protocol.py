@@ -1,0 +1,91 @@
+"""A protocol of `neuron evaluate` from the command line: with progress bars, to its report on disk."""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from click.core import ParameterSource
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from model.checkpoint import CheckpointError
+from model.heads import HeadError
+from model.pooling import Pooling
+from trainer.evaluation.features import EvaluationError, Reader, Watch
+from trainer.evaluation.report import JSON, MARKDOWN, Report
+from trainer.labelled import LabelledError
+
+
+def run(
+    protocol: Callable[[Reader], Report], out: Path, directory: Path, cache: Path, pooling: Pooling, dtype: str
+) -> None:
+    """A protocol of one checkpoint."""
+
+    def with_reader(watch: Watch) -> tuple[Report, dict[str, Any]]:
+        reader = Reader(directory, cache, pooling, None if dtype == "auto" else getattr(torch, dtype), watch)
+        return protocol(reader), reader.described()
+
+    write(with_reader, out)
+
+
+def write(protocol: Callable[[Watch], tuple[Report, dict[str, Any]]], out: Path) -> None:
+    """protocol: to the report, and what it says of what was evaluated."""
+    try:
+        with _watched() as watch:
+            report, about = protocol(watch)
+        report.write(out, {**about, "command": command_line(click.get_current_context())})
+    except (EvaluationError, LabelledError, HeadError, CheckpointError) as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or out}: {error.strerror or error}") from error
+    for table in report.tables:
+        click.echo(table.markdown() + "\n")
+    click.echo(f"{out}: {JSON}, {MARKDOWN}, {len(report.figures)} figures, {len(report.pages)} pages")
+
+
+@contextmanager
+def _watched() -> Iterator[Watch]:
+    """A bar a stage."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+
+        def begin(stage: str, total: int) -> None:
+            bar.add_task(stage, total=total)
+
+        yield Watch(begin, lambda count: bar.advance(bar.task_ids[-1], count))
+
+
+def command_line(context: click.Context) -> str:
+    """The command as it was given."""
+    words = ["neuron", "evaluate", str(context.info_name)]
+    for parameter in context.command.params:
+        if context.get_parameter_source(str(parameter.name)) is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[str(parameter.name)]
+        values = value if isinstance(value, tuple) else [value]
+        option = [parameter.opts[0]] if isinstance(parameter, click.Option) else []
+        words += [word for one in values for word in (*option, str(one))]
+    return shlex.join(words)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Raises EvaluationError for what is none, OSError where there is none."""
+    try:
+        report = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise EvaluationError(f"{path} is not a report.json: {error}") from error
+    if not isinstance(report, dict) or "protocol" not in report:
+        raise EvaluationError(f"{path} is not a report.json: it names no protocol")
+    return report

@@ -3,13 +3,13 @@
     binary      P(labels[1]) = σ(x·w + b)
     many        P(labels[k]) = exp(x·w_k + b_k) / sum over j of exp(x·w_j + b_j)
 
-The protocol is the paper's (Radford et al. 2017, section 4): scikit-learn's LogisticRegression with the L1 penalty,
-fitted on the training set for each C in 2^-8 ... 2^0, C chosen by accuracy on the validation set. As in scikit-learn
-at that time, more than two labels are fitted one against the rest. A softmax over those log-odds names the same label
+The protocol is the paper's (Radford et al. 2017, section 4): logistic regression with the L1 penalty (l1.py), fitted on
+the training set for each C in 2^-8 ... 2^0, C chosen by accuracy on the validation set. As in the scikit-learn of that
+time, more than two labels are fitted one against the rest. A softmax over those log-odds names the same label
 as the highest of them; its probabilities are a normalization and somewhat more certain than those that were fitted.
 
-Features x are (rows, units): in the paper the raw final cell, otherwise as the head's `pooling` says. scikit-learn is
-imported where something is fitted only, so that applying a head needs NumPy alone.
+Features x are (rows, units): in the paper the raw final cell, otherwise as the head's `pooling` says. NumPy alone is
+needed.
 """
 
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from model import l1
 from model.pooling import Pooling
 
 Floats = NDArray[np.float64]
@@ -24,8 +25,6 @@ Labels = NDArray[np.int64]
 
 C_GRID = tuple(2.0**exponent for exponent in range(-8, 1))
 
-# liblinear's newGLMNET needs tens of steps as a rule; scikit-learn's default of 100 can fall short on raw features.
-_MAX_ITERATIONS = 1000
 _MAX_FEATURE = 1e30  # squares of larger ones may not be finite
 
 
@@ -70,7 +69,6 @@ def fit_l1(
     valid_features: ArrayLike,
     valid_labels: ArrayLike,
     labels: list[str],
-    seed: int = 0,
     standardize: bool = True,
 ) -> Head:
     """Fit on train, choose C on valid (the smallest of equals, so the sparsest), return a head for raw features.
@@ -90,28 +88,19 @@ def fit_l1(
         if not (train_y == index).any():
             raise HeadError(f"label {name!r} has no training row: add some or leave the label out")
 
-    mean, deviation = _scaling(train) if standardize else (np.zeros(train.shape[1]), np.ones(train.shape[1]))
-    scaled = np.ascontiguousarray((train - mean) / deviation) if standardize else train
-    classes = [1] if len(labels) == 2 else list(range(len(labels)))
-    best_c, best_accuracy = C_GRID[0], -1.0
-    best_weights, best_bias = np.zeros((len(classes), train.shape[1])), np.zeros(len(classes))
-    for c in C_GRID:
-        rows = [_fit_binary(scaled, train_y == index, c, seed) for index in classes]
-        weights = np.stack([row for row, _ in rows]) / deviation  # (rows of the head, units)
-        bias = np.array([intercept for _, intercept in rows]) - weights @ mean
-        accuracy_now = _accuracy(valid @ weights.T + bias, valid_y)
-        if accuracy_now > best_accuracy:
-            best_c, best_accuracy, best_weights, best_bias = c, accuracy_now, weights, bias
-
+    fitted = l1.fit(train, train_y, len(labels), [(c, standardize) for c in C_GRID])
+    accuracies = [_accuracy(valid @ weights.T + bias, valid_y) for weights, bias in fitted]
+    best = int(np.argmax(accuracies))
+    best_weights, best_bias = fitted[best]
     used = np.flatnonzero(best_weights.any(axis=0))
     return Head(
         labels=list(labels),
         weights={int(unit): best_weights[:, unit].tolist() for unit in used},
         bias=best_bias.tolist(),
-        c=best_c,
+        c=C_GRID[best],
         metrics={
             "train_accuracy": _accuracy(train @ best_weights.T + best_bias, train_y),
-            "valid_accuracy": best_accuracy,
+            "valid_accuracy": accuracies[best],
             "nonzero_units": float(len(used)),
         },
     )
@@ -133,7 +122,7 @@ def accuracy(head: Head, features: ArrayLike, labels: ArrayLike) -> float:
     return _accuracy(_logits(head, x), y)
 
 
-def find_unit(features: ArrayLike, labels: ArrayLike, seed: int = 0) -> int:
+def find_unit(features: ArrayLike, labels: ArrayLike) -> int:
     """The unit that carries a binary label: the largest absolute weight of an L1 logistic regression (the paper's way).
 
     features: (rows, units); labels: (rows,) 0 or 1. The features are standardized, so that weights can be compared,
@@ -143,14 +132,16 @@ def find_unit(features: ArrayLike, labels: ArrayLike, seed: int = 0) -> int:
     x, y = _checked("labelled", features, labels, 2)
     _both_classes(y)
     mean, deviation = _scaling(x)
-    scaled = np.ascontiguousarray((x - mean) / deviation)
+    scaled = ((x - mean) / deviation).astype(np.float32)
     # At weights of zero the gradient of the summed loss is -Xᵀs; the first weight appears where C * max|Xᵀs| is 1.
     counts = np.bincount(y, minlength=2)
-    pull = np.where(y == 1, 0.5, -0.5) * len(y) / (2 * counts[y])
-    strongest = float(np.abs(pull @ scaled).max())
+    balanced = (len(y) / (2 * counts[y])).astype(np.float32)
+    signs = np.where(y == 1, np.float32(1), np.float32(-1))
+    strongest = float(np.abs((signs * balanced / 2) @ scaled).max())
     if strongest < 1e-9 * len(y):
         raise HeadError(f"none of {x.shape[1]} units differs between the labels of {len(y)} rows: give other texts")
-    weights, _ = _fit_binary(scaled, y == 1, 4.0 / strongest, seed, balanced=True)
+    c = np.float32(4.0 / strongest)
+    weights, _ = l1.solve(scaled, scaled.T @ scaled, signs[:, None], c * balanced[:, None])
     return int(np.abs(weights).argmax())
 
 
@@ -200,23 +191,6 @@ def _best_threshold(x: Floats, y: Labels, polarity: int) -> tuple[float, float]:
     middle = low / 2 + next_value / 2
     threshold = middle if low <= middle < next_value else low
     return float(threshold), float(correct[chosen] / len(x))
-
-
-def _fit_binary(
-    scaled: Floats, positive: NDArray[np.bool_], c: float, seed: int, balanced: bool = False
-) -> tuple[Floats, float]:
-    """One L1 logistic regression: weights (units,) and intercept."""
-    from sklearn.linear_model import LogisticRegression
-
-    fitted = LogisticRegression(
-        l1_ratio=1.0,
-        C=c,
-        solver="liblinear",
-        random_state=seed,
-        max_iter=_MAX_ITERATIONS,
-        class_weight="balanced" if balanced else None,
-    ).fit(scaled, positive)
-    return fitted.coef_[0], float(fitted.intercept_[0])
 
 
 def _scaling(x: Floats) -> tuple[Floats, Floats]:

@@ -73,7 +73,7 @@ def test_of_equally_good_strengths_the_sparsest_is_taken() -> None:
     assert head.c == 2.0**-6  # the first to leave a weight: 200 rows pull with at most 200 / 2
 
 
-def test_fit_is_the_same_for_the_same_seed() -> None:
+def test_a_fit_is_the_same_every_time() -> None:
     features, labels = two_classes(200, 30, unit=5, seed=4)
     assert fit_l1(*split(features, labels), ["no", "yes"]) == fit_l1(*split(features, labels), ["no", "yes"])
 

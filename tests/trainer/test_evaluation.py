@@ -20,6 +20,7 @@ from model.reading import read_features, read_texts
 from model.text import prepare
 from tests.conftest import write_packed
 from trainer.evaluation import (
+    baseline,
     classify,
     curve,
     features,
@@ -571,6 +572,30 @@ def test_what_needs_a_sentiment_unit_says_so(tmp_path: Path) -> None:
         generation.evaluate(own, letters(20, 1), None, 2, 5, 1.0, 0)
     with pytest.raises(EvaluationError, match="bare/step-1 has no sentiment unit"):
         shifts.evaluate(own, ["a"], None)
+
+
+def test_what_the_baseline_chose_is_kept_by_its_texts(tmp_path: Path) -> None:
+    texts, labels = letters(60, 1).texts, np.array([int(label) for label in letters(60, 1).labels])
+    splits = [(np.arange(40), np.arange(40, 60))]
+    advanced: list[int] = []
+    first = baseline.fit_baseline(texts, labels, 60, splits, tmp_path, advanced.append)
+    assert advanced == [1] * baseline.fits(splits)
+    (kept,) = tmp_path.iterdir()
+
+    def again(texts: list[str]) -> baseline.Baseline:
+        advanced.clear()
+        return baseline.fit_baseline(texts, labels, 60, splits, tmp_path, advanced.append)
+
+    found = again(texts)
+    assert advanced == [baseline.fits(splits)]
+    assert (found.min_df, found.c, found.accuracy) == (first.min_df, first.c, first.accuracy)
+    assert (found.predict(texts) == first.predict(texts)).all()
+    again([*texts[:-1], "other"])
+    assert advanced == [1] * baseline.fits(splits)
+    for damage in ("", "[7, 1.0, 0.5]", "{}", "[1]"):
+        kept.write_text(damage)
+        again(texts)
+        assert advanced == [1] * baseline.fits(splits)
 
 
 # reports

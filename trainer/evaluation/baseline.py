@@ -1,11 +1,19 @@
-"""The baseline: logistic regression on tf-idf of words and pairs of words, min_df and C by grid search."""
+"""The baseline: logistic regression on tf-idf of words and pairs of words, min_df and C by grid search.
 
+The search knows no checkpoint, so what it chose is kept by the texts, and found again by whichever protocol asks next.
+"""
+
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from model.durable import replace_file
 from trainer.evaluation.sets import Rows, Split
 
 MIN_DF = (1, 2, 3)
@@ -31,13 +39,32 @@ def fit_baseline(
     y: Rows,
     train_rows: int,
     splits: Sequence[Split],
+    cache: Path,
     advance: Callable[[int], None] = lambda _count: None,
 ) -> Baseline:
     """Choose by mean accuracy over the splits, then fit on the first `train_rows` rows (trainer/evaluation/sets.py).
 
-    advance: called with 1 after every fit.
+    cache: directory of what was chosen before. advance: called with the number of fits that are done.
     """
-    scores: dict[tuple[int, float], list[float]] = {(min_df, c): [] for min_df in MIN_DF for c in C}
+    path = cache / f"{_digest(texts, y, splits)}.json"
+    chosen = _kept(path)
+    if chosen is None:
+        chosen = _search(texts, y, splits, advance)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json.dumps(chosen))
+    else:
+        advance(fits(splits))
+    min_df, c, accuracy = chosen
+    vectorizer = _vectorizer(min_df)
+    regression = _regression(c).fit(vectorizer.fit_transform(texts[:train_rows]), y[:train_rows])
+    return Baseline(min_df, c, accuracy, vectorizer, regression)
+
+
+def _search(
+    texts: Sequence[str], y: Rows, splits: Sequence[Split], advance: Callable[[int], None]
+) -> tuple[int, float, float]:
+    """min_df, C, and the accuracy that they were chosen by."""
+    scores: dict[tuple[int, float], list[float]] = {one: [] for one in product(MIN_DF, C)}
     for fit_rows, judge_rows in splits:
         for min_df in MIN_DF:
             vectorizer = _vectorizer(min_df)
@@ -48,9 +75,23 @@ def fit_baseline(
                 scores[min_df, c].append(float(fitted.score(judge_x, y[judge_rows])))
                 advance(1)
     min_df, c = max(scores, key=lambda one: float(np.mean(scores[one])))
-    vectorizer = _vectorizer(min_df)
-    regression = _regression(c).fit(vectorizer.fit_transform(texts[:train_rows]), y[:train_rows])
-    return Baseline(min_df, c, float(np.mean(scores[min_df, c])), vectorizer, regression)
+    return min_df, c, float(np.mean(scores[min_df, c]))
+
+
+def _digest(texts: Sequence[str], y: Rows, splits: Sequence[Split]) -> str:
+    digest = hashlib.sha256(json.dumps([MIN_DF, C, *texts]).encode())
+    for rows in (y, *(part for split in splits for part in split)):
+        digest.update(np.ascontiguousarray(rows, dtype=np.int64).tobytes() + b"|")
+    return digest.hexdigest()
+
+
+def _kept(path: Path) -> tuple[int, float, float] | None:
+    """What was chosen; None if nothing was, or if the file is damaged: the search then runs again."""
+    try:
+        min_df, c, accuracy = json.loads(path.read_bytes())
+    except (OSError, ValueError, TypeError):
+        return None
+    return (min_df, c, accuracy) if min_df in MIN_DF and c in C else None
 
 
 def fits(splits: Sequence[Split]) -> int:

@@ -16,7 +16,7 @@ from model.pooling import Pooling
 from trainer.evaluation.baseline import fit_baseline
 from trainer.evaluation.baseline import fits as baseline_fits
 from trainer.evaluation.features import Features, Reader
-from trainer.evaluation.logistic import Chosen, Linear, choose, recipes
+from trainer.evaluation.logistic import Chosen, Linear, choose, fit_l1, recipes
 from trainer.evaluation.report import COLOURS, Report, Table, percent, plot
 from trainer.evaluation.sets import Rows, Sets, Split
 from trainer.publish import HEAD
@@ -63,7 +63,7 @@ def fit_all(reader: Reader, material: Material) -> tuple[Chosen, Linear]:
     candidates = recipes()
     reader.watch.begin("choosing C", len(candidates) * len(material.splits))
     chosen = choose(material.x, material.y, material.splits, candidates, reader.watch.advance)
-    return chosen, chosen.recipe.fit(material.train_x, material.train_y)
+    return chosen, fit_l1(material.train_x, material.train_y, [chosen.recipe])[0]
 
 
 def the_unit(reader: Reader, material: Material) -> int | None:
@@ -79,7 +79,9 @@ def evaluate(reader: Reader, sets: Sets, folds: int) -> Report:
     chosen, linear = fit_all(reader, material)
     fitting = sets.fitting
     reader.watch.begin("tf-idf", baseline_fits(material.splits))
-    baseline = fit_baseline(fitting.texts, material.y, material.train_rows, material.splits, reader.watch.advance)
+    baseline = fit_baseline(
+        fitting.texts, material.y, material.train_rows, material.splits, reader.baselines, reader.watch.advance
+    )
 
     values: dict[str, Any] = {
         "accuracy_all": linear.accuracy(material.test_x, material.test_y),

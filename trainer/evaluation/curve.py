@@ -34,9 +34,9 @@ def evaluate(reader: Reader, sets: Sets, draws: int, seed: int = 0) -> Report:
     sizes = _sizes(len(pool))
     unit = the_unit(reader, material)
     kinds = ["l1", "l2"] + (["unit"] if unit is not None else [])
-    candidates = {kind: recipes(GRID, l1=kind == "l1") for kind in ("l1", "l2")}
+    candidates = recipes(GRID)
     trials = min(TRIALS, draws)
-    reader.watch.begin("fitting", len(sizes) * 2 * (trials * len(candidates["l1"]) + draws))
+    reader.watch.begin("fitting", len(sizes) * 2 * (trials * len(candidates) + draws))
 
     points: list[dict[str, Any]] = []
     for size in sizes:
@@ -47,10 +47,10 @@ def evaluate(reader: Reader, sets: Sets, draws: int, seed: int = 0) -> Report:
             if kind == "unit":
                 accuracies = [_unit_accuracy(material, rows, int(unit or 0)) for rows in drawn]
             else:
-                recipe = _best(reader, material, candidates[kind], drawn[:trials], judge)
+                recipe = _best(reader, material, candidates, drawn[:trials], judge, kind == "l1")
                 accuracies = []
                 for rows in drawn:
-                    fitted = recipe.fit(material.x[rows], material.y[rows])
+                    fitted = recipe.fit(material.x[rows], material.y[rows], kind == "l1")
                     accuracies.append(fitted.accuracy(material.test_x, material.test_y))
                     reader.watch.advance(1)
             low, high = np.percentile(accuracies, [10, 90]).tolist()
@@ -87,12 +87,14 @@ def _draw(y: Rows, pool: Rows, size: int, draw: np.random.Generator) -> Rows:
     return drawn
 
 
-def _best(reader: Reader, material: Material, candidates: list[Recipe], trials: list[Rows], judge: Rows) -> Recipe:
+def _best(
+    reader: Reader, material: Material, candidates: list[Recipe], trials: list[Rows], judge: Rows, l1: bool
+) -> Recipe:
     means = []
     for recipe in candidates:
         scores = []
         for rows in trials:
-            fitted = recipe.fit(material.x[rows], material.y[rows])
+            fitted = recipe.fit(material.x[rows], material.y[rows], l1)
             scores.append(fitted.accuracy(material.x[judge], material.y[judge]))
             reader.watch.advance(1)
         means.append(float(np.mean(scores)))

@@ -68,6 +68,7 @@ class Reader:
         self.model = FoldedModel(loaded.model, "cuda" if torch.cuda.is_available() else "cpu", dtype)
         self.watch = watch or Watch()
         self.pooling = pooling
+        self.baselines = cache / "tf-idf"  # of baseline.py, which needs no checkpoint
         self._cache = cache / self.manifest_sha256 / str(self.model.dtype).removeprefix("torch.")
 
     @property

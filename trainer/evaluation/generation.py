@@ -99,7 +99,7 @@ def evaluate(
     splits, fitting = sets.splits(folds=1), sets.fitting
     y = sets.numbers(fitting)
     reader.watch.begin("training the judge", baseline_fits(splits))
-    judge = fit_baseline(fitting.texts, y, len(sets.train.texts), splits, reader.watch.advance)
+    judge = fit_baseline(fitting.texts, y, len(sets.train.texts), splits, reader.baselines, reader.watch.advance)
 
     drawn = samples * best_of
     reader.watch.begin("writing", len(PROMPTS) * len(SENTIMENTS) * drawn)

@@ -1,8 +1,9 @@
 """Logistic regression on features, and the choice of how: C and whether to standardize.
 
-As in the paper (Radford et al. 2017, section 4): scikit-learn's liblinear, L1 penalty, C in 2^-8 ... 2^0 by accuracy on
-validation data. More than two classes are fitted one against the rest (model/heads.py). Standardized features are
-folded back, so a classifier always takes raw ones.
+As in the paper (Radford et al. 2017, section 4): L1 penalty, C in 2^-8 ... 2^0 by accuracy on validation data. Many
+recipes on the same rows are fitted at once (`fit_l1`, by model/l1.py); one on a few rows is quicker by scikit-learn's
+liblinear (`Recipe.fit`). More than two classes are fitted one against the rest (model/heads.py). Standardized features
+are folded back, so a classifier always takes raw ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,10 +13,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from model import l1
 from model.heads import C_GRID
 from trainer.evaluation.sets import Rows, Split
 
-Matrix = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
 _MAX_ITERATIONS = 1000
@@ -49,10 +50,9 @@ class Recipe:
 
     c: float
     standardized: bool
-    l1: bool = True
 
-    def fit(self, x: NDArray[np.floating], y: Rows, seed: int = 0) -> Linear:
-        """x: (rows, features) raw; y: (rows,) classes, each present."""
+    def fit(self, x: NDArray[np.floating], y: Rows, l1: bool) -> Linear:
+        """By liblinear, with L1 or L2. x: (rows, features) raw; y: (rows,) classes, each present."""
         from sklearn.linear_model import LogisticRegression
 
         scaled = np.asarray(x, dtype=np.float64)
@@ -64,16 +64,22 @@ class Recipe:
         count = int(y.max()) + 1
         fitted = [
             LogisticRegression(
-                l1_ratio=1.0 if self.l1 else 0.0,
+                l1_ratio=1.0 if l1 else 0.0,
                 C=self.c,
                 solver="liblinear",
-                random_state=seed,
+                random_state=0,
                 max_iter=_MAX_ITERATIONS,
             ).fit(scaled, y == label)
             for label in ([1] if count == 2 else range(count))
         ]
         weights = np.concatenate([one.coef_ for one in fitted]) / deviation
         return Linear(weights, np.concatenate([one.intercept_ for one in fitted]) - weights @ mean)
+
+
+def fit_l1(x: NDArray[np.floating], y: Rows, recipes: Sequence[Recipe]) -> list[Linear]:
+    """All at once. x, y: as of `Recipe.fit`."""
+    fitted = l1.fit(x, y, int(y.max()) + 1, [(recipe.c, recipe.standardized) for recipe in recipes])
+    return [Linear(weights, bias) for weights, bias in fitted]
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,8 @@ class Chosen:
     tried: list[tuple[Recipe, float]]
 
 
-def recipes(grid: Sequence[float] = C_GRID, l1: bool = True) -> list[Recipe]:
-    return [Recipe(c, standardized, l1) for standardized, c in product((False, True), grid)]
+def recipes(grid: Sequence[float] = C_GRID) -> list[Recipe]:
+    return [Recipe(c, standardized) for standardized, c in product((False, True), grid)]
 
 
 def choose(
@@ -93,14 +99,16 @@ def choose(
     splits: Sequence[Split],
     candidates: Sequence[Recipe],
     advance: Callable[[int], None] = lambda _count: None,
+    l1: bool = True,
 ) -> Chosen:
-    """The best by mean accuracy over the splits; of equals the first. advance: called with 1 after every fit."""
-    tried = []
-    for recipe in candidates:
-        accuracies = []
-        for fit_rows, judge_rows in splits:
-            accuracies.append(recipe.fit(x[fit_rows], y[fit_rows]).accuracy(x[judge_rows], y[judge_rows]))
-            advance(1)
-        tried.append((recipe, float(np.mean(accuracies))))
+    """The best by mean accuracy over the splits; of equals the first. l1: else L2. advance: gets their number after
+    every split."""
+    accuracies = np.empty((len(candidates), len(splits)))
+    for split, (fit_rows, judge_rows) in enumerate(splits):
+        rows = x[fit_rows], y[fit_rows]
+        fitted = fit_l1(*rows, candidates) if l1 else [recipe.fit(*rows, l1=False) for recipe in candidates]
+        accuracies[:, split] = [linear.accuracy(x[judge_rows], y[judge_rows]) for linear in fitted]
+        advance(len(candidates))
+    tried = [(recipe, float(mean)) for recipe, mean in zip(candidates, accuracies.mean(axis=1), strict=True)]
     recipe, accuracy = max(tried, key=lambda one: one[1])
     return Chosen(recipe, accuracy, tried)

@@ -16,7 +16,7 @@ from model.pooling import Pooling
 from trainer.evaluation.baseline import fit_baseline
 from trainer.evaluation.baseline import fits as baseline_fits
 from trainer.evaluation.features import Features, Reader
-from trainer.evaluation.logistic import Chosen, Linear, choose, fit_l1, recipes
+from trainer.evaluation.logistic import Chosen, Linear, choose, fit, recipes
 from trainer.evaluation.report import COLOURS, Report, Table, percent, plot
 from trainer.evaluation.sets import Rows, Sets, Split
 from trainer.publish import HEAD
@@ -63,7 +63,7 @@ def fit_all(reader: Reader, material: Material) -> tuple[Chosen, Linear]:
     candidates = recipes()
     reader.watch.begin("choosing C", len(candidates) * len(material.splits))
     chosen = choose(material.x, material.y, material.splits, candidates, reader.watch.advance)
-    return chosen, fit_l1(material.train_x, material.train_y, [chosen.recipe])[0]
+    return chosen, fit(material.train_x, material.train_y, [chosen.recipe])[0]
 
 
 def the_unit(reader: Reader, material: Material) -> int | None:

@@ -1,9 +1,9 @@
 """Logistic regression on features, and the choice of how: C and whether to standardize.
 
-As in the paper (Radford et al. 2017, section 4): L1 penalty, C in 2^-8 ... 2^0 by accuracy on validation data. Many
-recipes on the same rows are fitted at once (`fit_l1`, by model/l1.py); one on a few rows is quicker by scikit-learn's
-liblinear (`Recipe.fit`). More than two classes are fitted one against the rest (model/heads.py). Standardized features
-are folded back, so a classifier always takes raw ones.
+As in the paper (Radford et al. 2017, section 4): L1 penalty, C in 2^-8 ... 2^0 by accuracy on validation data. All
+recipes on the same rows are fitted at once (model/l1.py); those with L2 by scikit-learn's liblinear. More than two
+classes are fitted one against the rest (model/heads.py). Standardized features are folded back, so a classifier always
+takes raw ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +13,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from model import l1
 from model.heads import C_GRID
+from model.l1 import fit as fit_grid
 from trainer.evaluation.sets import Rows, Split
 
 Floats = NDArray[np.float64]
@@ -51,8 +51,8 @@ class Recipe:
     c: float
     standardized: bool
 
-    def fit(self, x: NDArray[np.floating], y: Rows, l1: bool) -> Linear:
-        """By liblinear, with L1 or L2. x: (rows, features) raw; y: (rows,) classes, each present."""
+    def fit_l2(self, x: NDArray[np.floating], y: Rows) -> Linear:
+        """x: (rows, features) raw; y: (rows,) classes, each present."""
         from sklearn.linear_model import LogisticRegression
 
         scaled = np.asarray(x, dtype=np.float64)
@@ -63,22 +63,18 @@ class Recipe:
             scaled = (scaled - mean) / deviation
         count = int(y.max()) + 1
         fitted = [
-            LogisticRegression(
-                l1_ratio=1.0 if l1 else 0.0,
-                C=self.c,
-                solver="liblinear",
-                random_state=0,
-                max_iter=_MAX_ITERATIONS,
-            ).fit(scaled, y == label)
+            LogisticRegression(C=self.c, solver="liblinear", max_iter=_MAX_ITERATIONS).fit(scaled, y == label)
             for label in ([1] if count == 2 else range(count))
         ]
         weights = np.concatenate([one.coef_ for one in fitted]) / deviation
         return Linear(weights, np.concatenate([one.intercept_ for one in fitted]) - weights @ mean)
 
 
-def fit_l1(x: NDArray[np.floating], y: Rows, recipes: Sequence[Recipe]) -> list[Linear]:
-    """All at once. x, y: as of `Recipe.fit`."""
-    fitted = l1.fit(x, y, int(y.max()) + 1, [(recipe.c, recipe.standardized) for recipe in recipes])
+def fit(x: NDArray[np.floating], y: Rows, recipes: Sequence[Recipe], l1: bool = True) -> list[Linear]:
+    """A classifier for each recipe. l1: else L2. x, y: as of `Recipe.fit_l2`."""
+    if not l1:
+        return [recipe.fit_l2(x, y) for recipe in recipes]
+    fitted = fit_grid(x, y, int(y.max()) + 1, [(recipe.c, recipe.standardized) for recipe in recipes])
     return [Linear(weights, bias) for weights, bias in fitted]
 
 
@@ -105,8 +101,7 @@ def choose(
     every split."""
     accuracies = np.empty((len(candidates), len(splits)))
     for split, (fit_rows, judge_rows) in enumerate(splits):
-        rows = x[fit_rows], y[fit_rows]
-        fitted = fit_l1(*rows, candidates) if l1 else [recipe.fit(*rows, l1=False) for recipe in candidates]
+        fitted = fit(x[fit_rows], y[fit_rows], candidates, l1)
         accuracies[:, split] = [linear.accuracy(x[judge_rows], y[judge_rows]) for linear in fitted]
         advance(len(candidates))
     tried = [(recipe, float(mean)) for recipe, mean in zip(candidates, accuracies.mean(axis=1), strict=True)]

@@ -51,7 +51,7 @@ def paraphrase(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs, f
     candidates = recipes(GRID)
     reader.watch.begin("choosing C", len(candidates) * len(splits))
     chosen = choose(x, y, splits, candidates, reader.watch.advance, l1=False)
-    fitted = chosen.recipe.fit(x[:rows], y[:rows], l1=False)
+    fitted = chosen.recipe.fit_l2(x[:rows], y[:rows])
     test_x, test_y = _features(reader, test), sets.numbers(sets.test)
     predicted = fitted.predict(test_x)
     hits = int(((predicted == 1) & (test_y == 1)).sum())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trainer.evaluation.classify import fit_all, read_material
 from trainer.evaluation.features import Reader
-from trainer.evaluation.logistic import fit_l1
+from trainer.evaluation.logistic import fit
 from trainer.evaluation.report import COLOURS, Report, Table, percent, plot
 from trainer.evaluation.sets import Sets
 
@@ -35,7 +35,7 @@ def evaluate(reader: Reader, sets: Sets, folds: int) -> Report:
     for count in counts:
         step: dict[str, Any] = {"units": count}
         for name, kept in (("alone", order[:count]), ("without", order[count:])):
-            [fitted] = fit_l1(material.train_x[:, kept], material.train_y, [chosen.recipe])
+            [fitted] = fit(material.train_x[:, kept], material.train_y, [chosen.recipe])
             step[name] = fitted.accuracy(material.test_x[:, kept], material.test_y)
             reader.watch.advance(1)
         steps.append(step)

@@ -20,14 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.heads import C_GRID, Floats, Head, HeadError, Labels, fit_threshold
-from model.l1 import Matrix, solve
+from model.l1 import COLUMNS, Matrix, signs_of, solve
 from model.pooling import Pooling
 
 Bools = NDArray[np.bool_]
 
 TOP_UNITS = 10
 _FOLDS = 5
-_COLUMNS = 64  # problems solved at once: they share each look at the features; a row costs some 30 bytes for each
 _ROWS = 4096  # of features that are looked at in float64
 _MAX_FEATURE = 1e30
 _LEAST_DEVIATION = 1e-20  # so that weights of raw features stay finite
@@ -80,7 +79,7 @@ def fit_cv(
         # Each fold with the C that is best on the others.
         judged = [right[np.delete(right, fold, axis=1).mean(axis=1).argmax(), fold] for fold in range(count)]
         accuracy, spread = float(np.mean(judged)), float(np.std(judged, ddof=1))
-    signs = np.stack([_signs(labels, positive) for positive in positives], axis=1)
+    signs = np.stack([signs_of(labels, positive) for positive in positives], axis=1)
     weights, bias = solve(features, gram, signs, np.full_like(signs, c), on_step)
     return _fitted(weights, bias, mean, deviation, c, count, accuracy, spread)
 
@@ -152,10 +151,6 @@ def _strongest(x: Matrix, positive: Bools, row_weights: Matrix) -> float:
     return strongest
 
 
-def _signs(labels: Labels, positive: int) -> Matrix:
-    return np.where(labels == positive, np.float32(1), np.float32(-1))
-
-
 def _folds(labels: Labels, classes: int, seed: int) -> Labels | None:
     """The fold that holds out each row, (rows,); None where a label has one row."""
     count = min(_FOLDS, int(np.bincount(labels, minlength=classes).min()))
@@ -181,14 +176,14 @@ def _judge(
     count = int(folds.max()) + 1
     right = np.empty((len(grid), count))
     # So many C at once that their problems fill the columns; many classes take them one after the other.
-    at_once = max(1, _COLUMNS // (count * len(positives)))
+    at_once = max(1, COLUMNS // (count * len(positives)))
     for first in range(0, len(grid), at_once):
         some = grid[first : first + at_once]
         scores = np.empty((len(some), len(positives), len(x)), np.float32)
         problems = list(product(range(len(some)), range(len(positives)), range(count)))
-        for begin in range(0, len(problems), _COLUMNS):
-            chunk = problems[begin : begin + _COLUMNS]
-            signs = np.stack([_signs(labels, positives[row]) for _, row, _ in chunk], axis=1)
+        for begin in range(0, len(problems), COLUMNS):
+            chunk = problems[begin : begin + COLUMNS]
+            signs = np.stack([signs_of(labels, positives[row]) for _, row, _ in chunk], axis=1)
             row_weights = np.stack(
                 [np.where(folds == fold, 0, some[at]).astype(np.float32) for at, _, fold in chunk], axis=1
             )
@@ -205,7 +200,7 @@ def _judge(
 
 def _telling_units(x: Matrix, labels: Labels, parts: list[Bools], on_step: Callable[[], None]) -> list[int]:
     """The heaviest unit for each part of the rows."""
-    signs = np.stack([_signs(labels, 1)] * len(parts), axis=1)
+    signs = np.stack([signs_of(labels, 1)] * len(parts), axis=1)
     columns = []
     for part in parts:
         balanced = len(labels) / np.bincount(labels[part], minlength=2)

@@ -136,7 +136,7 @@ def find_unit(features: ArrayLike, labels: ArrayLike) -> int:
     # At weights of zero the gradient of the summed loss is -Xᵀs; the first weight appears where C * max|Xᵀs| is 1.
     counts = np.bincount(y, minlength=2)
     balanced = (len(y) / (2 * counts[y])).astype(np.float32)
-    signs = np.where(y == 1, np.float32(1), np.float32(-1))
+    signs = l1.signs_of(y, 1)
     strongest = float(np.abs((signs * balanced / 2) @ scaled).max())
     if strongest < 1e-9 * len(y):
         raise HeadError(f"none of {x.shape[1]} units differs between the labels of {len(y)} rows: give other texts")

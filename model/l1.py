@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
-_COLUMNS = 64  # problems solved at once: they share each look at the features
+COLUMNS = 64  # problems solved at once: they share each look at the features; a row costs some 30 bytes for each
 _MAX_STEPS = 100
 # Of the gradient, in parts of the penalty: weights are then within about a hundredth of where they would end.
 _TOLERANCE = 0.02
@@ -44,10 +44,10 @@ def fit(
     positives = [1] if classes == 2 else list(range(classes))
     problems = list(product(grid, positives))
     weights, bias = np.empty((len(problems), x.shape[1])), np.empty(len(problems))
-    for begin in range(0, len(problems), _COLUMNS):
-        chunk = problems[begin : begin + _COLUMNS]
+    for begin in range(0, len(problems), COLUMNS):
+        chunk = problems[begin : begin + COLUMNS]
         columns = slice(begin, begin + len(chunk))
-        signs = np.stack([np.where(y == positive, np.float32(1), np.float32(-1)) for _, positive in chunk], axis=1)
+        signs = np.stack([signs_of(y, positive) for _, positive in chunk], axis=1)
         row_weights = np.broadcast_to(np.array([c for (c, _), _ in chunk], np.float32), signs.shape)
         penalty = np.stack([np.ones_like(mean) if alike else 1 / deviation for (_, alike), _ in chunk], axis=1)
         found, bias[columns] = solve(scaled, gram, signs, row_weights, penalty=penalty.astype(np.float32))
@@ -55,6 +55,11 @@ def fit(
     bias -= weights @ mean
     count = len(positives)
     return [(weights[row : row + count], bias[row : row + count]) for row in range(0, len(problems), count)]
+
+
+def signs_of(y: NDArray[np.int64], positive: int) -> Matrix:
+    """1 for the rows of class `positive`, else -1. y: (rows,)"""
+    return np.where(y == positive, np.float32(1), np.float32(-1))
 
 
 def solve(

@@ -309,17 +309,17 @@ def left_behind(redis_url: str, messages_s: float = 30.0) -> dict[str, Any]:
         return found
 
 
-def _found(client: redis.Redis) -> dict[str, Any]:
+def _found(client: Any) -> dict[str, Any]:
     keys = wire.OPEN, wire.LEASES, *wire.WAITING.values(), *wire.QUEUES.values()
     found: dict[str, Any] = {key: "is there" for key in keys if client.exists(key)}
     load = client.hgetall(wire.LOAD)
-    found |= {f"{wire.LOAD} {name}": value for name, value in load.items() if value != "0"}  # type: ignore[union-attr]
+    found |= {f"{wire.LOAD} {name}": value for name, value in load.items() if value != "0"}
     for key in client.scan_iter(wire.job("*"), count=1000):
         job_id = key.removeprefix(wire.job(""))
         state = client.hget(key, "state")
         if state in ("queued", "running") or not client.exists(wire.result(job_id)):
             found[key] = state
-        told = [fields["event"] for _, fields in client.xrange(wire.events(job_id))]  # type: ignore[union-attr]
+        told = [fields["event"] for _, fields in client.xrange(wire.events(job_id))]
         ends = [event for event in told if event != "token"]
         if told and ends != [state]:
             found[key] = f"{state}, but its stream ended {ends}"

@@ -19,11 +19,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from model.heads import C_GRID, Floats, Head, HeadError, Labels, fit_threshold
+from model.heads import C_GRID, Floats, Head, HeadError, Labels, fit_threshold, strongest, telling_units
 from model.l1 import COLUMNS, Matrix, signs_of, solve
 from model.pooling import Pooling
-
-Bools = NDArray[np.bool_]
 
 TOP_UNITS = 10
 _FOLDS = 5
@@ -65,7 +63,7 @@ def fit_cv(
     mean, deviation = _scale(features)
     positives = [1] if classes == 2 else list(range(classes))
     everywhere = np.ones(len(labels), np.float32)
-    least = 1.0 / max(_strongest(features, labels == positive, everywhere) for positive in positives)
+    least = 1.0 / max(strongest(features, labels == positive, everywhere) for positive in positives)
     gram = features.T @ features
     folds = _folds(labels, classes, seed)
     accuracy, spread, count = None, None, 0
@@ -87,9 +85,9 @@ def fit_cv(
 def fit_unit_cv(features: Matrix, labels: Labels, seed: int = 0, on_step: Callable[[], None] = lambda: None) -> Fitted:
     """One unit and a threshold. features, on_step, errors: as in `fit_cv`; labels: (rows,), 0 or 1.
 
-    The unit is the heaviest of an L1 logistic regression in which both classes weigh the same (`heads.find_unit`). The
-    head says label 1 on one side of the threshold; how sure it is grows with the distance, by the difference of the
-    classes' means over the unit's variance, as for two Gaussians.
+    The unit is the heaviest of an L1 logistic regression in which both classes weigh the same, as `heads.find_unit`
+    has it. The head says label 1 on one side of the threshold; how sure it is grows with the distance, by the
+    difference of the classes' means over the unit's variance, as for two Gaussians.
     """
     _check(features, labels, 2)
     mean, deviation = _scale(features)
@@ -97,7 +95,7 @@ def fit_unit_cv(features: Matrix, labels: Labels, seed: int = 0, on_step: Callab
     count = 0 if folds is None else int(folds.max()) + 1
     every = np.ones(len(labels), dtype=bool)
     parts = [every] if folds is None else [every, *(folds != fold for fold in range(count))]
-    unit, *of_folds = _telling_units(features, labels, parts, on_step)
+    unit, *of_folds = telling_units(features, labels, parts, on_step)
     right = []
     for part, found in zip(parts[1:], of_folds, strict=True):
         threshold, polarity, _ = fit_threshold(features[part, found], labels[part])
@@ -137,18 +135,6 @@ def _scale(features: Matrix) -> tuple[Floats, Floats]:
     features /= deviation.astype(np.float32)
     features[:, constant] = 0.0
     return mean, deviation
-
-
-def _strongest(x: Matrix, positive: Bools, row_weights: Matrix) -> float:
-    """The largest gradient of the weighted loss by any unit's weight, at none: the first appears where C times it is 1.
-
-    row_weights: (rows,)
-    """
-    prior = row_weights[positive].sum() / row_weights.sum()
-    strongest = float(np.abs(((positive - prior) * row_weights).astype(np.float32) @ x).max())
-    if strongest < 1e-5 * float(row_weights.sum()):
-        raise HeadError(f"none of {x.shape[1]} units differs between the labels of {len(x)} rows: give other texts")
-    return strongest
 
 
 def _folds(labels: Labels, classes: int, seed: int) -> Labels | None:
@@ -196,18 +182,6 @@ def _judge(
             said = scores[at, 0] > 0 if len(positives) == 1 else scores[at].argmax(axis=0)
             right[first + at] = [(said == labels)[folds == fold].mean() for fold in range(count)]
     return right
-
-
-def _telling_units(x: Matrix, labels: Labels, parts: list[Bools], on_step: Callable[[], None]) -> list[int]:
-    """The heaviest unit for each part of the rows."""
-    signs = np.stack([signs_of(labels, 1)] * len(parts), axis=1)
-    columns = []
-    for part in parts:
-        balanced = len(labels) / np.bincount(labels[part], minlength=2)
-        row_weights = np.where(part, balanced[labels], 0).astype(np.float32)
-        columns.append(row_weights * np.float32(4 / _strongest(x, labels == 1, row_weights)))
-    weights, _ = solve(x, x.T @ x, signs, np.stack(columns, axis=1), on_step)
-    return [int(unit) for unit in np.abs(weights).argmax(axis=0)]
 
 
 def _fitted(

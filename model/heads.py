@@ -12,6 +12,7 @@ Features x are (rows, units): in the paper the raw final cell, otherwise as the 
 needed.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +23,7 @@ from model.pooling import Pooling
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 C_GRID = tuple(2.0**exponent for exponent in range(-8, 1))
 
@@ -133,16 +135,36 @@ def find_unit(features: ArrayLike, labels: ArrayLike) -> int:
     _both_classes(y)
     mean, deviation = _scaling(x)
     scaled = ((x - mean) / deviation).astype(np.float32)
-    # At weights of zero the gradient of the summed loss is -Xᵀs; the first weight appears where C * max|Xᵀs| is 1.
-    counts = np.bincount(y, minlength=2)
-    balanced = (len(y) / (2 * counts[y])).astype(np.float32)
-    signs = l1.signs_of(y, 1)
-    strongest = float(np.abs((signs * balanced / 2) @ scaled).max())
-    if strongest < 1e-9 * len(y):
-        raise HeadError(f"none of {x.shape[1]} units differs between the labels of {len(y)} rows: give other texts")
-    c = np.float32(4.0 / strongest)
-    weights, _ = l1.solve(scaled, scaled.T @ scaled, signs[:, None], c * balanced[:, None])
-    return int(np.abs(weights).argmax())
+    return telling_units(scaled, y, [np.ones(len(y), np.bool_)])[0]
+
+
+def telling_units(
+    x: l1.Matrix, labels: Labels, parts: Sequence[Bools], on_step: Callable[[], None] = lambda: None
+) -> list[int]:
+    """As `find_unit`, for each part of the rows.
+
+    x: (rows, units), scaled; parts: (rows,) each; on_step: see `l1.solve`.
+    """
+    signs = np.stack([l1.signs_of(labels, 1)] * len(parts), axis=1)
+    columns = []
+    for part in parts:
+        balanced = len(labels) / np.bincount(labels[part], minlength=2)
+        row_weights = np.where(part, balanced[labels], 0).astype(np.float32)
+        columns.append(row_weights * np.float32(4 / strongest(x, labels == 1, row_weights)))
+    weights, _ = l1.solve(x, x.T @ x, signs, np.stack(columns, axis=1), on_step)
+    return [int(unit) for unit in np.abs(weights).argmax(axis=0)]
+
+
+def strongest(x: l1.Matrix, positive: Bools, row_weights: l1.Matrix) -> float:
+    """The largest gradient of the weighted loss by any unit's weight, at none: the first appears where C times it is 1.
+
+    x: (rows, units), scaled; positive, row_weights: (rows,). Raises HeadError if no unit varies with the label.
+    """
+    prior = row_weights[positive].sum() / row_weights.sum()
+    found = float(np.abs(((positive - prior) * row_weights).astype(np.float32) @ x).max())
+    if found < 1e-5 * float(row_weights.sum()):
+        raise HeadError(f"none of {x.shape[1]} units differs between the labels of {len(x)} rows: give other texts")
+    return found
 
 
 def fit_threshold(values: ArrayLike, labels: ArrayLike) -> tuple[float, int, float]:

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from api import schemas
-from api.inference import RESPONSES, Call, IdempotencyKey, Prefer, check_sizes
+from api.call import RESPONSES, Call, IdempotencyKey, Prefer
+from api.inference import check_sizes
 from api.problems import OPENAPI, Problem, too_large
 from api.queue import JobQueue
 from api.routes import JobRoute

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Request
 from fastapi.responses import JSONResponse, Response
 
-from api import answers, inference, schemas
+from api import answers, schemas
+from api.events import follow
 from api.keys import Key
 from api.problems import OPENAPI, Problem, expired
 from api.queue import JobQueue, Record
@@ -62,7 +63,7 @@ async def events(
 ) -> Response:
     """The job's events as a stream: `token` while it generates, then `done`, `failed` or `cancelled`."""
     queue, record = await _find(request, job_id)
-    return await inference.follow(queue, job_id, record, last_event_id)
+    return await follow(queue, job_id, record, last_event_id)
 
 
 async def _find(request: Request, job_id: str) -> tuple[JobQueue, Record]:

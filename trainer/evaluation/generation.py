@@ -135,7 +135,7 @@ def evaluate(
     rows: list[list[object]] = [
         [
             kind["prompt"] or "(free)",
-            f"{kind['sentiment']:+g}",
+            _signed(kind["sentiment"]),
             *(percent(one[name]) for one in _versions(kind) for name in ("judged_positive", "on_asked_side")),
             kind["distinct"],
         ]
@@ -179,9 +179,13 @@ def _shown(kinds: list[dict[str, Any]], best_of: int) -> list[str]:
     for kind in kinds:
         for how, one in zip(("", f", best of {best_of}"), _versions(kind), strict=False):
             lines = [f"- {'+' if text['positive'] else '-'} {_quoted(text['text'])}" for text in one["texts"][:_SHOWN]]
-            about = f"Sentiment {kind['sentiment']:+g}, {kind['prompt'] or 'free'}{how}; judged + or -:"
+            about = f"Sentiment {_signed(kind['sentiment'])}, {kind['prompt'] or 'free'}{how}; judged + or -:"
             notes.append("\n".join([about, "", *lines]))
     return notes
+
+
+def _signed(sentiment: float) -> str:
+    return f"{sentiment:+g}" if sentiment else "0"
 
 
 def _quoted(text: str) -> str:

@@ -33,7 +33,7 @@ def page(reports: Reports, bodies: Mapping[str, str]) -> str:
     parts = ["# Results", summarize(reports).markdown()]
     if behind := _behind(reports):
         parts.append(
-            f"Below a bag of words and word pairs (tf-idf, the same labels): {', '.join(behind)}. "
+            f"Below a bag of words and word pairs (tf-idf, the same labels): {'; '.join(behind)}. "
             "`neuron checkpoint fetch openai` gets the paper's model."
         )
     for name, about in SECTIONS.items():

@@ -29,6 +29,7 @@ from contract import wire
 CLIENTS = 200
 _PATIENCE_S = 120.0  # with one job; then it counts as lost
 _AGAIN_S = 0.25
+_MESSAGES_S = 30.0  # for second messages of ended jobs to be taken
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # one for all clients, for each would make its own
 _WORDS = ("a", "the", "film", "was", "good", "bad", "never", "again", "loved", "it", "slow", "brilliant", "and", "but")
 
@@ -296,14 +297,14 @@ class Account:
         return max(ends, default=moment) - moment
 
 
-def left_behind(redis_url: str, messages_s: float = 30.0) -> dict[str, Any]:
+def left_behind(redis_url: str) -> dict[str, Any]:
     """What Redis still counts when all has ended: empty when nothing was lost or counted twice.
 
     A job may have ended before a second message of it was taken, which then finds nothing to run (contract/wire.py).
-    Messages alone are given `messages_s` seconds to go.
+    Messages alone are given some time to go.
     """
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        until = time.monotonic() + messages_s
+        until = time.monotonic() + _MESSAGES_S
         while (found := _found(client)) and found.keys() <= set(wire.QUEUES.values()) and time.monotonic() < until:
             time.sleep(0.1)
         return found

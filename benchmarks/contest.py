@@ -34,7 +34,7 @@ class Contestant:
         losses: list[float] = []
         began = time.perf_counter()
         while self.left() and time.perf_counter() - began < _TURN_S:
-            losses.append(self.run.step()[0])
+            losses.append(self.run.step()[0][0])
         self.seconds += time.perf_counter() - began
         mean = sum(losses) / len(losses)
         self.curve.append({"bytes": self.run.progress.bytes_seen, "seconds": self.seconds, "bits_per_byte": mean})
@@ -49,7 +49,7 @@ class Contestant:
             "bytes": self.run.progress.bytes_seen,
             "seconds": self.seconds,
             "bits_per_byte": of_the_last_tenth(self.curve),
-            "validation_bits_per_byte": self.run.validate(),
+            "validation_bits_per_byte": self.run.validate().bits_per_byte,
             "curve": self.curve,
         }
 

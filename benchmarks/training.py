@@ -18,6 +18,7 @@ from model.backpropagation import Backpropagation
 from model.cells import GATES, CellName, CellWeights, State, step
 from model.language_model import Architecture, LanguageModel
 from model.matrix import Matrix, fast_dtype
+from model.objective import Objective, Targets
 from model.sequence import Window
 
 _LEAST_S = 0.5  # a round repeats what is shorter
@@ -112,13 +113,13 @@ def _text(window: int, lanes: int, device: torch.device) -> Tensor:
 
 
 def _ours(model: LanguageModel, text: Tensor, runner: Window) -> Callable[[], None]:
-    back = Backpropagation(model, runner)
+    back = Backpropagation(Objective(model), runner)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     state = model.zero_state(text.shape[1])
 
     def update() -> None:
         nonlocal state
-        _, state = back.run(text[:-1], text[1:], state)
+        _, state = back.run(text[:-1], Targets(text[1:]), state)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)

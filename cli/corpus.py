@@ -1,6 +1,7 @@
 """`neuron corpus`: files of reviews to training shards, and what a built corpus holds."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from trainer.build import REPORTED, Malformed, Watch
 from trainer.corpus import Corpus, CorpusError, CorpusManifest, build_corpus
+from trainer.labels import Labelling
 
 
 @click.group()
@@ -20,7 +22,28 @@ def corpus() -> None:
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New directory for the shards.")
 @click.option("--shards", default=1000, show_default=True, help="Of equal review count; the last two are held out.")
+@click.option(
+    "--held-out",
+    type=click.IntRange(min=1),
+    help="Reviews of each held-out shard. Default: as many as the others have.",
+)
 @click.option("--text-field", help="Column or key of the text in CSV, JSON lines and Parquet.")
+@click.option("--label-field", help="Column or key of the label in CSV, JSON lines and Parquet.")
+@click.option(
+    "--labels",
+    "labels_directory",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Directory of the labels of text: a file of the same name, a label a line.",
+)
+@click.option("--positive", metavar="VALUES", help="Labels that mean positive, as in 4,5,+.")
+@click.option("--negative", metavar="VALUES", help="Labels that mean negative, as in 1,2,-.")
+@click.option(
+    "--class",
+    "named_classes",
+    multiple=True,
+    metavar="NAME=VALUES",
+    help="Labels that mean NAME; may be given again. Default: each label is a class.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the shuffle.")
 @click.option("--memory-limit", default="1GB", show_default=True, help="More sorts in fewer, larger pieces.")
 @click.option(
@@ -31,7 +54,13 @@ def build(
     sources: tuple[Path, ...],
     out: Path,
     shards: int,
+    held_out: int | None,
     text_field: str | None,
+    label_field: str | None,
+    labels_directory: Path | None,
+    positive: str | None,
+    negative: str | None,
+    named_classes: tuple[str, ...],
     seed: int,
     memory_limit: str,
     threads: int | None,
@@ -41,7 +70,11 @@ def build(
 
     SOURCES: files or quoted globs; .csv, .tsv, .jsonl, .ndjson, .json (an object a line) and .parquet by their names,
     all others are text with a review a line. Each may be packed as .gz, .xz or .zst.
+
+    With --label-field or --labels the shards keep the label of every review. A label of no class, or none at all, is
+    allowed: nothing is learnt from it but the text.
     """
+    labelling = _labelling(label_field, labels_directory, positive, negative, named_classes)
     with _progress() as bar:
         task = bar.add_task("")
 
@@ -58,6 +91,8 @@ def build(
                 shards,
                 seed,
                 text_field=text_field,
+                labelling=labelling,
+                held_out=held_out,
                 memory_limit=memory_limit,
                 threads=threads,
                 strict=strict,
@@ -72,6 +107,8 @@ def build(
         f"{sum(shard.bytes for shard in manifest.shards):,} bytes: {out}\n"
         f"left out: {_left_out(manifest)}"
     )
+    for line in _label_lines(manifest):
+        click.echo(line)
 
 
 @corpus.command("show")
@@ -97,6 +134,8 @@ def show(directory: Path, verify: bool) -> None:
                 f"source      {source.file}: {source.bytes:,} bytes, {source.reviews:,} reviews, "
                 f"{source.empty:,} empty, {source.malformed:,} malformed"
             )
+        for line in _label_lines(manifest):
+            click.echo(line)
         if verify:
             with _progress() as bar:
                 task = bar.add_task("verifying", total=total)
@@ -104,6 +143,46 @@ def show(directory: Path, verify: bool) -> None:
             click.echo("verified    every shard has the SHA-256 of the manifest")
     except CorpusError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _labelling(
+    field: str | None, directory: Path | None, positive: str | None, negative: str | None, named: tuple[str, ...]
+) -> Labelling | None:
+    classes = {}
+    for text in named:
+        name, equals, values = text.partition("=")
+        if not (name and equals) or name in classes:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUES, with another NAME each time", param_hint="--class")
+        classes[name] = values
+    # In this order: heads name negative first.
+    for name, given in (("negative", negative), ("positive", positive)):
+        if given is not None:
+            if name in classes:
+                raise click.UsageError(f"--{name} and --class {name}= are the same: give one of them")
+            classes[name] = given
+    if field is None and directory is None:
+        if classes:
+            raise click.UsageError("classes need labels: say where they are with --label-field or --labels")
+        return None
+    if len(classes) == 1:
+        raise click.UsageError(f"there is one class, {next(iter(classes))}: at least two are needed")
+    split = {name: [value for part in values.split(",") if (value := part.strip())] for name, values in classes.items()}
+    return Labelling(field, directory, split)
+
+
+def _label_lines(manifest: CorpusManifest) -> Iterator[str]:
+    labels = manifest.labels
+    if labels is None:
+        return
+    totals = [sum(column) for column in zip(*labels.counts, strict=True)]
+    for name, values in labels.classes.items():
+        counts = ", ".join(f"{value}: {totals[1 + labels.values.index(value)]:,}" for value in values)
+        yield f"class       {name}: {counts}"
+    classed = {value for values in labels.classes.values() for value in values}
+    others = [value for value in labels.values if value not in classed]
+    if others:
+        yield "no class    " + ", ".join(f"{value}: {totals[1 + labels.values.index(value)]:,}" for value in others)
+    yield f"no label    {totals[0]:,}, of which {labels.disagreeing:,} have copies that were labelled differently"
 
 
 def _left_out(manifest: CorpusManifest) -> str:

@@ -51,7 +51,10 @@ class LanguageModel(nn.Module):
         window, targets: (steps, rows) int64, targets being the bytes one further on.
         """
         hidden, state = runner.run(self.cell.weights(self.embedding), window, state)
+        return self.bits(hidden, targets), State(state.cell.detach(), state.hidden.detach())
+
+    def bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Mean bits per byte of `targets`, (steps, rows) int64, after `hidden`, (steps, rows, units)."""
         flat = hidden.reshape(-1, self.architecture.units)
         logits = (flat @ self.output_w.to(flat.dtype)).to(self.output_b.dtype) + self.output_b
-        nats = nn.functional.cross_entropy(logits, targets.reshape(-1))
-        return nats / math.log(2), State(state.cell.detach(), state.hidden.detach())
+        return nn.functional.cross_entropy(logits, targets.reshape(-1)) / math.log(2)

@@ -45,8 +45,19 @@ class Window:
 
         hidden is in `compute_dtype`. Gradients reach the weights, and the state before the window if it asks.
         """
-        hidden, cell, last = _Window.apply(  # type: ignore[no-untyped-call]
+        hidden, _, last = self.run_with_cells(weights, window, state, cells=False)
+        return hidden, last
+
+    def run_with_cells(
+        self, weights: CellWeights, window: Tensor, state: State, cells: bool = True
+    ) -> tuple[Tensor, Tensor, State]:
+        """As `run`, and between hidden and state the cell after every byte, (steps, rows, units) in the state's dtype.
+
+        Gradients reach the weights through it too. Without `cells` it has no steps.
+        """
+        hidden, every_cell, cell, last = _Window.apply(  # type: ignore[no-untyped-call]
             self,
+            cells,
             window,
             state.cell,
             state.hidden,
@@ -55,7 +66,7 @@ class Window:
             weights.multiplier_table,
             weights.multiplier,
         )
-        return hidden, State(cell, last)
+        return hidden, every_cell, State(cell, last)
 
     def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         held = self._buffers.get(name)
@@ -71,6 +82,7 @@ class _Window(torch.autograd.Function):
     def forward(
         ctx: Any,
         runner: Window,
+        with_cells: bool,
         window: Tensor,
         cell: Tensor,
         hidden: Tensor,
@@ -78,7 +90,7 @@ class _Window(torch.autograd.Function):
         recurrent: Tensor,
         multiplier_table: Tensor | None,
         multiplier: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         steps, rows = window.shape
         low, device, units = runner.compute_dtype, cell.device, cell.shape[1]
         length = min(runner.segment or steps, steps)
@@ -90,18 +102,22 @@ class _Window(torch.autograd.Function):
         cells = runner.buffer("segment_cells", (len(begins) + 1, rows, units), cell.dtype, device)
         cells[0].copy_(hidden if runner.name == "gru" else cell)
         hiddens[0].copy_(hidden)
+        every_cell = cell.new_empty((steps if with_cells else 0, rows, units))
         for number, begin in enumerate(begins):
             part = slice(begin, min(begin + length, steps))
-            cells[number + 1].copy_(chain.forward(window[part], cells[number], hiddens[part.start : part.stop + 1]))
-        ctx.runner, ctx.chain, ctx.length = runner, chain, length
+            found = chain.forward(window[part], cells[number], hiddens[part.start : part.stop + 1])
+            cells[number + 1].copy_(found[-1])
+            if with_cells:
+                every_cell[part].copy_(found)
+        ctx.chain, ctx.length = chain, length
         ctx.save_for_backward(window, hiddens, cells)
         last = cells[-1].clone()
         exact_hidden = last.clone() if runner.name == "gru" else hiddens[steps].to(cell.dtype, copy=True)
-        return hiddens[1:].clone(), last, exact_hidden
+        return hiddens[1:].clone(), every_cell, last, exact_hidden
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        d_hiddens, d_cell, d_hidden = gradients
+        d_hiddens, d_cells, d_cell, d_hidden = gradients
         window, hiddens, cells = ctx.saved_tensors
         chain: _LSTMChain | _GRUChain = ctx.chain
         steps = window.shape[0]
@@ -111,11 +127,11 @@ class _Window(torch.autograd.Function):
             part = slice(number * ctx.length, min((number + 1) * ctx.length, steps))
             if part.stop < steps:  # the last segment's activations are still there
                 chain.forward(window[part], cells[number], hiddens[part.start : part.stop + 1])
-            chain.backward(window[part], d_hiddens[part])
+            chain.backward(window[part], d_hiddens[part], d_cells[part] if len(d_cells) else None)
             found = chain.weight_gradients(window[part], hiddens[part])
             sums = [total.add_(value) for total, value in zip(sums, found, strict=True)] if sums else found
         d_cell, d_hidden = chain.end_backward()
-        return (None, None, d_cell, d_hidden, *sums, *[None] * (4 - len(sums)))
+        return (None, None, None, d_cell, d_hidden, *sums, *[None] * (4 - len(sums)))
 
 
 class _LSTMChain:
@@ -148,7 +164,7 @@ class _LSTMChain:
             self._by_multiplier = Matrix(self._multiplier, rows)
 
     def forward(self, window: Tensor, cell: Tensor, hiddens: Tensor) -> Tensor:
-        """hiddens: (steps + 1, rows, units), the first given, the others written. Returns the last cell."""
+        """hiddens: (steps + 1, rows, units), the first given, the others written. Returns the cells after each step."""
         self._cells[0].copy_(cell)
         for t, byte in enumerate(window):
             inputs = hiddens[t]
@@ -166,7 +182,7 @@ class _LSTMChain:
                 self._squashed[t],
                 hiddens[t + 1],
             )
-        return self._cells[len(window)]
+        return self._cells[1 : len(window) + 1]
 
     def begin_backward(self, d_cell: Tensor, d_hidden: Tensor) -> None:
         rows = d_cell.shape[0]
@@ -175,8 +191,10 @@ class _LSTMChain:
         if self._multiplier is not None:
             self._by_multiplier_back = Matrix(self._multiplier.t(), rows)
 
-    def backward(self, window: Tensor, d_hiddens: Tensor) -> None:
+    def backward(self, window: Tensor, d_hiddens: Tensor, d_cells: Tensor | None) -> None:
         for t in reversed(range(len(window))):
+            if d_cells is not None:
+                self._d_cell.add_(d_cells[t])
             self._kernels.lstm_adjoint(
                 d_hiddens[t],
                 self._d_hidden,
@@ -204,13 +222,13 @@ class _LSTMChain:
         dz = self._dz[:steps].flatten(0, 1)
         rows = _OneHot(window, dz.dtype)
         if self._multiplier is None:
-            gradients = [rows.table_gradient(dz), hiddens.flatten(0, 1).t() @ dz]
+            gradients = [rows.table_gradient(dz), _turned(hiddens) @ dz]
         else:
             gradients = [
                 rows.table_gradient(dz),
-                self._mixed[:steps].flatten(0, 1).t() @ dz,
+                _turned(self._mixed[:steps]) @ dz,
                 rows.table_gradient(self._d_table_rows[:steps].flatten(0, 1)),
-                hiddens.flatten(0, 1).t() @ self._d_products[:steps].flatten(0, 1),
+                _turned(hiddens) @ self._d_products[:steps].flatten(0, 1),
             ]
         return [gradient.to(self._exact) for gradient in gradients]
 
@@ -250,14 +268,16 @@ class _GRUChain:
                 self._states[t + 1],
                 hiddens[t + 1],
             )
-        return self._states[len(window)]
+        return self._states[1 : len(window) + 1]
 
     def begin_backward(self, d_cell: Tensor, d_hidden: Tensor) -> None:
         self._d_state = d_cell + d_hidden
         self._by_recurrent_back = Matrix(self._recurrent.t(), d_cell.shape[0])
 
-    def backward(self, window: Tensor, d_hiddens: Tensor) -> None:
+    def backward(self, window: Tensor, d_hiddens: Tensor, d_cells: Tensor | None) -> None:
         for t in reversed(range(len(window))):
+            if d_cells is not None:
+                self._d_state.add_(d_cells[t])
             self._kernels.gru_adjoint(
                 d_hiddens[t],
                 self._d_state,
@@ -274,12 +294,19 @@ class _GRUChain:
         dx = self._dx[:steps].flatten(0, 1)
         gradients = [
             _OneHot(window, dx.dtype).table_gradient(dx),
-            hiddens.flatten(0, 1).t() @ self._d_products[:steps].flatten(0, 1),
+            _turned(hiddens) @ self._d_products[:steps].flatten(0, 1),
         ]
         return [gradient.to(self._exact) for gradient in gradients]
 
     def end_backward(self) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(self._d_state), self._d_state
+
+
+def _turned(values: Tensor) -> Tensor:
+    """(steps, rows, units) -> (units, steps * rows). On a CPU copied: oneDNN multiplies such a view more slowly, by
+    more than the copy costs."""
+    turned = values.flatten(0, 1).t()
+    return turned.contiguous() if values.device.type == "cpu" else turned
 
 
 class _OneHot:
@@ -291,9 +318,9 @@ class _OneHot:
             self._present = torch.unique(flat)  # text uses a third of all bytes
         else:
             self._present = torch.arange(256, device=window.device)  # to find which, the host would have to wait
-        self._rows = (flat[:, None] == self._present).to(dtype)  # (bytes, present)
+        self._columns = (self._present[:, None] == flat).to(dtype)  # (present, bytes)
 
     def table_gradient(self, gradient: Tensor) -> Tensor:
         """gradient: (bytes, outputs) of the rows that were looked up -> (256, outputs) of the table."""
         table = gradient.new_zeros(256, gradient.shape[1])
-        return table.index_copy_(0, self._present, self._rows.t() @ gradient)
+        return table.index_copy_(0, self._present, self._columns @ gradient)

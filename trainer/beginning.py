@@ -1,13 +1,18 @@
 """What a run begins with: the weights, from a seed or from a checkpoint, and its optimizers."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from model import checkpoint
 from model.checkpoint import CheckpointError
 from model.language_model import LanguageModel
+from model.objective import Objective, ReadOut
 from trainer.options import Options, TrainingError
+
+_READ_OUT_RATE = 2e-3  # Adam's, of the read-outs of labels: they must keep up with cells that change
 
 
 def initial_model(options: Options) -> LanguageModel:
@@ -25,23 +30,44 @@ def initial_model(options: Options) -> LanguageModel:
     return found
 
 
-def bytes_before(options: Options) -> int:
-    """How many bytes the weights of `initial_model` have read."""
-    if options.start_from is None:
-        return 0
-    return checkpoint.read_manifest(checkpoint.resolve(Path(options.start_from))).bytes_seen
+def completed(options: Options) -> Options:
+    """`options` with what the checkpoint says that the run begins with: bytes read before, the unit of the labels."""
+    unit, before = options.label_unit, 0
+    if options.start_from is not None:
+        try:
+            manifest = checkpoint.read_manifest(checkpoint.resolve(Path(options.start_from)))
+        except CheckpointError as error:
+            raise TrainingError(f"--from: {error}") from error
+        before = manifest.bytes_seen
+        if unit is None and manifest.sentiment is not None:
+            unit = manifest.sentiment.unit
+    return replace(options, start_bytes=before, label_unit=(unit or 0) if options.learns_labels else None)
 
 
-def make_optimizers(model: LanguageModel, options: Options) -> list[torch.optim.Optimizer]:
+def make_objective(model: LanguageModel, options: Options, classes: int) -> Objective:
+    """On the model's device. The read-outs begin at zero, but for the unit's: its logits rise evenly over the classes,
+    so that a unit has a direction from the beginning: up for the last."""
+    if not options.learns_labels:
+        return Objective(model)
+    read_out = ReadOut(options.units, classes, options.label_unit or 0)
+    with torch.no_grad():
+        read_out.unit_weight.copy_(torch.linspace(-1, 1, classes))
+    return Objective(model, read_out, options.label_weight, options.unit_weight).to(model.output_b.device)
+
+
+def make_optimizers(objective: Objective, options: Options) -> list[torch.optim.Optimizer]:
     """Adam, or Muon for the recurrent matrices and Adam for the rest. Each group keeps its rate as `initial_lr`.
 
     Muon makes every direction of a matrix' update equally large (Jordan et al. 2024), which suits hidden matrices;
     tables, gains and biases are not such.
     """
     hidden = {"cell.wh", "cell.wmh"} if options.optimizer == "muon" else set()
-    named = dict(model.named_parameters())
+    named = dict(objective.model.named_parameters())
     rest = [parameter for name, parameter in named.items() if name not in hidden]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=options.learning_rate, fused=True)]
+    groups: list[dict[str, Any]] = [{"params": rest, "lr": options.learning_rate}]
+    if objective.read_out is not None:
+        groups.append({"params": list(objective.read_out.parameters()), "lr": _READ_OUT_RATE})
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, fused=True)]
     if hidden:
         matrices = [parameter for name, parameter in named.items() if name in hidden]
         optimizers.append(torch.optim.Muon(matrices, lr=options.muon_learning_rate, weight_decay=0.0))

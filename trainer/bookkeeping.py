@@ -26,9 +26,9 @@ class Bookkeeper:
             labelled = None if options.publish_eval is None else Path(options.publish_eval)
             self._publisher = AutoPublisher(directory, Path(options.publish_to), labelled, self._published)
 
-    def note(self, bits_per_byte: float, norm: float, rate: float, waited_s: float, validated: bool) -> None:
+    def note(self, losses: list[float], norm: float, rate: float, waited_s: float, validated: bool) -> None:
         """Take note of an update (`Journal.update`) and of what has ended in the background."""
-        self._journal.update(bits_per_byte, norm, rate, waited_s, validated)
+        self._journal.update(losses, norm, rate, waited_s, validated)
         self._collect(wait=False)
         if self._publisher is not None:
             self._publisher.poll()

@@ -7,14 +7,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.durable import new_directory
 from trainer.cleaning import cleaned, connect, parse_size, thread_count
 from trainer.corpus import FEWEST_SHARDS, MANIFEST, CorpusError, CorpusManifest, SourceEntry
+from trainer.labels import MAX_SOURCES, Codes, Labelling, Labels, LabelsError
 from trainer.packed import PACKED
-from trainer.shuffle import Buckets, write_shards
+from trainer.shuffle import Buckets, Marks, Shards, shard_counts
 from trainer.sources import Source, find_files, open_source
 
 # So many malformed records are told one by one.
@@ -57,6 +59,8 @@ def build(
     shards: int,
     seed: int,
     text_field: str | None,
+    labelling: Labelling | None,
+    held_out: int | None,
     memory_limit: str,
     threads: int | None,
     strict: bool,
@@ -69,6 +73,8 @@ def build(
         )
     memory_bytes = parse_size(memory_limit)
     files = find_files(names)
+    if labelling is not None:
+        _check_labelling(labelling, files)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CorpusError(f"{out} is not empty: name a new directory")
     try:
@@ -77,33 +83,60 @@ def build(
         with new_directory(out) as directory:
             spill = directory / "spill"
             spill.mkdir()
-            sources = [open_source(path, text_field, spill) for path in files]
+            asked = labelling or Labelling()
+            sources = [open_source(path, text_field, spill, asked.label_field, asked.directory) for path in files]
             if text_field is not None and all(source.field is None for source in sources):
                 raise CorpusError(f"--text-field {text_field}: text files have no fields")
             with connect(memory_bytes, threads, spill) as connection:
                 workers = min(_MAX_WORKERS, thread_count(connection))
-                buckets = Buckets(spill / "buckets", _expected_bytes(sources), memory_bytes // _BUCKET_SHARE)
-                entries = _read(connection, sources, seed, spill, buckets, strict, watch)
+                bucket_bytes = memory_bytes // _BUCKET_SHARE
+                buckets = Buckets(spill / "buckets", _expected_bytes(sources), bucket_bytes, labelling is not None)
+                codes = None if labelling is None else Codes()
+                entries = _read(connection, sources, seed, spill, buckets, codes, strict, watch)
             reviews = buckets.count(workers)
-            if reviews < shards:
-                raise CorpusError(f"{reviews} different reviews do not fill {shards} shards: lower --shards")
+            counts = shard_counts(reviews, shards, held_out)
+            if min(counts) < 1:
+                held = "" if held_out is None else f" beside twice {held_out} held out"
+                raise CorpusError(f"{reviews} different reviews do not fill {shards} shards{held}: lower --shards")
+            # The order in which files are named, or where they lie, changes nothing.
+            order = sorted(range(len(entries)), key=lambda index: _source_key(entries[index]))
+            marks = None if codes is None else Marks(np.argsort(order), codes.ranks())
             watch.stage("writing", buckets.bytes)
+            written = Shards(directory, marks)
             manifest = CorpusManifest(
                 seed=seed,
                 reviews=reviews,
                 duplicates=buckets.reviews - reviews,
                 empty=sum(entry.empty for entry in entries),
                 malformed=sum(entry.malformed for entry in entries),
-                shards=write_shards(buckets.sorted(workers), reviews, directory, shards, watch.advance),
-                # The order in which files are named, or where they lie, changes nothing.
-                sources=sorted(entries, key=lambda entry: (entry.file, entry.bytes, entry.reviews, entry.malformed)),
+                shards=written.write(buckets.sorted(workers), counts, watch.advance),
+                sources=[entries[index] for index in order],
             )
+            if codes is not None and marks is not None:
+                values = sorted(codes.values)
+                classes = {name: list(named) for name, named in asked.classes.items()}
+                found = Labels(values, classes or {v: [v] for v in values}, marks.counts.tolist(), written.disagreeing)
+                manifest = replace(manifest, labels=found)
             shutil.rmtree(spill)
             (directory / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1))
     except OSError as error:
         # What reading raises names its file; this is the disk's.
         raise CorpusError(f"{out} cannot be written, nothing is left of it: {error}") from error
+    except LabelsError as error:
+        raise CorpusError(str(error)) from error
     return manifest
+
+
+def _check_labelling(labelling: Labelling, files: list[Path]) -> None:
+    directory = labelling.directory
+    if directory is not None and not any((directory / path.name).exists() for path in files):
+        raise CorpusError(f"{directory} holds no file named as one of the sources, such as {files[0].name} (--labels)")
+    if len(files) > MAX_SOURCES:
+        raise CorpusError(f"there are {len(files)} sources, a corpus with labels takes {MAX_SOURCES} at most")
+
+
+def _source_key(entry: SourceEntry) -> tuple[str, int, int, int]:
+    return entry.file, entry.bytes, entry.reviews, entry.malformed
 
 
 def _read(
@@ -112,15 +145,16 @@ def _read(
     seed: int,
     spill: Path,
     buckets: Buckets,
+    codes: Codes | None,
     strict: bool,
     watch: Watch,
 ) -> list[SourceEntry]:
-    """Fill the buckets; what every file gave."""
+    """Fill the buckets; what every file gave. codes: of the labels, if they are asked for."""
     sizes = [source.path.stat().st_size for source in sources]
     watch.stage("reading", sum(sizes))
     entries = []
     reported = 0
-    for source, size in zip(sources, sizes, strict=True):
+    for index, (source, size) in enumerate(zip(sources, sizes, strict=True)):
         entry = SourceEntry(source.path.name, size, 0, 0, 0)
         for batch in cleaned(connection, source, seed, spill, watch.advance):
             for found in _malformed(source, batch, 1 if strict else REPORTED - reported):
@@ -136,7 +170,14 @@ def _read(
                 empty=entry.empty + len(batch) - malformed - len(reviews),
                 malformed=entry.malformed + malformed,
             )
-            buckets.add(reviews.select(["high", "low", "review"]))
+            chosen = reviews.select(["high", "low", "review"])
+            if codes is not None:
+                try:
+                    mark = np.uint64(index << 8) | codes.of(reviews["label"]).astype(np.uint64)
+                except LabelsError as error:
+                    raise CorpusError(f"{source.path}: {error}") from error
+                chosen = chosen.append_column("mark", pa.array(mark))
+            buckets.add(chosen)
         entries.append(entry)
     buckets.flush()
     return entries

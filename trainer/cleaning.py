@@ -25,7 +25,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "
 _MEMORY_OF_A_THREAD_BYTES = 48 * 10**6
 _ROWS_PER_BATCH = 20_000
 
-_TEXT = "SELECT line, fault, record AS text FROM records"
+_TEXT = "SELECT line, fault, record AS text, label FROM records"
 
 # The field is a JSON pointer: everything that it may hold is escaped (RFC 6901).
 _JSON = """
@@ -47,13 +47,14 @@ SELECT
     CASE
         WHEN blank THEN ''
         WHEN kind = 'VARCHAR' THEN json_extract_string(record, getvariable('pointer'))
-    END AS text
+    END AS text,
+    CASE WHEN valid THEN json_extract_string(record, getvariable('label_pointer')) END AS label
 FROM parsed
 """
 
 _CLEANED = """
 WITH cleaned AS (
-    SELECT line, fault, chr(10) || ' ' || CASE
+    SELECT line, fault, label, chr(10) || ' ' || CASE
         WHEN contains(text, '&') OR text[1] NOT BETWEEN '!' AND '~' OR text[-1] NOT BETWEEN '!' AND '~'
         THEN clean(text)
         ELSE replace(text, chr(10), ' ')
@@ -67,7 +68,8 @@ SELECT
     fault,
     (place >> 64)::UBIGINT AS high,
     (place & 18446744073709551615::UHUGEINT)::UBIGINT AS low,
-    review
+    review,
+    label
 FROM placed
 """
 
@@ -110,14 +112,15 @@ def _clean(texts: pa.ChunkedArray) -> pa.Array:
 def cleaned(
     connection: duckdb.DuckDBPyConnection, source: Source, seed: int, spill: Path, on_bytes: Callable[[int], None]
 ) -> Iterator[pa.RecordBatch]:
-    """The records of a file in its order: columns `line`, `fault`, `high`, `low` (the place) and `review`.
+    """The records of a file in its order: columns `line`, `fault`, `high`, `low` (the place), `review` and `label`.
 
     Where `fault` is not null the record is malformed; an empty review is `"\\n "`. Raises CorpusError.
     """
     field = source.field or ""
     connection.execute("SET VARIABLE seed = ?", [str(seed)])
     connection.execute("SET VARIABLE field = ?", [field])
-    connection.execute("SET VARIABLE pointer = ?", ["/" + field.replace("~", "~0").replace("/", "~1")])
+    connection.execute("SET VARIABLE pointer = ?", [_pointer(field)])
+    connection.execute("SET VARIABLE label_pointer = ?", [source.label_field and _pointer(source.label_field)])
     failed: list[Exception] = []
 
     def read() -> Generator[pa.RecordBatch]:
@@ -136,6 +139,10 @@ def cleaned(
             yield from relation.to_arrow_reader(_ROWS_PER_BATCH)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise (failed[0] if failed else _explained(error)) from error
+
+
+def _pointer(field: str) -> str:
+    return "/" + field.replace("~", "~0").replace("/", "~1")
 
 
 def _explained(error: Exception) -> Exception:

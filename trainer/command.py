@@ -35,6 +35,11 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
 @click.option("--accumulate", type=int, help="Successive windows of every lane an update. Default: 1.")
 @click.option("--total-bytes", type=int, help="Length of the run; the learning rate falls to zero there.")
 @click.option("--optimizer", type=click.Choice(["adam", "muon"]), help="muon: for the recurrent matrices.")
+@click.option(
+    "--label-weight", type=float, help="Of the labels' cross-entropy beside the bits per byte. Default: 0, the paper's."
+)
+@click.option("--unit-weight", type=float, help="The same of one unit alone, which is to carry sentiment. Default: 0.")
+@click.option("--label-unit", type=int, help="That unit. Default: the sentiment unit of --from, else unit 0.")
 @click.option("--learning-rate", type=float, help="Of Adam. Default: 5e-4, the paper's for 128 lanes x 256.")
 @click.option("--muon-learning-rate", type=float, help="Default: 0.02.")
 @click.option("--warmup-steps", type=int, help="Updates in which the learning rate rises. Default: 0.")

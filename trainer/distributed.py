@@ -6,7 +6,7 @@ its own share of the lanes and holds the whole model.
 The gradients of a window come all at once at its end, so there is nothing that DistributedDataParallel could send
 while the backward pass still runs, and its buckets would only cut one large message into smaller ones. Here every
 gradient is a view of one flat buffer: the backward pass writes into it, one all-reduce in float32 averages it, its
-norm is the global norm, and the loss travels at its end. All processes then hold the same bits, so that each decides
+norm is the global norm, and the losses travel at its end. All processes then hold the same bits, so that each decides
 alike what to do with a norm that is not finite.
 """
 
@@ -137,32 +137,33 @@ def _store_of_the_living(rank: int, size: int) -> Store:
 class Gradients:
     """The gradients of a model as one flat buffer, which `parameter.grad` are views of."""
 
-    def __init__(self, model: nn.Module, world: World) -> None:
+    def __init__(self, model: nn.Module, world: World, losses: int = 1) -> None:
+        """losses: how many of them travel with the gradients."""
         parameters = list(model.parameters())
         first = parameters[0]
         sizes = [parameter.numel() for parameter in parameters]
         rows = -(-sum(sizes) // _ROW)
         self._world = world
-        self._flat = torch.zeros(rows * _ROW + 1, dtype=first.dtype, device=first.device)
-        self._gradients, self._loss = self._flat[:-1], self._flat[-1]
+        self._flat = torch.zeros(rows * _ROW + losses, dtype=first.dtype, device=first.device)
+        self._gradients, self._losses = self._flat[:-losses], self._flat[-losses:]
         for parameter, part in zip(parameters, torch.split(self._gradients[: sum(sizes)], sizes), strict=True):
             parameter.grad = part.view_as(parameter)
 
     def zero(self) -> None:
         self._flat.zero_()
 
-    def add_loss(self, loss: Tensor) -> None:
-        """Add to the loss that travels with the gradients and is averaged like them."""
-        self._loss += loss.detach()
+    def add_losses(self, losses: Tensor) -> None:
+        """Add to the losses that travel with the gradients and are averaged like them."""
+        self._losses += losses.detach()
 
-    def average(self, windows: int) -> tuple[float, float]:
-        """Average over the windows that were added and all processes (collective). Returns loss and gradient norm."""
+    def average(self, windows: int) -> tuple[list[float], float]:
+        """Average over the windows that were added and all processes (collective). Returns losses and gradient norm."""
         self._world.mean(self._flat)
         if windows > 1:
             self._flat.div_(windows)
         norm_of_rows = self._gradients.view(-1, _ROW).norm(dim=1)
-        loss, norm = torch.stack((self._loss, norm_of_rows.norm())).tolist()
-        return loss, norm
+        *losses, norm = torch.cat((self._losses, norm_of_rows.norm()[None])).tolist()
+        return losses, norm
 
     def clip(self, norm: float, limit: float) -> None:
         """Scale down to the norm `limit`; norm: what `average` returned."""

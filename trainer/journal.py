@@ -12,6 +12,7 @@ from trainer.snapshot import Progress
 
 Report = Callable[[dict[str, Any]], None]
 
+LOSSES = ("bits_per_byte", "label_bits", "unit_label_bits")  # as `Objective.losses` orders them
 _LOG_EVERY_S = 10.0
 
 
@@ -35,16 +36,20 @@ class Journal:
         except ModuleNotFoundError as error:
             self.warn(f"no TensorBoard events are written: {error.name} is not installed")
 
-    def update(self, loss: float, norm: float, rate: float, waited_s: float, validated: bool) -> None:
-        """Note one update: its bits per byte, gradient norm, learning rate and the time that it waited for data."""
+    def update(self, losses: list[float], norm: float, rate: float, waited_s: float, validated: bool) -> None:
+        """Note one update: its losses (`Objective.losses`), gradient norm, learning rate and the time that it waited
+        for data."""
         progress, now = self._progress, time.monotonic()
-        self._losses.append(loss)
+        self._losses.append(losses)
         self._waited_s += waited_s
         bytes_per_s = (progress.bytes_seen - self._bytes_at_log) / max(now - self._logged_at, 1e-9)
         self._last = {
             "step": progress.step,
             "bytes_seen": progress.bytes_seen,
-            "bits_per_byte": sum(self._losses) / len(self._losses),
+            **{
+                name: sum(found) / len(found)
+                for name, found in zip(LOSSES, zip(*self._losses, strict=True), strict=False)
+            },
             "gradient_norm": norm,
             "learning_rate": rate,
             "seconds": round(progress.seconds, 1),
@@ -56,6 +61,9 @@ class Journal:
         if validated:
             held_out = progress.validation_bits_per_byte
             self._last["validation_bits_per_byte"] = math.nan if held_out is None else held_out
+            if progress.validation_label_accuracy is not None:
+                self._last["validation_label_accuracy"] = progress.validation_label_accuracy
+                self._last["validation_unit_accuracy"] = progress.validation_unit_accuracy
         self.metrics.update(self._last, waited_s)
         self._watch(self._last)
         if validated or now - self._logged_at >= _LOG_EVERY_S:
@@ -76,7 +84,7 @@ class Journal:
         self._forget()
 
     def _forget(self) -> None:
-        self._losses: list[float] = []
+        self._losses: list[list[float]] = []
         self._waited_s = 0.0
         self._logged_at, self._bytes_at_log = time.monotonic(), self._progress.bytes_seen
 

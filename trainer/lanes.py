@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.objective import Targets
 from trainer.corpus import Corpus, CorpusError, ShardEntry
+from trainer.labels import Reviews
 
 
 @dataclass
@@ -28,12 +31,29 @@ class Cursor:
     offset: int
 
 
+class Cut(NamedTuple):
+    """A window of every lane. bytes: (window + 1, lanes), the last row being targets only; begins: (lanes,), where a
+    shard begins; labels: classes and weights, (window, lanes) each (labels.py), if they are read."""
+
+    bytes: NDArray[np.uint8]
+    begins: NDArray[np.bool_]
+    labels: tuple[NDArray[Any], ...] = ()
+
+
 class Lanes:
     """Cuts windows off `lanes` streams. Deterministic: the cursors are its whole state."""
 
-    def __init__(self, corpus: Corpus, lanes: int, window: int, mine: range | None = None, skip_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        lanes: int,
+        window: int,
+        mine: range | None = None,
+        skip_bytes: int = 0,
+        labels: bool = False,
+    ) -> None:
         """mine: the lanes that are read here, all by default. skip_bytes: begin where all lanes together have read as
-        many, at the next beginning of a shard of each."""
+        many, at the next beginning of a shard of each. labels: read them too; the corpus must have some."""
         if len(corpus.training) < lanes:
             raise CorpusError(
                 f"{lanes} lanes need at least as many training shards, the corpus has {len(corpus.training)}: "
@@ -47,29 +67,36 @@ class Lanes:
             )
         self.window = window
         self._corpus = corpus
+        self._labels = labels
         self._rounds = [corpus.training[lane::lanes] for lane in mine or range(lanes)]
         self.restore([Cursor(_shards_of(entries, skip_bytes // lanes), 0) for entries in self._rounds])
 
     def restore(self, cursors: list[Cursor]) -> None:
         """Go on at `cursors`, one for each lane that is read here."""
         self._open = [
-            self._corpus.read(entries[cursor.shard % len(entries)])
+            self._opened(entries[cursor.shard % len(entries)])
             for entries, cursor in zip(self._rounds, cursors, strict=True)
         ]
         self.cursors = [replace(cursor) for cursor in cursors]
 
-    def next(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """The next window: bytes (window + 1, lanes), the last row being targets only, and where a shard begins."""
-        columns, begins = [], []
+    def next(self) -> Cut:
+        columns, begins, labels = [], [], []
         for lane, cursor in enumerate(self.cursors):
-            if cursor.offset + self.window + 1 > len(self._open[lane]):
+            if cursor.offset + self.window + 1 > len(self._open[lane][0]):
                 entries = self._rounds[lane]
                 cursor.shard, cursor.offset = cursor.shard + 1, 0
-                self._open[lane] = self._corpus.read(entries[cursor.shard % len(entries)])
-            columns.append(self._open[lane][cursor.offset : cursor.offset + self.window + 1])
+                self._open[lane] = self._opened(entries[cursor.shard % len(entries)])
+            data, reviews = self._open[lane]
+            columns.append(data[cursor.offset : cursor.offset + self.window + 1])
+            if reviews is not None:
+                labels.append(reviews.window(cursor.offset, cursor.offset + self.window))
             begins.append(cursor.offset == 0)
             cursor.offset += self.window
-        return np.stack(columns, axis=1), np.array(begins)
+        block, fresh = np.stack(columns, axis=1), np.array(begins)
+        return Cut(block, fresh, tuple(np.stack(part, axis=1) for part in zip(*labels, strict=True)))
+
+    def _opened(self, entry: ShardEntry) -> tuple[NDArray[np.uint8], Reviews | None]:
+        return self._corpus.read(entry), self._corpus.read_reviews(entry) if self._labels else None
 
 
 def _shards_of(entries: Sequence[ShardEntry], size: int) -> int:
@@ -89,7 +116,7 @@ class Ahead:
         # A new thread stands on GPU 0, and pinning memory would open a context there.
         on_device = (torch.cuda.set_device, (device,)) if device.type == "cuda" else (None, ())
         self._thread = ThreadPoolExecutor(1, "lanes", *on_device)
-        self._waiting: deque[Future[tuple[Tensor, Tensor, list[Cursor]]]] = deque()
+        self._waiting: deque[Future[tuple[list[Tensor], list[Cursor]]]] = deque()
         self.cursors = [replace(cursor) for cursor in lanes.cursors]  # after the last window that `next` returned
         self.waited_s = 0.0  # in `next`, for windows that were not ready
 
@@ -99,18 +126,20 @@ class Ahead:
         self._lanes.restore(cursors)
         self.cursors = [replace(cursor) for cursor in cursors]
 
-    def next(self) -> tuple[Tensor, Tensor]:
-        """The next window: bytes (window + 1, lanes) int64 and where a shard begins (lanes, 1), on the device."""
+    def next(self) -> tuple[Tensor, Targets, Tensor]:
+        """The next window on the device: its bytes (window, lanes) int64, what is to be predicted there, and where a
+        shard begins, (lanes, 1)."""
         while len(self._waiting) <= self._depth:
             self._waiting.append(self._thread.submit(self._cut))
         began = time.perf_counter()
-        block, begins, self.cursors = self._waiting.popleft().result()
+        parts, self.cursors = self._waiting.popleft().result()
         self.waited_s += time.perf_counter() - began
-        return block.to(self._device, non_blocking=True), begins.to(self._device, non_blocking=True)
+        block, begins, *labels = (part.to(self._device, non_blocking=True) for part in parts)
+        return block[:-1], Targets(block[1:], *labels), begins
 
-    def _cut(self) -> tuple[Tensor, Tensor, list[Cursor]]:
-        window, fresh = self._lanes.next()
-        block, begins = torch.from_numpy(window.astype(np.int64)), torch.from_numpy(fresh)[:, None]
+    def _cut(self) -> tuple[list[Tensor], list[Cursor]]:
+        cut = self._lanes.next()
+        parts = [torch.from_numpy(part) for part in (cut.bytes.astype(np.int64), cut.begins[:, None], *cut.labels)]
         if self._device.type == "cuda":  # pageable memory would be copied once more, and waited for
-            block, begins = block.pin_memory(), begins.pin_memory()
-        return block, begins, [replace(cursor) for cursor in self._lanes.cursors]
+            parts = [part.pin_memory() for part in parts]
+        return parts, [replace(cursor) for cursor in self._lanes.cursors]

@@ -21,6 +21,10 @@ _GAUGES = {
     "learning_rate": ("learning_rate", "Learning rate of the last update"),
     "step": ("step", "Updates since the run began"),
     "bytes_seen": ("seen_bytes", "Bytes predicted since the run began"),
+    "label_bits": ("label_bits", "Cross-entropy of the labels from all units, bits a byte, lately"),
+    "unit_label_bits": ("unit_label_bits", "Cross-entropy of the labels from the sentiment unit, bits a byte, lately"),
+    "validation_label_accuracy": ("label_accuracy_ratio", "Held-out reviews whose label all units name"),
+    "validation_unit_accuracy": ("unit_accuracy_ratio", "Held-out reviews whose label the sentiment unit names"),
     "skipped_steps": ("skipped_steps", "Updates left out since the run began, their gradient not being finite"),
 }
 _SPLITS = {"bits_per_byte": "train", "validation_bits_per_byte": "validation"}

@@ -39,6 +39,9 @@ class Options:
     accumulate: int = 1  # successive windows of every lane an update; their gradients are averaged
     total_bytes: int = 1_000_000_000  # the learning rate reaches zero here
     optimizer: Literal["adam", "muon"] = "adam"  # muon: for the recurrent matrices, Adam for the rest
+    label_weight: float = 0.0  # of the label bits of all units, beside the bits per byte (model/objective.py)
+    unit_weight: float = 0.0  # of those of the sentiment unit alone
+    label_unit: int | None = None  # that unit; by default the checkpoint's that the run begins with, else the first
     learning_rate: float = 5e-4  # of Adam
     muon_learning_rate: float = 0.02
     warmup_steps: int = 0
@@ -78,12 +81,23 @@ class Options:
         for name in ("learning_rate", "muon_learning_rate", "clip_norm", "steepness"):
             if not getattr(self, name) > 0:
                 raise TrainingError(f"{_flag(name)} is {getattr(self, name)}, it must be more than 0")
+        for name in ("label_weight", "unit_weight"):
+            if not getattr(self, name) >= 0:
+                raise TrainingError(f"{_flag(name)} is {getattr(self, name)}, it must be at least 0")
+        if self.label_unit is not None and not self.learns_labels:
+            raise TrainingError("--label-unit needs --label-weight or --unit-weight: no label is learnt without")
+        if self.label_unit is not None and not 0 <= self.label_unit < self.units:
+            raise TrainingError(f"--label-unit is {self.label_unit}, the model has units 0 to {self.units - 1}")
         if self.publish_to is None and (self.publish_every_steps or self.publish_eval):
             raise TrainingError("nothing is published without --publish-to: name a volume there")
 
     @property
     def architecture(self) -> Architecture:
         return Architecture(self.cell, self.units, self.embedding_size, self.steepness)
+
+    @property
+    def learns_labels(self) -> bool:
+        return self.label_weight > 0 or self.unit_weight > 0
 
     @property
     def update_bytes(self) -> int:

@@ -4,6 +4,7 @@ A snapshot is a directory `step-N` with `tensors.safetensors` and `progress.json
 former. It appears whole or not at all. The tensors are
 
     model.NAME             every parameter
+    read_out.NAME          those of the read-outs of labels, if the run has labels
     optimizer.KEY.NAME     whatever the optimizer keeps for that parameter
     state.cell, .hidden    (lanes, units), the carried state of all lanes in their order
     random.cpu, .cuda      states of torch's generators
@@ -29,6 +30,7 @@ from torch import Tensor
 from model.cells import State
 from model.durable import new_directory, sweep
 from model.language_model import Architecture, LanguageModel
+from model.objective import Objective
 from model.untrusted import NOT_SAFETENSORS, brief, open_plain, parse_json, read_plain
 from trainer.lanes import Cursor
 
@@ -56,6 +58,8 @@ class Progress:
     validation_bits_per_byte: _Number | None = None  # of the last validation
     validation_step: _Count | None = None  # the step after which that was measured
     best_validation_bits_per_byte: _Number | None = None
+    validation_label_accuracy: _Number | None = None  # of labels, at that step, by all units
+    validation_unit_accuracy: _Number | None = None  # and by the sentiment unit alone
 
 
 @dataclass(frozen=True)
@@ -76,20 +80,20 @@ class Snapshot:
     progress: Progress
 
 
-def gathered(model: LanguageModel, optimizers: Iterable[torch.optim.Optimizer], state: State) -> dict[str, Tensor]:
+def gathered(objective: Objective, optimizers: Iterable[torch.optim.Optimizer], state: State) -> dict[str, Tensor]:
     """The tensors of a snapshot, those of the run itself and not copies. state: of all lanes."""
     # A GRU's hidden is its cell; safetensors refuses tensors that share memory.
     hidden = state.hidden.clone() if state.hidden.data_ptr() == state.cell.data_ptr() else state.hidden
     tensors = {"state.cell": state.cell, "state.hidden": hidden, "random.cpu": torch.get_rng_state()}
     if state.cell.is_cuda:
         tensors["random.cuda"] = torch.cuda.get_rng_state(state.cell.device)
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in objective.named_parameters()}
     for parameter, name in names.items():
-        tensors[f"model.{name}"] = parameter.detach()
+        tensors[name] = parameter.detach()
     for optimizer in optimizers:
         for parameter, kept in optimizer.state.items():
             for key, value in kept.items():
-                tensors[f"optimizer.{key}.{names[parameter]}"] = value
+                tensors[f"optimizer.{key}.{names[parameter].removeprefix('model.')}"] = value
     return tensors
 
 
@@ -171,16 +175,16 @@ def verify(snapshot: Path) -> None:
 
 
 def load(
-    snapshot: Path, model: LanguageModel, optimizers: Iterable[torch.optim.Optimizer]
+    snapshot: Path, objective: Objective, optimizers: Iterable[torch.optim.Optimizer]
 ) -> tuple[State, list[Cursor], Progress]:
-    """Restore `model`, `optimizers` and torch's generators in place; state (on the CPU) and cursors are of all lanes.
+    """Restore `objective`, `optimizers` and torch's generators in place; state, on the CPU, and cursors: of all lanes.
 
     Trusts the tensors' bytes: `verify` first. Raises SnapshotError if they do not fit.
     """
     progress, cursors, _ = read_progress(snapshot)
     path, tensors = snapshot / TENSORS, _tensors(snapshot)
-    _restore(snapshot, model, tensors)
-    names = dict(model.named_parameters())
+    _restore(snapshot, objective, tensors)
+    names = {name.removeprefix("model."): parameter for name, parameter in objective.named_parameters()}
     kept: dict[Tensor, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         kind, _, rest = key.partition(".")
@@ -194,12 +198,12 @@ def load(
         for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
             if parameter in kept:
                 optimizer.state[parameter] = kept[parameter]
-    shape = (len(cursors), model.architecture.units)
+    shape = (len(cursors), objective.model.architecture.units)
     for key in ("state.cell", "state.hidden"):
         part = tensors.get(key)
         if part is None or part.shape != shape or part.dtype != torch.float32 or not part.isfinite().all():
             raise SnapshotError(f"{path}: {key} is not {shape} finite float32 values")
-    device = next(model.parameters()).device
+    device = next(objective.parameters()).device
     try:
         torch.set_rng_state(tensors["random.cpu"])
         if device.type == "cuda" and "random.cuda" in tensors:
@@ -215,7 +219,7 @@ def read_model(snapshot: Path, architecture: Architecture) -> LanguageModel:
     with torch.device("meta"):
         model = LanguageModel(architecture)
     model.to_empty(device="cpu")
-    _restore(snapshot, model, _tensors(snapshot))
+    _restore(snapshot, Objective(model), _tensors(snapshot))
     return model
 
 
@@ -229,13 +233,13 @@ def _tensors(snapshot: Path) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _restore(snapshot: Path, model: LanguageModel, tensors: dict[str, Tensor]) -> None:
-    for name, parameter in model.named_parameters():
-        found = tensors.get(f"model.{name}")
+def _restore(snapshot: Path, objective: Objective, tensors: dict[str, Tensor]) -> None:
+    for name, parameter in objective.named_parameters():
+        found = tensors.get(name)
         if found is None or found.shape != parameter.shape:
             shape = None if found is None else tuple(found.shape)
             raise SnapshotError(
-                f"{snapshot / TENSORS}: parameter {name!r} has shape {shape}, {model.architecture} needs "
+                f"{snapshot / TENSORS}: parameter {name!r} has shape {shape}, {objective.model.architecture} needs "
                 f"{tuple(parameter.shape)}"
             )
         if not (found.is_floating_point() and found.isfinite().all()):

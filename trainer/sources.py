@@ -1,7 +1,8 @@
 """Files of reviews as Arrow batches of raw records: text, CSV, JSON lines and Parquet, each also packed.
 
-Every batch has the columns `line` (from 1; for Parquet the row), `record` and `fault`, of which one is null. A record
-is the raw review; for JSON lines it is the whole line, parsed later (trainer/cleaning.py).
+Every batch has the columns `line` (from 1; for Parquet the row), `record` and `fault`, of which one is null, and
+`label`, null where there is none. A record is the raw review; for JSON lines it is the whole line, parsed later
+(trainer/cleaning.py), and its label with it.
 
 CSV is split by Python's csv module: DuckDB 2.0.0 reads other rows with several threads than with one where quoted
 fields hold newlines, and names records instead of lines.
@@ -14,8 +15,9 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +26,7 @@ import pyarrow.parquet as pq
 from trainer.corpus import CorpusError
 from trainer.packed import PACKED, UNREADABLE, open_packed
 
-SCHEMA = pa.schema([("line", pa.int64()), ("record", pa.string()), ("fault", pa.string())])
+SCHEMA = pa.schema([("line", pa.int64()), ("record", pa.string()), ("fault", pa.string()), ("label", pa.string())])
 
 _BLOCK_BYTES = 4 << 20
 _BLOCK_ROWS = 8192
@@ -46,11 +48,16 @@ _KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Source:
-    """One file and how to read it. field: the column or key of the text; None for plain text."""
+    """One file and how to read it. field, label_field: the columns or keys of text and label; None for plain text.
+
+    labels: the file that holds the labels of plain text, one a line.
+    """
 
     path: Path
     kind: Kind
-    field: str | None
+    field: str | None = None
+    label_field: str | None = None
+    labels: Path | None = None
 
 
 def find_files(names: list[Path]) -> list[Path]:
@@ -75,21 +82,25 @@ def find_files(names: list[Path]) -> list[Path]:
     return sorted(found.values(), key=str)
 
 
-def open_source(path: Path, text_field: str | None, spill: Path) -> Source:
+def open_source(
+    path: Path, text_field: str | None, spill: Path, label_field: str | None = None, labels: Path | None = None
+) -> Source:
     """Find out how to read a file, by its suffix; `.gz`, `.xz` and `.zst` may follow. Any unknown suffix is text.
 
     text_field may be None for text and where there is but one column of strings. spill: a directory for what must be
-    unpacked first. Raises CorpusError naming the columns if the text is not among them or not to be told.
+    unpacked first. labels: a directory with a file of the same name for each file of text that has labels. Raises
+    CorpusError naming the columns if text or label is not among them, or the text not to be told.
     """
     inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
     kind = _KINDS.get(inner.suffix.lower(), "text")
     if kind == "text":
-        return Source(path, kind, None)
+        beside = None if labels is None else labels / path.name
+        return Source(path, kind, labels=beside if beside is not None and beside.exists() else None)
     try:
         if kind == "parquet":
-            fields = _parquet_columns(path, spill)
+            fields, others = _parquet_columns(path, spill)
         else:
-            fields = _csv_columns(path) if kind == "csv" else _json_fields(path)
+            fields, others = _csv_columns(path) if kind == "csv" else _json_fields(path), []
     except (*UNREADABLE, pa.ArrowException) as error:
         raise CorpusError(f"{path} cannot be read: {error}") from error
     names = ", ".join(fields) or "none"
@@ -100,7 +111,10 @@ def open_source(path: Path, text_field: str | None, spill: Path) -> Source:
     # A file of broken lines shows no fields; its lines are then counted one by one.
     if text_field not in fields and (fields or kind != "json"):
         raise CorpusError(f"{path} has no text field {text_field!r} (--text-field); there are: {names}")
-    return Source(path, kind, text_field)
+    if label_field is not None and label_field not in (*fields, *others) and (fields or kind != "json"):
+        names = ", ".join((*fields, *others))
+        raise CorpusError(f"{path} has no label field {label_field!r} (--label-field); there are: {names}")
+    return Source(path, kind, text_field, label_field)
 
 
 def batches(source: Source, spill: Path, on_bytes: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
@@ -119,6 +133,9 @@ def batches(source: Source, spill: Path, on_bytes: Callable[[int], None]) -> Ite
                 raw = stack.enter_context(source.path.open("rb"))
                 stream = stack.enter_context(open_packed(source.path, raw))
                 found = _csv_batches(source, stream) if source.kind == "csv" else _line_batches(source, stream)
+            if source.labels is not None:
+                beside = io.TextIOWrapper(open_packed(source.labels), encoding="utf-8-sig", newline="\n")
+                found = _with_labels(source, found, stack.enter_context(beside))
             for batch in found:
                 yield batch
                 if source.kind == "parquet":
@@ -132,17 +149,35 @@ def batches(source: Source, spill: Path, on_bytes: Callable[[int], None]) -> Ite
         raise CorpusError(f"{source.path} cannot be read: {error}") from error
 
 
-def _batch(lines: Any, records: Any, faults: Any = None) -> pa.RecordBatch:
-    faults = pa.nulls(len(records), pa.string()) if faults is None else pa.array(faults, pa.string())
-    return pa.record_batch([pa.array(lines, pa.int64()), pa.array(records, pa.string()), faults], schema=SCHEMA)
+def _with_labels(source: Source, found: Iterator[pa.RecordBatch], beside: TextIO) -> Iterator[pa.RecordBatch]:
+    """The batches of a file of text with the labels of the file beside it, line by line."""
+    read = 0
+    try:
+        for batch in found:
+            labels = [line.rstrip("\r\n") for line in islice(beside, len(batch))]
+            read += len(labels)
+            if len(labels) < len(batch):
+                raise CorpusError(f"{source.labels} ends after {read} lines, {source.path} goes on")
+            yield batch.set_column(3, SCHEMA.field("label"), pa.array(labels, pa.string()))
+        if more := sum(1 for _ in beside):
+            raise CorpusError(f"{source.labels} has {read + more} lines, {source.path} {read}")
+    except (*UNREADABLE, UnicodeDecodeError) as error:
+        raise CorpusError(f"{source.labels} cannot be read: {error}") from error
 
 
-def _decoded(first_line: int, records: pa.Array) -> pa.RecordBatch:
+def _batch(lines: Any, records: Any, faults: Any = None, labels: Any = None) -> pa.RecordBatch:
+    columns = [pa.array(lines, pa.int64()), pa.array(records, pa.string())]
+    for part in (faults, labels):
+        columns.append(pa.nulls(len(records), pa.string()) if part is None else pa.array(part, pa.string()))
+    return pa.record_batch(columns, schema=SCHEMA)
+
+
+def _decoded(first_line: int, records: pa.Array, labels: pa.Array = None) -> pa.RecordBatch:
     """records: bytes or strings not yet checked to be UTF-8."""
     lines = np.arange(first_line, first_line + len(records))
     if not records.null_count:
         with contextlib.suppress(pa.ArrowInvalid):
-            return _batch(lines, records.cast(pa.string()))
+            return _batch(lines, records.cast(pa.string()), labels=labels)
     texts: list[str | None] = []
     faults: list[str | None] = []
     for record in records:
@@ -156,7 +191,7 @@ def _decoded(first_line: int, records: pa.Array) -> pa.RecordBatch:
                 value, fault = None, f"not UTF-8 ({error.reason} at byte {error.start})"
         texts.append(value)
         faults.append(fault)
-    return _batch(lines, texts, faults)
+    return _batch(lines, texts, faults, labels)
 
 
 def _line_batches(source: Source, stream: BinaryIO) -> Iterator[pa.RecordBatch]:
@@ -195,26 +230,29 @@ def _csv_batches(source: Source, stream: BinaryIO) -> Iterator[pa.RecordBatch]:
     lines: list[int] = []
     texts: list[str | None] = []
     faults: list[str | None] = []
+    labels: list[str | None] = []
     size = 0
     with _csv_reader(source.path, stream) as reader:
-        for line, text, fault in _csv_records(reader, source.field):
+        for line, text, fault, label in _csv_records(reader, source):
             lines.append(line)
             texts.append(text)
             faults.append(fault)
+            labels.append(label)
             size += 0 if text is None else len(text)
             if len(lines) == _BLOCK_ROWS or size > _BLOCK_BYTES:
-                yield _batch(lines, texts, faults)
-                lines, texts, faults, size = [], [], [], 0
+                yield _batch(lines, texts, faults, labels)
+                lines, texts, faults, labels, size = [], [], [], [], 0
         if lines:
-            yield _batch(lines, texts, faults)
+            yield _batch(lines, texts, faults, labels)
 
 
-def _csv_records(reader: Any, field: str | None) -> Iterator[tuple[int, str | None, str | None]]:
-    """Line, text and fault of every row, of which the last two are not both there."""
+def _csv_records(reader: Any, source: Source) -> Iterator[tuple[int, str | None, str | None, str | None]]:
+    """Line, text, fault and label of every row; text and fault are not both there."""
     header = next(reader)
-    column = header.index(field)
+    column = header.index(source.field)
+    label_column = None if source.label_field is None else header.index(source.label_field)
     while True:
-        line, text, fault = reader.line_num + 1, None, None
+        line, text, fault, label = reader.line_num + 1, None, None, None
         try:
             row = next(reader)
         except StopIteration:
@@ -226,11 +264,12 @@ def _csv_records(reader: Any, field: str | None) -> Iterator[tuple[int, str | No
                 text = ""  # a blank line
             elif len(row) != len(header):
                 fault = f"it has {len(row)} columns, the header has {len(header)}"
-            elif not _is_utf8(row[column]):
+            elif not (_is_utf8(row[column]) and (label_column is None or _is_utf8(row[label_column]))):
                 fault = "not UTF-8"
             else:
                 text = row[column]
-        yield line, text, fault
+                label = None if label_column is None else row[label_column]
+        yield line, text, fault, label
 
 
 def _is_utf8(text: str) -> bool:
@@ -261,11 +300,12 @@ def _json_fields(path: Path) -> list[str]:
     return list(fields)
 
 
-def _parquet_columns(path: Path, spill: Path) -> list[str]:
-    """The columns of strings."""
+def _parquet_columns(path: Path, spill: Path) -> tuple[list[str], list[str]]:
+    """The columns of strings, and the others."""
     with contextlib.ExitStack() as stack:
         schema = pq.ParquetFile(_seekable(path, spill, stack)).schema_arrow
-    return [field.name for field in schema if _is_string(field.type)]
+    strings = [field.name for field in schema if _is_string(field.type)]
+    return strings, [field.name for field in schema if field.name not in strings]
 
 
 def _is_string(kind: pa.DataType) -> bool:
@@ -276,11 +316,13 @@ def _is_string(kind: pa.DataType) -> bool:
 
 def _parquet_batches(source: Source, parquet: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
     row = 1
-    for batch in parquet.iter_batches(_BLOCK_ROWS, columns=[source.field]):
-        column = batch.column(0)
+    names = [name for name in (source.field, source.label_field) if name is not None]
+    for batch in parquet.iter_batches(_BLOCK_ROWS, columns=names):
+        column = batch.column(source.field)
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
-        yield _decoded(row, column.cast(pa.binary()))
+        labels = None if source.label_field is None else batch.column(source.label_field).cast(pa.string())
+        yield _decoded(row, column.cast(pa.binary()), labels)
         row += len(column)
 
 

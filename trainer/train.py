@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from model.backpropagation import Backpropagation
@@ -27,7 +26,7 @@ from model.language_model import LanguageModel
 from model.matrix import fast_dtype
 from model.sequence import Window
 from trainer import snapshot
-from trainer.beginning import bytes_before, initial_model, make_optimizers
+from trainer.beginning import completed, initial_model, make_objective, make_optimizers
 from trainer.bookkeeping import Bookkeeper
 from trainer.corpus import Corpus, CorpusError
 from trainer.distributed import Gradients, World
@@ -39,6 +38,7 @@ from trainer.options import TrainingError as TrainingError
 from trainer.peak import measured_peak_flops
 from trainer.saving import Saver
 from trainer.snapshot import Snapshot, SnapshotError
+from trainer.validation import Validated, Validation
 
 ALONE = World()
 
@@ -66,25 +66,21 @@ class Run:
                 f"{corpus.sha256}, not {options.corpus_sha256}. Name the right one with --corpus"
             )
         self.options = options = replace(options, corpus_sha256=corpus.sha256)
-        usable = min(corpus.validation.bytes, options.validation_bytes)
-        self._validation_steps = (usable - 1) // options.lanes // options.window * options.window
-        if self._validation_steps <= 0:
-            raise TrainingError(
-                f"the validation shard gives {usable} bytes, too few for {options.lanes} lanes x {options.window}: "
-                "build the corpus with fewer --shards"
-            )
-        self._validation = corpus.read(corpus.validation)
-
+        labels = corpus.manifest.labels
+        if options.learns_labels and labels is None:
+            raise TrainingError(f"{corpus.directory} has no labels: build it with --labels or --label-field")
         self.device = world.device(options.device)
         self.dtype = fast_dtype(self.device) if options.dtype == "auto" else getattr(torch, options.dtype)
         self._mine = world.share(options.lanes)
-        lanes = Lanes(corpus, options.lanes, options.window, self._mine, options.skip_bytes)
+        self._validation = Validation(corpus, options, self._mine, self.device)
+        lanes = Lanes(corpus, options.lanes, options.window, self._mine, options.skip_bytes, options.learns_labels)
         self.lanes = Ahead(lanes, self.device)
         self.model = LanguageModel(options.architecture).to(self.device)
-        self.gradients = Gradients(self.model, world)
-        self.optimizers = make_optimizers(self.model, options)
+        self.objective = make_objective(self.model, options, 0 if labels is None else len(labels.classes))
+        self.gradients = Gradients(self.objective, world, self.objective.terms)
+        self.optimizers = make_optimizers(self.objective, options)
         self._window = Window(options.cell, self.dtype, options.fuse, options.segment)
-        self._back = Backpropagation(self.model, self._window)
+        self._back = Backpropagation(self.objective, self._window)
         self.state = self.model.zero_state(len(self._mine))
         self.progress = snapshot.Progress()
         self._saver = Saver(directory / "snapshots", options.keep)
@@ -95,9 +91,8 @@ class Run:
         [exists] = world.any(world.rank == 0 and (directory / OPTIONS).exists())
         if exists:
             raise TrainingError(f"{directory} holds a run already: go on with --resume, or name a new directory")
-        run = cls(directory, options, report, world)
+        run = cls(directory, completed(options), report, world)
         run._begin()
-        run.options = replace(run.options, start_bytes=bytes_before(options))
         if world.rank == 0:
             directory.mkdir(parents=True, exist_ok=True)
             run.options.write(directory)
@@ -126,15 +121,16 @@ class Run:
         left = max(0.0, 1.0 - self.progress.bytes_seen / self.options.total_bytes)
         return left * min(1.0, (self.progress.step + 1) / max(1, self.options.warmup_steps))
 
-    def step(self) -> tuple[float, float]:
-        """One update. Returns bits per byte and the gradient norm before clipping, over all processes."""
+    def step(self) -> tuple[list[float], float]:
+        """One update. Returns the losses (`Objective.losses`), of which the first is bits per byte, and the gradient
+        norm before clipping, over all processes."""
         self.gradients.zero()
         for _ in range(self.options.accumulate):
-            window, begins = self.lanes.next()
+            window, targets, begins = self.lanes.next()
             state = State(*(part.masked_fill(begins, 0.0) for part in self.state))
-            loss, self.state = self._back.run(window[:-1], window[1:], state)
-            self.gradients.add_loss(loss)
-        bits_per_byte, norm = self.gradients.average(self.options.accumulate)
+            losses, self.state = self._back.run(window, targets, state)
+            self.gradients.add_losses(losses)
+        means, norm = self.gradients.average(self.options.accumulate)
         if math.isfinite(norm):
             self.gradients.clip(norm, self.options.clip_norm)
             for optimizer in self.optimizers:
@@ -147,20 +143,11 @@ class Run:
             self.state = self.model.zero_state(len(self._mine))
         self.progress.step += 1
         self.progress.bytes_seen += self.options.update_bytes
-        return bits_per_byte, norm
+        return means, norm
 
-    @torch.no_grad()
-    def validate(self) -> float:
-        """Bits per byte of the head of the validation shard, read in as many pieces as there are lanes."""
-        window, steps = self.options.window, self._validation_steps
-        columns = [self._validation[lane * steps : (lane + 1) * steps + 1] for lane in self._mine]
-        text = torch.from_numpy(np.stack(columns, axis=1).astype(np.int64)).to(self.device)
-        state, total = self.model.zero_state(len(self._mine)), torch.zeros((), device=self.device)
-        for begin in range(0, steps, window):
-            targets = text[begin + 1 : begin + window + 1]
-            loss, state = self.model.loss(text[begin : begin + window], targets, state, self._window)
-            total += loss
-        return float(self.world.mean(total)) / (steps // window)
+    def validate(self) -> Validated:
+        """What the model makes of held-out text (collective)."""
+        return self._validation.run(self.objective, self._window, self.world)
 
     def save(self) -> Path:
         """Write a snapshot, if there is none of this step, and wait until it is durable."""
@@ -210,12 +197,12 @@ class Run:
         while progress.bytes_seen < options.total_bytes and not stop:
             waited_s, next_validation = self.lanes.waited_s, self._next_validation()
             rate = options.learning_rate * self.schedule()
-            bits_per_byte, norm = self.step()
+            losses, norm = self.step()
             progress.seconds = seconds_before + time.monotonic() - started
             validated = progress.bytes_seen >= next_validation
             best = validated and self._note_validation()
             if book is not None:
-                book.note(bits_per_byte, norm, rate, self.lanes.waited_s - waited_s, validated)
+                book.note(losses, norm, rate, self.lanes.waited_s - waited_s, validated)
             publish = options.publish_every_steps > 0 and progress.step % options.publish_every_steps == 0
             stop, due = self.world.any(self._stop.is_set(), book is not None and book.snapshot_due())
             if due or best or publish:
@@ -241,12 +228,14 @@ class Run:
             if self.world.size == 1:  # else the others do not take part
                 self.save()
             raise
-        former = progress.best_validation_bits_per_byte
+        bits, former = found.bits_per_byte, progress.best_validation_bits_per_byte
         progress.validation_step = progress.step
-        progress.validation_bits_per_byte = found if math.isfinite(found) else None
-        if not math.isfinite(found) or (former is not None and found >= former):
+        progress.validation_bits_per_byte = bits if math.isfinite(bits) else None
+        progress.validation_label_accuracy = found.label_accuracy
+        progress.validation_unit_accuracy = found.unit_accuracy
+        if not math.isfinite(bits) or (former is not None and bits >= former):
             return False
-        progress.best_validation_bits_per_byte = found
+        progress.best_validation_bits_per_byte = bits
         return True
 
     @torch.no_grad()
@@ -254,17 +243,17 @@ class Run:
         for parameter, value in zip(self.model.parameters(), initial_model(self.options).parameters(), strict=True):
             parameter.copy_(value)
         # Machines differ in the last bits of an orthogonal matrix.
-        self.world.broadcast(parameter.detach() for parameter in self.model.parameters())
+        self.world.broadcast(parameter.detach() for parameter in self.objective.parameters())
 
     def _snapshot(self) -> Snapshot:
         """Of all processes, its tensors being those in use."""
         state = State(*(self.world.joined(part) for part in self.state))
         mine = torch.tensor([(cursor.shard, cursor.offset) for cursor in self.lanes.cursors])
         cursors = [Cursor(*cursor) for cursor in self.world.joined(mine).tolist()]
-        return Snapshot(snapshot.gathered(self.model, self.optimizers, state), cursors, self.progress)
+        return Snapshot(snapshot.gathered(self.objective, self.optimizers, state), cursors, self.progress)
 
     def _restore(self, path: Path) -> None:
-        state, cursors, self.progress = snapshot.load(path, self.model, self.optimizers)
+        state, cursors, self.progress = snapshot.load(path, self.objective, self.optimizers)
         lanes = slice(self._mine.start, self._mine.stop)
         self.state = State(*(part[lanes].to(self.device) for part in state))
         self.lanes.restore(cursors[lanes])

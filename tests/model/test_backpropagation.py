@@ -6,6 +6,7 @@ import torch
 from model.backpropagation import Backpropagation
 from model.cells import CellName
 from model.language_model import Architecture, LanguageModel
+from model.objective import Objective, Targets
 from model.sequence import Window
 
 ROWS, STEPS = 3, 8
@@ -25,14 +26,14 @@ def texts(count: int, device: str = "cpu") -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", ["mlstm", "lstm", "gru"])
 def test_windows_add_up(name: CellName) -> None:
     ours, plain = model(name), model(name)
-    back = Backpropagation(ours, Window(name, torch.float32, fuse=False))
+    back = Backpropagation(Objective(ours), Window(name, torch.float32, fuse=False))
     runner = Window(name, torch.float32, fuse=False)
     state = after = ours.zero_state(ROWS)
     for text in texts(3):
-        loss, state = back.run(text[:-1], text[1:], state)
+        loss, state = back.run(text[:-1], Targets(text[1:]), state)
         expected, after = plain.loss(text[:-1], text[1:], after, runner)
         expected.backward()
-        assert torch.equal(loss, expected.detach())
+        assert torch.equal(loss, expected.detach()[None])
         assert not loss.requires_grad
         assert torch.equal(state.cell, after.cell)
     for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
@@ -47,13 +48,13 @@ def test_windows_add_up(name: CellName) -> None:
 @pytest.mark.parametrize("segment", [None, 3])
 def test_a_graph_replays_what_was_recorded(name: CellName, fuse: bool, segment: int | None) -> None:
     ours, plain = model(name, "cuda"), model(name)
-    back = Backpropagation(ours, Window(name, torch.float32, fuse, segment))
+    back = Backpropagation(Objective(ours), Window(name, torch.float32, fuse, segment))
     runner = Window(name, torch.float32, fuse=False)
     optimizers = [torch.optim.Adam(each.parameters(), lr=1e-3) for each in (ours, plain)]
     state, after = ours.zero_state(ROWS), plain.zero_state(ROWS)
     for text in texts(5):
         on_device = text.cuda()
-        loss, state = back.run(on_device[:-1], on_device[1:], state)
+        loss, state = back.run(on_device[:-1], Targets(on_device[1:]), state)
         expected, after = plain.loss(text[:-1], text[1:], after, runner)
         expected.backward()
         assert float(loss) == pytest.approx(float(expected), abs=1e-4)

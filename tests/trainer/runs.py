@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from model.checkpoint import SHIPPED
-from trainer.corpus import MANIFEST, CorpusManifest, ShardEntry
+from trainer.corpus import MANIFEST, CorpusManifest, ShardEntry, build_corpus
+from trainer.labels import Labelling
 from trainer.options import Options
 from trainer.train import Run
 
@@ -31,6 +32,20 @@ def write_shards(directory: Path, shards: list[bytes]) -> Path:
         entries.append(ShardEntry(name, data.count(b"\n"), len(data), hashlib.sha256(data).hexdigest()))
     manifest = CorpusManifest(0, sum(entry.reviews for entry in entries), 0, 0, 0, entries, [])
     (directory / MANIFEST).write_text(json.dumps(asdict(manifest)))
+    return directory
+
+
+def write_labelled_corpus(directory: Path, shards: int = 8) -> Path:
+    """Reviews that say bad or good, by turns, of shards of about 330 bytes; every fifth has no label."""
+    sources = {"bad": "dull and slow and flat", "good": "fine and fast and neat"}
+    numbers = range(8 * shards)
+    rows = [
+        (f"{n} is {sources[label]}", "" if n % 5 == 4 else label) for n in numbers for label in [("bad", "good")[n % 2]]
+    ]
+    source = directory.parent / f"{directory.name}.csv"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    build_corpus([source], directory, shards, text_field="text", labelling=Labelling("label"))
     return directory
 
 
@@ -67,9 +82,10 @@ def ignore(_: dict[str, Any]) -> None:
 
 def everything(run: Run) -> dict[str, torch.Tensor]:
     """All tensors that the rest of a run depends on."""
-    found = {name: parameter.detach().clone() for name, parameter in run.model.named_parameters()}
+    parameters = {name.removeprefix("model."): value for name, value in run.objective.named_parameters()}
+    found = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     found |= {"state.cell": run.state.cell.clone(), "state.hidden": run.state.hidden.clone()}
-    for name, parameter in run.model.named_parameters():
+    for name, parameter in parameters.items():
         for optimizer in run.optimizers:
             for moment, value in optimizer.state.get(parameter, {}).items():
                 found[f"{moment} of {name}"] = value.clone()

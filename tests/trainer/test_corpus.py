@@ -27,7 +27,7 @@ from trainer import sources
 from trainer.build import REPORTED, Malformed, Watch
 from trainer.cleaning import parse_size
 from trainer.corpus import Corpus, CorpusError, CorpusManifest, build_corpus
-from trainer.shuffle import Buckets, write_shards
+from trainer.shuffle import Buckets, Shards, shard_counts
 
 REVIEWS = [f"review number {number}, {'good' if number % 3 else 'bad'}" for number in range(53)]
 FORMATS = [".txt", ".csv", ".tsv", ".jsonl", ".parquet"]
@@ -239,7 +239,8 @@ def test_any_number_of_buckets_gives_the_same_shards(tmp_path: Path, bucket_byte
     assert buckets.count(workers=2) == len(REVIEWS)
     assert buckets.bytes == sum(map(len, reviews))
     (tmp_path / "shards").mkdir()
-    write_shards(buckets.sorted(workers=3), len(REVIEWS), tmp_path / "shards", 5, lambda _: None)
+    counts = shard_counts(len(REVIEWS), 5)
+    Shards(tmp_path / "shards").write(buckets.sorted(workers=3), counts, lambda _: None)
     by_place = sorted(zip(places, reviews, strict=True), key=lambda pair: tuple(np.frombuffer(pair[0], np.uint64)[:2]))
     assert b"".join(shard_bytes(tmp_path / "shards")) == "".join(dict.fromkeys(text for _, text in by_place)).encode()
     assert not list((tmp_path / "buckets").iterdir())

@@ -43,7 +43,7 @@ def test_every_lane_reads_its_shards_in_order_and_goes_round(
     streams = Lanes(corpus, lanes, window)
     rounds = [expected_windows(corpus, lane, lanes, window) for lane in range(lanes)]
     for number in range(2 * max(map(len, rounds)) + 1):
-        block, begins = streams.next()
+        block, begins, _ = streams.next()
         assert block.shape == (window + 1, lanes)
         assert block.dtype == np.uint8
         for lane, windows in enumerate(rounds):
@@ -58,7 +58,7 @@ def test_lanes_begin_behind_what_was_read(tmp_path: Path, skip: int, shards: lis
     corpus = corpus_of(tmp_path, [10, 20, 30, 20])  # lane 0 reads 10 and 30 bytes, lane 1 twice 20
     streams = Lanes(corpus, lanes=2, window=4, skip_bytes=rounds * 80 + skip)
     assert streams.cursors == [Cursor(2 * rounds + shard, 0) for shard in shards]
-    window, begins = streams.next()
+    window, begins, _ = streams.next()
     assert begins.all()
     for lane, shard in enumerate(shards):
         assert window[:, lane].tobytes() == corpus.read(corpus.training[lane::2][shard % 2])[:5].tobytes()
@@ -66,9 +66,9 @@ def test_lanes_begin_behind_what_was_read(tmp_path: Path, skip: int, shards: lis
 
 def test_windows_overlap_by_the_target_byte(tmp_path: Path) -> None:
     streams = Lanes(corpus_of(tmp_path, [50, 50]), lanes=2, window=6)
-    before, _ = streams.next()
+    before, *_ = streams.next()
     for _ in range(7):
-        after, begins = streams.next()
+        after, begins, _ = streams.next()
         assert not begins.any()
         assert np.array_equal(after[0], before[-1])
         before = after
@@ -78,7 +78,7 @@ def test_windows_overlap_by_the_target_byte(tmp_path: Path) -> None:
 def test_a_shard_that_is_just_filled_loses_nothing(tmp_path: Path) -> None:
     streams = Lanes(corpus_of(tmp_path, [13, 20]), lanes=1, window=6)
     blocks = [streams.next() for _ in range(3)]
-    assert [bool(begins[0]) for _, begins in blocks] == [True, False, True]
+    assert [bool(begins[0]) for _, begins, _ in blocks] == [True, False, True]
     assert blocks[1][0][-1, 0] == 12  # the last byte of the shard, as a target
 
 
@@ -92,7 +92,7 @@ def test_restored_cursors_go_on_identically(tmp_path_factory: pytest.TempPathFac
     again = Lanes(corpus, lanes=2, window=5)
     again.restore([Cursor(cursor.shard, cursor.offset) for cursor in copy.deepcopy(streams.cursors)])
     for _ in range(30):
-        (block, begins), (block_again, begins_again) = streams.next(), again.next()
+        (block, begins, _), (block_again, begins_again, _) = streams.next(), again.next()
         assert np.array_equal(block, block_again)
         assert np.array_equal(begins, begins_again)
 
@@ -133,8 +133,9 @@ def test_what_is_cut_ahead_does_not_count_as_read(
     plain, cpu = Lanes(corpus, lanes=2, window=5), torch.device("cpu")
     ahead = Ahead(Lanes(corpus, lanes=2, window=5), cpu, depth)
     for _ in range(steps):
-        (block, begins), (window, fresh) = plain.next(), ahead.next()
-        assert np.array_equal(block, window.numpy())
+        (block, begins, _), (window, targets, fresh) = plain.next(), ahead.next()
+        assert np.array_equal(block[:-1], window.numpy())
+        assert np.array_equal(block[1:], targets.bytes.numpy())
         assert np.array_equal(begins, fresh.numpy()[:, 0])
         assert ahead.cursors == plain.cursors
     other = Ahead(Lanes(corpus, lanes=2, window=5), cpu, depth)

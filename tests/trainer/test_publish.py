@@ -21,6 +21,7 @@ from model.folded import FoldedModel
 from model.heads import accuracy, fit_l1
 from model.language_model import Architecture, LanguageModel
 from model.manifest import Manifest
+from model.objective import Objective
 from model.reading import read_features
 from model.text import prepare
 from tests.conftest import wait_until
@@ -179,7 +180,7 @@ class RunOnDisk:
         at, bits = validation or (None, None)
         model = untrained(step)
         progress = Progress(step, 10 * step, validation_bits_per_byte=bits, validation_step=at)
-        return write(self.snapshots, Snapshot(gathered(model, [], model.zero_state(2)), [], progress))
+        return write(self.snapshots, Snapshot(gathered(Objective(model), [], model.zero_state(2)), [], progress))
 
 
 @pytest.fixture(scope="module")

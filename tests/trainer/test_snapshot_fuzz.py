@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from model.language_model import LanguageModel
+from model.objective import Objective
 from tests.hostile import damaged, distorted
 from tests.trainer.runs import LANES, ignore, options, write_corpus
 from trainer import snapshot
@@ -58,7 +59,7 @@ def go_on(run: Run, directory: Path) -> bool:
     model = LanguageModel(run.options.architecture)
     try:
         snapshot.verify(directory)
-        state, cursors, progress = snapshot.load(directory, model, [torch.optim.Adam(model.parameters())])
+        state, cursors, progress = snapshot.load(directory, Objective(model), [torch.optim.Adam(model.parameters())])
         assert state.cell.shape == state.hidden.shape == (len(cursors), run.options.units)
         assert min(progress.step, progress.bytes_seen, *(cursor.offset for cursor in cursors)) >= 0
         assert all(parameter.isfinite().all() for parameter in model.parameters())
@@ -139,7 +140,7 @@ def test_tensors_that_do_not_fit_are_refused(
     snapshot.verify(copied)
     model = LanguageModel(run.options.architecture)
     with pytest.raises(SnapshotError, match=TENSORS):
-        snapshot.load(copied, model, [torch.optim.Adam(model.parameters())])
+        snapshot.load(copied, Objective(model), [torch.optim.Adam(model.parameters())])
 
 
 @pytest.mark.parametrize("file", [TENSORS, PROGRESS])

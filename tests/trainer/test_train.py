@@ -34,6 +34,7 @@ from trainer.lanes import Lanes
 from trainer.options import TrainingError
 from trainer.snapshot import Progress, snapshots
 from trainer.train import Run
+from trainer.validation import Validated
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +50,10 @@ def test_a_tiny_run_learns(corpus: Path, tmp_path: Path, cell: CellName) -> None
     chosen = options(corpus, cell=cell, units=24, lanes=4, total_bytes=250 * 4 * WINDOW, learning_rate=0.02)
     run = Run.create(tmp_path / "run", chosen, ignore)
     before = run.validate()
-    assert before == pytest.approx(8.0, abs=0.1)
-    losses = [run.step()[0] for _ in range(250)]
+    assert before.bits_per_byte == pytest.approx(8.0, abs=0.1)
+    losses = [run.step()[0][0] for _ in range(250)]
     assert sum(losses[-20:]) / 20 < 2.5
-    assert run.validate() < 2.5
+    assert run.validate().bits_per_byte < 2.5
     assert run.progress == Progress(step=250, bytes_seen=250 * 4 * WINDOW)
 
 
@@ -61,14 +62,14 @@ def test_the_state_is_carried_and_zeroed_where_a_shard_begins(corpus: Path, tmp_
     lanes, runner = Lanes(Corpus(corpus), LANES, WINDOW), Window("mlstm", torch.float32, fuse=False)
     begun = 0
     for _ in range(45):
-        block, begins = lanes.next()
+        block, begins, _ = lanes.next()
         begun += int(begins.sum())
         cell, hidden = run.state.cell.clone(), run.state.hidden.clone()
         cell[begins], hidden[begins] = 0.0, 0.0
         text = torch.from_numpy(block.astype(np.int64))
         with torch.no_grad():
             loss, after = run.model.loss(text[:-1], text[1:], cells.State(cell, hidden), runner)
-        assert run.step()[0] == float(loss)
+        assert run.step()[0] == [float(loss)]
         assert torch.equal(run.state.cell, after.cell)
         assert torch.equal(run.state.hidden, after.hidden)
     assert begun >= 6, "every lane begins its first shard and two more"
@@ -308,7 +309,7 @@ def test_validation_is_the_bits_per_byte_of_the_held_out_shard(corpus: Path, tmp
                 state = cells.step("mlstm", weights, byte[None], state)
                 logits = state.hidden @ run.model.output_w + run.model.output_b
                 bits.append(-float(torch.log_softmax(logits[0], dim=0)[target]) / np.log(2))
-    assert run.validate() == pytest.approx(np.mean(bits), rel=1e-5)
+    assert run.validate() == Validated(pytest.approx(np.mean(bits), rel=1e-5))
 
 
 def test_the_seed_determines_the_run(corpus: Path, tmp_path: Path) -> None:
@@ -346,7 +347,7 @@ def test_the_snapshot_round_trips_progress(corpus: Path, tmp_path: Path) -> None
     run.step()
     run.progress = Progress(step=1, bytes_seen=32, skipped_steps=4, seconds=12.5)
     where = run.save()
-    _, cursors, progress = snapshot.load(where, run.model, run.optimizers)
+    _, cursors, progress = snapshot.load(where, run.objective, run.optimizers)
     assert progress == run.progress
     assert cursors == run.lanes.cursors
 
@@ -407,4 +408,4 @@ def test_a_run_on_a_gpu_follows_the_one_on_a_cpu(corpus: Path, tmp_path: Path, o
             on_gpu.save()
             on_gpu = Run.resume(tmp_path / "gpu", ignore)
         assert on_gpu.step()[0] == pytest.approx(on_cpu.step()[0], abs=1e-3)
-    assert on_gpu.validate() == pytest.approx(on_cpu.validate(), abs=1e-3)
+    assert on_gpu.validate().bits_per_byte == pytest.approx(on_cpu.validate().bits_per_byte, abs=1e-3)

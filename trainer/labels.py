@@ -1,0 +1,158 @@
+"""What the reviews of a corpus are labelled with: values such as stars, and the classes that a model is to tell apart.
+
+A shard `shard-N.bin` with labels has a file `shard-N.labels` beside it: a record of three bytes for each of its
+reviews, in their order. `label` is 0 where nothing is known, else the number, from 1, of the value in the manifest's
+list; `source` is the index of the review's file in the manifest's list of sources. A corpus without labels has neither.
+
+Copies of a review that are labelled differently are left without a label, and counted.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+LABELS = np.dtype([("label", "u1"), ("source", "<u2")])
+UNKNOWN = -1  # class of a review whose label is unknown, or of no class
+
+MAX_VALUES = 255
+MAX_SOURCES = 2**16
+_MAX_VALUE_CHARACTERS = 64
+# A review of a class that is one in fifty within its source would else weigh 25 times as much as the average.
+_MAX_BALANCE = 8.0
+
+_Count = Annotated[int, Field(strict=True, ge=0, lt=10**15)]
+_Value = Annotated[str, Field(strict=True, min_length=1, max_length=_MAX_VALUE_CHARACTERS)]
+
+
+class LabelsError(ValueError):
+    """Labels of a corpus cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """values: in their order of codes. classes: name -> its values. counts: (sources, values + 1), reviews in the
+    shards by source and label, those without one first. disagreeing: reviews whose copies were labelled differently.
+    """
+
+    values: Annotated[list[_Value], Field(min_length=1, max_length=MAX_VALUES)]
+    classes: Annotated[dict[_Value, list[_Value]], Field(min_length=2)]
+    counts: list[list[_Count]]
+    disagreeing: _Count
+
+    def __post_init__(self) -> None:
+        for name, values in self.classes.items():
+            missing = [value for value in values if value not in self.values]
+            if missing or not values:
+                named = f"{missing[0]!r}, which no review is labelled with" if missing else "no value"
+                raise LabelsError(f"class {name} has {named}; there are: {', '.join(self.values)}")
+        named_values = [value for values in self.classes.values() for value in values]
+        if twice := {value for value in named_values if named_values.count(value) > 1}:
+            raise LabelsError(f"label {min(twice)!r} is in two classes")
+        if any(len(row) != len(self.values) + 1 for row in self.counts):
+            raise LabelsError(f"counts are not of {len(self.values) + 1} columns")
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.classes)
+
+    def class_of_code(self) -> NDArray[np.int64]:
+        """The class of each code, (values + 1,); UNKNOWN for code 0 and for values of no class."""
+        index = {value: number for number, values in enumerate(self.classes.values()) for value in values}
+        return np.array([UNKNOWN, *(index.get(value, UNKNOWN) for value in self.values)])
+
+    def balance(self) -> NDArray[np.float32]:
+        """The weight of a review by source and code, (sources, values + 1): classes weigh alike within a source.
+
+        The weights of a source's reviews sum to their number, but for a class so rare that its weight is cut. A source
+        with reviews of one class alone, which say more of the source than of the label, weighs nothing.
+        """
+        counts, classes = np.array(self.counts, np.float64), self.class_of_code()
+        weights = np.zeros(counts.shape, np.float32)
+        for row, of_source in zip(weights, counts, strict=True):
+            sizes = np.array([of_source[classes == number].sum() for number in range(len(self.classes))])
+            if (sizes > 0).sum() < 2:
+                continue
+            weight = sizes.sum() / ((sizes > 0).sum() * np.maximum(sizes, 1))
+            row[classes != UNKNOWN] = np.minimum(weight, _MAX_BALANCE)[classes[classes != UNKNOWN]]
+        return weights
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Where the labels of a corpus' sources are, and what they mean.
+
+    label_field: the column or key of CSV, JSON lines and Parquet. directory: has a file of the same name for each file
+    of text that has labels, packed as that one or not, a line for each of its lines. classes: as in `Labels`; empty for
+    a class of each value.
+    """
+
+    label_field: str | None = None
+    directory: Path | None = None
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+class Codes:
+    """Labels as they are read -> numbers, from 1 in the order in which values first come. 0: no label."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, int] = {}
+
+    def of(self, labels: pa.Array) -> NDArray[np.uint32]:
+        """labels: strings or nulls, (reviews,). Raises LabelsError for what are no labels: too many, too long."""
+        encoded = labels.dictionary_encode()
+        codes = np.array([0, *map(self._code, encoded.dictionary.to_pylist())], np.uint32)
+        found: NDArray[np.uint32] = codes[encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy() + 1]
+        return found
+
+    def ranks(self) -> NDArray[np.int64]:
+        """The place of each code, from 1, when values are sorted, (values + 1,); 0 stays 0."""
+        return np.array([0, *(1 + sorted(self.values).index(value) for value in self.values)])
+
+    def _code(self, raw: str) -> int:
+        value = re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", raw.strip())  # as JSON writes whole stars: 5.0
+        if not value:
+            return 0
+        if len(value) > _MAX_VALUE_CHARACTERS:
+            raise LabelsError(
+                f"a label has {len(value)} characters, at most {_MAX_VALUE_CHARACTERS}: {value[:40]!r}..."
+            )
+        code = self.values.setdefault(value, len(self.values) + 1)
+        if code > MAX_VALUES:
+            examples = ", ".join(map(repr, list(self.values)[:5]))
+            raise LabelsError(f"there are more than {MAX_VALUES} different labels ({examples}...): is this the label?")
+        return code
+
+
+class Reviews:
+    """The reviews of one shard and their labels, to be looked up by where they lie."""
+
+    def __init__(self, data: NDArray[np.uint8], found: NDArray[np.void], labels: Labels, mean_bytes: float) -> None:
+        """data: (bytes,) of the shard; found: (reviews,) of LABELS; mean_bytes: of a review, in the whole corpus."""
+        self.starts = np.flatnonzero(data == ord("\n"))
+        if len(self.starts) != len(found):
+            raise LabelsError(f"there are {len(found)} labels for {len(self.starts)} reviews")
+        self.ends = np.append(self.starts[1:], len(data))
+        self.classes = np.maximum(labels.class_of_code()[found["label"]], 0)
+        self.weights = labels.balance()[found["source"], found["label"]]
+        self._lengths = self.ends - self.starts
+        self._scales = (2 * self.weights * np.sqrt(mean_bytes / self._lengths) / self._lengths).astype(np.float32)
+
+    def window(self, begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The class of every byte from `begin` to `end`, and how much it counts, (bytes,) each. 0, 0 if it is unknown.
+
+        Byte k of the n of a review counts 2(k + 1)/n, so late ones more, times sqrt(mean/n), so that long reviews
+        count more than short ones, but not as much as they have bytes; times the balance of classes (Labels.balance).
+        """
+        first = int(np.searchsorted(self.starts, begin, side="right")) - 1
+        last = int(np.searchsorted(self.starts, end, side="left"))
+        inside = slice(first, last)
+        lengths = np.minimum(self.ends[inside], end) - np.maximum(self.starts[inside], begin)
+        places = (np.arange(begin + 1, end + 1) - np.repeat(self.starts[inside], lengths)).astype(np.float32)
+        return np.repeat(self.classes[inside], lengths), np.repeat(self._scales[inside], lengths) * places

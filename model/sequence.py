@@ -12,6 +12,7 @@ With `segment`, a window keeps the activations of one segment of its steps alone
 on the way back: a third more work in the chain for a fraction of the memory (Chen et al. 2016, arXiv 1604.06174).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from model.matrix import Matrix
 
 
 class Window:
-    """Runs windows of one shape, re-using its buffers: page faults of fresh ones cost more than their arithmetic.
+    """Runs windows, re-using its buffers: page faults of fresh ones cost more than their arithmetic.
 
     One window at a time: a window's backward pass must have run before the next `run` with gradients.
     """
@@ -69,10 +70,11 @@ class Window:
         return hidden, every_cell, State(cell, last)
 
     def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        held = self._buffers.get(name)
-        if held is None or held.shape != shape or held.dtype != dtype or held.device != device:
-            held = self._buffers[name] = torch.empty(shape, dtype=dtype, device=device)
-        return held
+        """Uninitialised memory, that of the last call for `name` if it suffices."""
+        size, held = math.prod(shape), self._buffers.get(name)
+        if held is None or len(held) < size or held.dtype != dtype or held.device != device:
+            held = self._buffers[name] = torch.empty(size, dtype=dtype, device=device)
+        return held[:size].view(shape)
 
 
 class _Window(torch.autograd.Function):

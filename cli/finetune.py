@@ -1,0 +1,129 @@
+"""`neuron finetune`: all weights of a checkpoint trained on the labels of a task, published with the head for it."""
+
+import json
+import shlex
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from model import checkpoint
+from model.checkpoint import CheckpointError
+from model.heads import HeadError
+from trainer.finetune import Finetuning, Options, digest
+from trainer.labelled import Labelled, LabelledError, read_labelled
+from trainer.options import TrainingError
+from trainer.snapshot import SnapshotError
+from trainer.tuned import check_size, publish_tuned
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.option(
+    "--from",
+    "start_from",
+    default=str(checkpoint.SHIPPED),
+    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    help="Checkpoint or volume to begin with. Default: the shipped model.",
+)
+@click.option("--train", "train_file", required=True, type=_FILE, help="Labelled texts: CSV or JSON lines.")
+@click.option("--valid", "valid_file", required=True, type=_FILE, help="Others, that say when to stop.")
+@click.option("--test", "test_file", type=_FILE, help="Others still, looked at once, at the end.")
+@click.option("--out", "volume", required=True, type=click.Path(file_okay=False, path_type=Path), help="Volume.")
+@click.option("--name", help="Of what is published. Default: that of --from and -tuned.")
+@click.option("--head", "head_name", default="sentiment", show_default=True, help="Name of the head.")
+@click.option("--text-column", help="Default: the one that is not the label.")
+@click.option("--label-column", default="label", show_default=True)
+@click.option("--epochs", default=6, show_default=True, help="At most; the learning rate falls to zero over them.")
+@click.option("--patience", default=2, show_default=True, help="Epochs without a better accuracy before it stops.")
+@click.option("--rows", default=64, show_default=True, help="Texts of an update.")
+@click.option("--window", default=256, show_default=True, help="Bytes that gradients reach back.")
+@click.option("--learning-rate", default=3e-4, show_default=True, help="Adam's.")
+@click.option("--language-weight", default=0.3, show_default=True, help="Of the bits per byte beside the label's.")
+@click.option("--unit-weight", default=0.5, show_default=True, help="Of the sentiment unit's own; two labels only.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--dtype", default="auto", show_default=True, type=click.Choice(["auto", "float32", "bfloat16"]))
+@click.option("--fuse/--no-fuse", default=True, show_default=True, help="Compile the element-wise functions.")
+@click.option(
+    "--run",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory that it goes on from when stopped. Default: OUT/NAME.finetuning, deleted at the end.",
+)
+def finetune(
+    start_from: str,
+    train_file: Path,
+    valid_file: Path,
+    test_file: Path | None,
+    volume: Path,
+    name: str | None,
+    head_name: str,
+    text_column: str | None,
+    label_column: str,
+    directory: Path | None,
+    **chosen: Any,
+) -> None:
+    """Train all weights of a checkpoint to name the labels of texts, 2 to 100 of them, and publish the result.
+
+    Its loss as a language model is kept as an auxiliary. The epoch with the best accuracy on --valid is published with
+    its read-out as the head. Ctrl-C stops it; the same command goes on.
+    """
+    try:
+        parts = [
+            None if path is None else read_labelled(path, text_column, label_column)
+            for path in (train_file, valid_file, test_file)
+        ]
+        train, valid, test = parts[0], parts[1], parts[2]
+        if train is None or valid is None:
+            raise click.UsageError("--train and --valid are needed")
+        labels = _labels(train, {"valid": valid, "test": test})
+        start = checkpoint.read_manifest(checkpoint.resolve(Path(start_from)))
+        check_size(start.architecture.units, len(labels))
+        name = name or f"{start.name[:57]}-tuned"
+        checkpoint.check_place(volume, name, 0, rollback=True)
+        options = Options(start_from, labels, digest(train, valid), **chosen)
+        place = directory or volume / f"{name}.finetuning"
+        tuning = Finetuning.begin(place, options, train, valid, lambda record: click.echo(json.dumps(record), err=True))
+        if not _run(tuning):
+            raise click.ClickException(f"stopped; the same command goes on after epoch {tuning.epoch}")
+        published, head = publish_tuned(tuning, volume, name, head_name, train, valid, test)
+    except (TrainingError, SnapshotError, LabelledError, CheckpointError, HeadError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if directory is None:
+        shutil.rmtree(place)
+    for metric, value in head.metrics.items():
+        click.echo(f"{metric:<20} {value:.4f}")
+    click.echo(f"published {published}\nserve it: NEURON_CHECKPOINT_DIR={shlex.quote(str(volume))} neuron up")
+
+
+def _labels(train: Labelled, others: dict[str, Labelled | None]) -> list[str]:
+    """Those of the training texts, sorted; whole numbers by their value."""
+    found = set(train.labels)
+    for name, part in others.items():
+        unknown = sorted(set(part.labels) - found) if part is not None else []
+        if unknown:
+            raise click.ClickException(f"--{name} has labels that --train has not: {', '.join(unknown[:10])}")
+    return sorted(found, key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0, label))
+
+
+def _run(tuning: Finetuning) -> bool:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: tuning.stop())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,} of {task.total:,} updates"),
+    )
+    console = Console(stderr=True)
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task("fine-tuning", total=tuning.updates)
+        return tuning.run(lambda update: bar.update(task, completed=update))

@@ -1,0 +1,191 @@
+"""Fine-tuning learns a task, keeps its best epoch, goes on exactly where it stopped, and publishes what it learnt."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model import checkpoint
+from model.folded import FoldedModel
+from model.heads import Calibration, accuracy
+from model.language_model import Architecture, LanguageModel
+from model.manifest import Manifest
+from model.reading import read_features
+from model.text import prepare
+from trainer import finetune
+from trainer.finetune import Finetuning, Options, Task, digest
+from trainer.labelled import Labelled
+from trainer.options import TrainingError
+from trainer.tuned import check_size, publish_tuned
+
+UNITS, UNIT = 24, 7
+WORDS = {"0": ["dull", "slow", "bad"], "1": ["fine", "fast", "good"], "2": ["red", "blue", "green"]}
+
+
+def labelled(count: int, labels: str = "01", begin: int = 0) -> Labelled:
+    rows = [
+        (f"{'so ' * (number % 5)}{WORDS[label][number % 3]}{'!' * (number % 7)}", label)
+        for number in range(begin, begin + count)
+        for label in [labels[number % len(labels)]]
+    ]
+    return Labelled([text for text, _ in rows], [label for _, label in rows])
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = LanguageModel(Architecture("mlstm", UNITS, 8))
+    model.reset(torch.Generator().manual_seed(0), embedding_std=1.0)
+    unit = Calibration(UNIT, polarity=1, center=0.0, scale=1.0)
+    manifest = Manifest("base", 3, model.architecture, 100, 8.0, {}, sentiment=unit)
+    return checkpoint.publish(tmp_path_factory.mktemp("start"), model, manifest, torch.float32)
+
+
+def options(start: Path, train: Labelled, valid: Labelled, **changes: Any) -> Options:
+    tiny = Options(
+        str(start),
+        sorted(set(train.labels)),
+        digest(train, valid),
+        rows=8,
+        window=16,
+        learning_rate=1e-2,
+        epochs=4,
+        dtype="float32",
+        fuse=False,
+        device="cpu",
+    )
+    return replace(tiny, **changes)
+
+
+def begun(directory: Path, start: Path, labels: str = "01", **changes: Any) -> Finetuning:
+    train, valid = labelled(120, labels), labelled(24, labels, begin=120)
+    return Finetuning.begin(directory, options(start, train, valid, **changes), train, valid, lambda _: None)
+
+
+def parameters(tuning: Finetuning) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in tuning.objective.named_parameters()}
+
+
+@pytest.mark.parametrize("labels", ["01", "012"])
+def test_it_learns_a_task_and_publishes_its_read_out_as_the_head(tmp_path: Path, start: Path, labels: str) -> None:
+    train, valid, test = labelled(120, labels), labelled(24, labels, 120), labelled(24, labels, 144)
+    tuning = begun(tmp_path / "run", start, labels, epochs=16, patience=16)
+    assert tuning.validate().accuracy < 0.7
+    assert tuning.run()
+    published, head = publish_tuned(tuning, tmp_path / "volume", "mine", "task", train, valid, test)
+    assert head.metrics["test_accuracy"] > 0.9
+    assert head.metrics["valid_accuracy"] > 0.9
+    assert (head.pooling, head.labels) == ("cell", list(labels))
+    read = checkpoint.read(published)
+    assert checkpoint.latest(tmp_path / "volume") == published
+    assert read.manifest.heads == {"task": head}
+    features = read_features(FoldedModel(read.model), [prepare(text) for text in test.texts])
+    assert accuracy(head, features, [labels.index(label) for label in test.labels]) == head.metrics["test_accuracy"]
+    assert read.manifest.bytes_seen == 100 + tuning.progress.bytes_seen
+    if labels == "01":
+        assert read.manifest.sentiment is not None
+        assert read.manifest.sentiment.unit == UNIT
+        assert head.metrics["test_accuracy_unit"] > 0.8
+    else:
+        assert read.manifest.sentiment is None, "such labels do not say sentiment"
+        assert "test_accuracy_unit" not in head.metrics
+
+
+def test_stopped_in_an_epoch_it_goes_on_to_the_bit(tmp_path: Path, start: Path) -> None:
+    straight = begun(tmp_path / "straight", start)
+    assert straight.run()
+    halves = begun(tmp_path / "halves", start)
+    assert not halves.run(lambda update: halves.stop() if update == 17 else None)
+    assert halves.epoch == 1
+    again = begun(tmp_path / "halves", start)
+    assert (again.epoch, again.progress.step) == (1, 15)
+    assert again.run()
+    assert straight.epoch == again.epoch
+    for name, value in parameters(straight).items():
+        assert torch.equal(value, parameters(again)[name]), name
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("straight", "halves")]
+    assert logs[0] == logs[1]
+    assert [json.loads(line)["epoch"] for line in logs[0].splitlines()] == list(range(1, straight.epoch + 1))
+
+
+def test_the_best_epoch_is_kept_and_patience_ends(tmp_path: Path, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.5, 0.75, 0.75, 0.7, 0.9])
+    monkeypatch.setattr(Finetuning, "validate", lambda _: finetune.Scores(1.0, next(scores), 0.5))
+    tuning = begun(tmp_path / "run", start, epochs=9, patience=2)
+    seen: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(tuning, "_note", lambda _: seen.append(parameters(tuning)))
+    assert tuning.run()
+    assert tuning.epoch == 4, "the second was the best, two more did not better it"
+    tuning.best()
+    assert tuning.epoch == 2
+    for name, value in seen[1].items():
+        assert torch.equal(value, parameters(tuning)[name]), name
+    assert begun(tmp_path / "run", start, epochs=9, patience=2).run(), "there is nothing left to do"
+
+
+def test_another_fine_tuning_in_the_same_directory_is_refused(tmp_path: Path, start: Path) -> None:
+    begun(tmp_path / "run", start)
+    with pytest.raises(TrainingError, match="holds another fine-tuning, which differs in epochs"):
+        begun(tmp_path / "run", start, epochs=5)
+    with pytest.raises(TrainingError, match="differs in labels"):
+        begun(tmp_path / "run", start, "012")
+
+
+def test_windows_hold_every_byte_once_and_a_text_weighs_one() -> None:
+    task = Task(labelled(7), ["0", "1"])
+    chosen = np.arange(7)
+    longest = max(len(text) for text in task.texts)
+    for window in (1, 4, longest - 1, longest, 100):
+        texts = [b""] * 7
+        weight, ends, predicted = torch.zeros(7), torch.zeros(7), 0
+        for text, targets, last in task.windows(chosen, window):
+            assert targets.classes is not None
+            assert targets.weights is not None
+            assert len(text) <= window + 1
+            assert (targets.bytes != -100).any(), "every window has something to predict"
+            assert (targets.classes == torch.from_numpy(task.classes)).all()
+            for row in range(7):
+                counted = targets.weights[:, row] > 0
+                texts[row] += bytes(text[counted, row].tolist())
+            weight += targets.weights.sum(0)
+            ends += last.sum(0)
+            predicted += int((targets.bytes != -100).sum())
+        assert texts == task.texts
+        torch.testing.assert_close(weight, torch.ones(7))
+        assert (ends == 1).all()
+        assert predicted == sum(len(text) - 1 for text in texts)
+
+
+def test_batches_hold_every_text_once_and_lengths_alike() -> None:
+    task = Task(labelled(301), ["0", "1"])
+    for generator in (None, np.random.default_rng(0)):
+        batches = task.batches(16, generator)
+        assert sorted(np.concatenate(batches).tolist()) == list(range(301))
+        spread = [len(task.texts[batch[0]]) - len(task.texts[batch[-1]]) for batch in batches]
+        assert min(spread) >= 0
+        assert max(spread) <= 3
+    one, two = (task.batches(16, np.random.default_rng([0, epoch])) for epoch in (0, 1))
+    assert any(not np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rows": 0}, "--rows is 0"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0.0, it must be more than 0"),
+        ({"language_weight": -1.0}, "--language-weight is -1.0, it must be at least 0"),
+        ({"labels": ["0"]}, "there are 1 different labels, not 2 to 100"),
+    ],
+)
+def test_options_that_make_no_sense(start: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(TrainingError, match=said):
+        options(start, labelled(8), labelled(8), **changes)
+
+
+def test_a_head_that_no_manifest_could_hold_is_refused_before() -> None:
+    check_size(4096, 50)
+    with pytest.raises(TrainingError, match="a head of 100 labels on 4096 units takes"):
+        check_size(4096, 100)

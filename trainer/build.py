@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from model.durable import new_directory
 from trainer.cleaning import cleaned, connect, parse_size, thread_count
+from trainer.codes import Codes
 from trainer.corpus import FEWEST_SHARDS, MANIFEST, CorpusError, CorpusManifest, SourceEntry
-from trainer.labels import MAX_SOURCES, Codes, Labelling, Labels, LabelsError
+from trainer.labels import MAX_SOURCES, Labelling, Labels, LabelsError
 from trainer.packed import PACKED
 from trainer.shuffle import Buckets, Marks, Shards, shard_counts
 from trainer.sources import Source, find_files, open_source

@@ -7,14 +7,12 @@ list; `source` is the index of the review's file in the manifest's list of sourc
 Copies of a review that are labelled differently are left without a label, and counted.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -23,12 +21,12 @@ UNKNOWN = -1  # class of a review whose label is unknown, or of no class
 
 MAX_VALUES = 255
 MAX_SOURCES = 2**16
-_MAX_VALUE_CHARACTERS = 64
+MAX_VALUE_CHARACTERS = 64
 # A review of a class that is one in fifty within its source would else weigh 25 times as much as the average.
 _MAX_BALANCE = 8.0
 
 _Count = Annotated[int, Field(strict=True, ge=0, lt=10**15)]
-_Value = Annotated[str, Field(strict=True, min_length=1, max_length=_MAX_VALUE_CHARACTERS)]
+_Value = Annotated[str, Field(strict=True, min_length=1, max_length=MAX_VALUE_CHARACTERS)]
 
 
 class LabelsError(ValueError):
@@ -96,38 +94,6 @@ class Labelling:
     label_field: str | None = None
     directory: Path | None = None
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-
-class Codes:
-    """Labels as they are read -> numbers, from 1 in the order in which values first come. 0: no label."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, int] = {}
-
-    def of(self, labels: pa.Array) -> NDArray[np.uint32]:
-        """labels: strings or nulls, (reviews,). Raises LabelsError for what are no labels: too many, too long."""
-        encoded = labels.dictionary_encode()
-        codes = np.array([0, *map(self._code, encoded.dictionary.to_pylist())], np.uint32)
-        found: NDArray[np.uint32] = codes[encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy() + 1]
-        return found
-
-    def ranks(self) -> NDArray[np.int64]:
-        """The place of each code, from 1, when values are sorted, (values + 1,); 0 stays 0."""
-        return np.array([0, *(1 + sorted(self.values).index(value) for value in self.values)])
-
-    def _code(self, raw: str) -> int:
-        value = re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", raw.strip())  # as JSON writes whole stars: 5.0
-        if not value:
-            return 0
-        if len(value) > _MAX_VALUE_CHARACTERS:
-            raise LabelsError(
-                f"a label has {len(value)} characters, at most {_MAX_VALUE_CHARACTERS}: {value[:40]!r}..."
-            )
-        code = self.values.setdefault(value, len(self.values) + 1)
-        if code > MAX_VALUES:
-            examples = ", ".join(map(repr, list(self.values)[:5]))
-            raise LabelsError(f"there are more than {MAX_VALUES} different labels ({examples}...): is this the label?")
-        return code
 
 
 class Reviews:

@@ -72,7 +72,7 @@ def publish_run(
         sha256={},
         notes=notes,
     )
-    return publish(model, volume, manifest, sentiment, rollback, device, on_progress)
+    return publish(model, volume, manifest, sentiment, rollback, device, on_progress, options.label_unit)
 
 
 def publish(
@@ -83,16 +83,17 @@ def publish(
     rollback: bool = False,
     device: str = "cpu",
     on_progress: OnProgress | None = None,
+    unit: int | None = None,
 ) -> Path:
     """Publish `model`; with labelled texts also its sentiment unit, calibration, feature statistics and default head.
 
     As in the paper C is chosen on `sentiment.valid`, and so is what the head reads: the final cell as there, or the
     mean of the hidden vector over the text. `.test` is looked at once, by head and calibrated unit.
-    device: that reads the labelled texts.
+    device: that reads the labelled texts. unit: the sentiment unit, where a run has trained one for it; None finds it.
     """
     if sentiment is not None:
         rounded = copy.deepcopy(model).bfloat16().float()  # the head must fit what a worker will load
-        manifest = _with_sentiment(manifest, FoldedModel(rounded, device), sentiment, on_progress)
+        manifest = _with_sentiment(manifest, FoldedModel(rounded, device), sentiment, on_progress, unit)
     return checkpoint.publish(volume, model, manifest, torch.bfloat16, rollback)
 
 
@@ -146,10 +147,11 @@ def _measured(model: FoldedModel, held_out: NDArray[np.uint8], options: Options)
 
 
 def _with_sentiment(
-    manifest: Manifest, model: FoldedModel, sentiment: Sentiment, on_progress: OnProgress | None
+    manifest: Manifest, model: FoldedModel, sentiment: Sentiment, on_progress: OnProgress | None, unit: int | None
 ) -> Manifest:
     train, valid = (_read_labelled(model, part, on_progress) for part in (sentiment.train, sentiment.valid))
-    unit = find_unit(train.cell, train.labels)
+    if unit is None:
+        unit = find_unit(train.cell, train.labels)
     calibration = calibrate(train.cell[:, unit], train.labels, unit)
     heads = [
         replace(

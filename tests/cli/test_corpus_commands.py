@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Neuron
+from trainer.corpus import Corpus
 
 REVIEWS = [f"review number {number}" for number in range(30)]
 
@@ -94,3 +95,49 @@ def test_show_of_what_is_damaged(tmp_path: Path, neuron: Neuron) -> None:
     failed = neuron("corpus", "show", out)
     assert failed.exit_code == 1
     assert "manifest.json is damaged: seed: Field required" in failed.output
+
+
+def test_labels_are_kept_counted_and_shown(neuron: Neuron, tmp_path: Path) -> None:
+    source = tmp_path / "a.csv"
+    source.write_text("text,stars\n" + "".join(f"review {n},{('1', '3', '5', '')[n % 4]}\n" for n in range(40)))
+    line = ("corpus", "build", source, "--shards", 4, "--text-field", "text", "--label-field", "stars")
+    classes = ("--positive", "5", "--negative", "1")
+    built = neuron(*line, *classes, "--held-out", 5, "--out", tmp_path / "corpus")
+    assert built.exit_code == 0, built.output
+    shown = neuron("corpus", "show", tmp_path / "corpus", "--verify")
+    for said in (
+        "negative: 1: 10\n",
+        "positive: 5: 10\n",
+        "no class    3: 10\n",
+        "no label    10, of which 0 have copies",
+    ):
+        assert said in built.stdout
+        assert said in shown.stdout
+    counts = [shard.reviews for shard in Corpus(tmp_path / "corpus").manifest.shards]
+    assert counts == [15, 15, 5, 5]
+    named = neuron(*line, "--class", "low=1,3", "--class", "high=5", "--out", tmp_path / "named")
+    assert "low: 1: 10, 3: 10\n" in named.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--positive", "5", "--negative", "1"), "classes need labels: say where they are"),
+        (("--label-field", "stars", "--positive", "5"), "there is one class, positive: at least two are needed"),
+        (("--label-field", "stars", "--class", "high"), "'high' is not NAME=VALUES"),
+        (("--label-field", "stars", "--class", "positive=5", "--positive", "5"), "are the same: give one of them"),
+        (
+            ("--label-field", "stars", "--class", "a=1", "--class", "b=9"),
+            "class b has '9', which no review is labelled",
+        ),
+        (("--held-out", 20), "40 different reviews do not fill 3 shards beside twice 20 held out: lower --shards"),
+    ],
+)
+def test_labels_that_make_no_sense(neuron: Neuron, tmp_path: Path, options: tuple[object, ...], said: str) -> None:
+    source = tmp_path / "a.csv"
+    source.write_text("text,stars\n" + "".join(f"review {n},{n % 2}\n" for n in range(40)))
+    failed = neuron(
+        "corpus", "build", source, "--shards", 3, "--text-field", "text", "--out", tmp_path / "corpus", *options
+    )
+    assert failed.exit_code != 0
+    assert said in failed.output.replace("\n", " ").replace("  ", " ")

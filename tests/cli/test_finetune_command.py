@@ -1,0 +1,87 @@
+"""`neuron finetune`: what it publishes and prints, how it goes on, and what it refuses."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from model import checkpoint
+from trainer.finetune import Finetuning
+
+Neuron = Callable[..., Result]
+
+ROWS = [(f"thing {n % 9} is {('awful', 'great')[n % 2]}", n % 2) for n in range(60)]
+QUICK = ("--rows", 8, "--epochs", 3, "--no-fuse", "--dtype", "float32", "--device", "cpu", "--learning-rate", 1e-2)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[object]:
+    """The options that name three files of the same texts."""
+    found: list[object] = []
+    for name in ("train", "valid", "test"):
+        path = tmp_path / f"{name}.csv"
+        path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in ROWS))
+        found += [f"--{name}", path]
+    return found
+
+
+def test_a_tuned_checkpoint_is_published_with_its_head(
+    neuron: Neuron, volume: Path, files: list[object], tmp_path: Path
+) -> None:
+    out = tmp_path / "a volume"
+    done = neuron("finetune", "--from", volume, *files, "--out", out, *QUICK)
+    assert done.exit_code == 0, done.output
+    published = checkpoint.latest(out)
+    manifest = checkpoint.read(published).manifest
+    start = checkpoint.read_manifest(checkpoint.resolve(volume))
+    assert manifest.name == f"{start.name}-tuned"
+    assert manifest.heads["sentiment"].labels == ["0", "1"]
+    for metric, value in manifest.heads["sentiment"].metrics.items():
+        assert f"{metric:<20} {value:.4f}\n" in done.stdout
+    assert "test_accuracy_unit" in done.stdout
+    assert f"NEURON_CHECKPOINT_DIR='{out}' neuron up" in done.stdout
+    assert '"epoch": 3' in done.stderr
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "LATEST", manifest.name], (
+        "what it worked in is gone"
+    )
+
+
+def test_stopped_it_goes_on_by_the_same_command(
+    neuron: Neuron, volume: Path, files: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ("finetune", "--from", volume, *files, "--out", tmp_path / "out", "--name", "mine", *QUICK)
+    validate, stopped = Finetuning.validate, False
+
+    def stop(tuning: Finetuning) -> object:
+        nonlocal stopped
+        if not stopped:
+            tuning.stop()
+            stopped = True
+        return validate(tuning)
+
+    monkeypatch.setattr(Finetuning, "validate", stop)
+    first = neuron(*line)
+    assert first.exit_code == 1
+    assert "stopped; the same command goes on after epoch 1" in first.output
+    second = neuron(*line)
+    assert second.exit_code == 0, second.output
+    assert '"epoch": 1' not in second.stderr
+    assert '"epoch": 2' in second.stderr
+    assert checkpoint.latest(tmp_path / "out").parent.name == "mine"
+
+
+def test_what_is_refused(neuron: Neuron, volume: Path, files: list[object], tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("text,label\nfine,2\n")
+    whole = ("finetune", "--from", volume, *files, "--out", tmp_path / "out")
+    for options, said in (
+        (("--valid", other), "--valid has labels that --train has not: 2"),
+        (("--label-column", "stars"), "name those of the text and the label"),
+        (("--rows", 0), "--rows is 0, it must be at least 1"),
+        (("--name", "No Name"), "name 'No Name'"),
+    ):
+        failed = neuron(*whole, *options)
+        assert failed.exit_code == 1
+        assert said in failed.output
+    assert not (tmp_path / "out").exists()

@@ -20,10 +20,16 @@ class Journal:
     """Kept by the first process alone, for all of them."""
 
     def __init__(
-        self, directory: Path, progress: Progress, report: Report, watch: Report, mfu_of_one_byte_per_s: float
+        self,
+        directory: Path,
+        progress: Progress,
+        report: Report,
+        watch: Report,
+        mfu_of_one_byte_per_s: float,
+        labels: bool = False,
     ) -> None:
-        """report: gets what is logged; watch: gets the record of every update."""
-        self.metrics = Metrics()
+        """report: gets what is logged; watch: gets the record of every update; labels: whether the run learns them."""
+        self.metrics = Metrics(labels)
         self._path = directory / "log.jsonl"
         self._progress = progress
         self._report = report

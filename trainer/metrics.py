@@ -21,11 +21,14 @@ _GAUGES = {
     "learning_rate": ("learning_rate", "Learning rate of the last update"),
     "step": ("step", "Updates since the run began"),
     "bytes_seen": ("seen_bytes", "Bytes predicted since the run began"),
+    "skipped_steps": ("skipped_steps", "Updates left out since the run began, their gradient not being finite"),
+}
+# those of a run that learns labels
+_LABEL_GAUGES = {
     "label_bits": ("label_bits", "Cross-entropy of the labels from all units, bits a byte, lately"),
     "unit_label_bits": ("unit_label_bits", "Cross-entropy of the labels from the sentiment unit, bits a byte, lately"),
     "validation_label_accuracy": ("label_accuracy_ratio", "Held-out reviews whose label all units name"),
     "validation_unit_accuracy": ("unit_accuracy_ratio", "Held-out reviews whose label the sentiment unit names"),
-    "skipped_steps": ("skipped_steps", "Updates left out since the run began, their gradient not being finite"),
 }
 _SPLITS = {"bits_per_byte": "train", "validation_bits_per_byte": "validation"}
 
@@ -33,11 +36,13 @@ _SPLITS = {"bits_per_byte": "train", "validation_bits_per_byte": "validation"}
 class Metrics:
     """The metrics of one run, in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, labels: bool = True) -> None:
+        """labels: those of a run that learns labels too."""
         self.registry = registry = CollectorRegistry()
         prefix = "neuron_training_"
         self._gauges = {
-            field: Gauge(prefix + name, help_, registry=registry) for field, (name, help_) in _GAUGES.items()
+            field: Gauge(prefix + name, help_, registry=registry)
+            for field, (name, help_) in (_GAUGES | (_LABEL_GAUGES if labels else {})).items()
         }
         self._bits = Gauge(prefix + "bits_per_byte", "Bits per byte, lately", ["split"], registry=registry)
         self._waited = Counter(prefix + "data_wait_seconds", "Time without a window to train on", registry=registry)

@@ -234,8 +234,8 @@ def _tensors(snapshot: Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _restore(snapshot: Path, objective: Objective, tensors: dict[str, Tensor]) -> None:
-    for name, parameter in objective.named_parameters():
-        found = tensors.get(name)
+    for key, parameter in objective.named_parameters():
+        found, name = tensors.get(key), key.removeprefix("model.")
         if found is None or found.shape != parameter.shape:
             shape = None if found is None else tuple(found.shape)
             raise SnapshotError(

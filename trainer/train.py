@@ -183,7 +183,14 @@ class Run:
                 self._lock(stack)
                 peak = peak_flops or self._measured_peak()
                 mfu_of_one_byte_per_s = 6 * sum(map(torch.numel, self.model.parameters())) / (peak * self.world.size)
-                journal = Journal(self.directory, self.progress, self._report, watch, mfu_of_one_byte_per_s)
+                journal = Journal(
+                    self.directory,
+                    self.progress,
+                    self._report,
+                    watch,
+                    mfu_of_one_byte_per_s,
+                    self.options.learns_labels,
+                )
                 book = Bookkeeper(self.directory, self.options, journal, self._saver)
                 stack.callback(book.close)
                 if metrics_at is not None:

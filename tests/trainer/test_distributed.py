@@ -186,7 +186,7 @@ def test_a_lane_is_the_same_stream_whoever_reads_it(both: Both, size: int) -> No
     everyone = Lanes(corpus, 6, WINDOW)
     parts = [Lanes(corpus, 6, WINDOW, World(rank, size).share(6)) for rank in range(size)]
     for _ in range(60):
-        block, begins = everyone.next()
+        block, begins, _ = everyone.next()
         pieces = [part.next() for part in parts]
         assert (torch.cat([torch.from_numpy(piece[0]) for piece in pieces], 1).numpy() == block).all()
         assert [begin for piece in pieces for begin in piece[1]] == list(begins)

@@ -21,6 +21,7 @@ from trainer.publish import publish_run
 from trainer.saving import Saver
 from trainer.snapshot import PROGRESS, TENSORS, Progress, Snapshot, SnapshotError, snapshots
 from trainer.train import Run
+from trainer.validation import Validated
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_the_best_is_kept_beside_the_newest(corpus: Path, tmp_path: Path, monkey
     chosen = options(corpus, total_bytes=8 * STEP_BYTES, validate_every_bytes=2 * STEP_BYTES, snapshot_every_s=0.0)
     run = Run.create(tmp_path / "run", chosen, ignore)
     held_out = iter([5.0, 4.0, 6.0, float("nan")])
-    monkeypatch.setattr(run, "validate", lambda: next(held_out))
+    monkeypatch.setattr(run, "validate", lambda: Validated(next(held_out)))
     run.train()
     assert names(tmp_path / "run") == ["step-4", "step-7", "step-8"]
     best = snapshot.best(tmp_path / "run" / "snapshots")
@@ -105,7 +106,7 @@ def test_a_new_best_is_saved_at_once(corpus: Path, tmp_path: Path, monkeypatch: 
     chosen = options(corpus, total_bytes=8 * STEP_BYTES, validate_every_bytes=2 * STEP_BYTES, keep=1)
     run = Run.create(tmp_path / "run", chosen, ignore)
     held_out = iter([5.0, 4.0, 6.0, 7.0])
-    monkeypatch.setattr(run, "validate", lambda: next(held_out))
+    monkeypatch.setattr(run, "validate", lambda: Validated(next(held_out)))
     run.train()
     assert names(tmp_path / "run") == ["step-4", "step-8"]
 

@@ -290,7 +290,8 @@ class Finetuning:
         if not norm.isfinite():
             self.progress.skipped_steps += 1
             return torch.zeros_like(means)
-        rate = min(1.0, self.progress.step / _WARMUP_UPDATES) * (1 - (self.progress.step - 1) / self.updates)
+        warmup = max(1, min(_WARMUP_UPDATES, self.updates // 10))
+        rate = min(1.0, self.progress.step / warmup) * (1 - (self.progress.step - 1) / self.updates)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["initial_lr"]
         self.optimizer.step()

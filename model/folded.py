@@ -46,7 +46,8 @@ class FoldedModel:
     """A constant model for inference. The cell is float32 whatever the products' dtype.
 
     Steps share buffers, so only one thread at a time may use a model. On a CPU, a row's cell, hidden and logits are bit
-    for bit the same whatever rows stand beside it and wherever it stands among them.
+    for bit the same whatever rows stand beside it and wherever it stands among them; not so bfloat16 with AMX
+    (matrix.py).
     """
 
     def __init__(

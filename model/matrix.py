@@ -4,7 +4,9 @@ On a CPU, oneDNN wants the weight re-ordered into its own blocked layout; done o
 product, that is worth 2.5x at 64 rows in fp32 and up to 2x at few rows in bf16.
 
 There, a row's product is bit for bit the same whatever rows stand beside it: oneDNN adds up each output in an order
-that does not depend on the number of rows, but for one row alone, which takes another kernel and so is doubled.
+that does not depend on the number of rows, but for one row alone, which takes another kernel and so is doubled. Not so
+with AMX, whose order of bfloat16 sums does depend on it: there the last bit may differ (ONEDNN_MAX_CPU_ISA=
+AVX512_CORE_BF16 gives the same bits, more slowly).
 """
 
 import torch

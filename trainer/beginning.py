@@ -12,7 +12,7 @@ from model.language_model import LanguageModel
 from model.objective import Objective, ReadOut
 from trainer.options import Options, TrainingError
 
-_READ_OUT_RATE = 2e-3  # Adam's, of the read-outs of labels: they must keep up with cells that change
+READ_OUT_RATE = 2e-3  # Adam's, of the read-outs of labels: they must keep up with cells that change
 
 
 def initial_model(options: Options) -> LanguageModel:
@@ -45,13 +45,10 @@ def completed(options: Options) -> Options:
 
 
 def make_objective(model: LanguageModel, options: Options, classes: int) -> Objective:
-    """On the model's device. The read-outs begin at zero, but for the unit's: its logits rise evenly over the classes,
-    so that a unit has a direction from the beginning: up for the last."""
+    """On the model's device."""
     if not options.learns_labels:
         return Objective(model)
     read_out = ReadOut(options.units, classes, options.label_unit or 0)
-    with torch.no_grad():
-        read_out.unit_weight.copy_(torch.linspace(-1, 1, classes))
     return Objective(model, read_out, options.label_weight, options.unit_weight).to(model.output_b.device)
 
 
@@ -66,7 +63,7 @@ def make_optimizers(objective: Objective, options: Options) -> list[torch.optim.
     rest = [parameter for name, parameter in named.items() if name not in hidden]
     groups: list[dict[str, Any]] = [{"params": rest, "lr": options.learning_rate}]
     if objective.read_out is not None:
-        groups.append({"params": list(objective.read_out.parameters()), "lr": _READ_OUT_RATE})
+        groups.append({"params": list(objective.read_out.parameters()), "lr": READ_OUT_RATE})
     optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, fused=True)]
     if hidden:
         matrices = [parameter for name, parameter in named.items() if name in hidden]

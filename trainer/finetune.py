@@ -33,6 +33,7 @@ from model.sequence import Window
 from model.text import prepare
 from model.untrusted import brief, parse_json, read_plain
 from trainer import snapshot
+from trainer.beginning import READ_OUT_RATE
 from trainer.labelled import Labelled
 from trainer.options import TrainingError
 from trainer.snapshot import Progress, Snapshot
@@ -41,7 +42,6 @@ OPTIONS = "options.json"
 MAX_LABELS = 100
 
 _IGNORED = -100  # a target that torch's cross-entropy leaves out
-_READ_OUT_RATE = 2e-3  # Adam's, of read-outs, which begin at zero
 _WARMUP_UPDATES = 30
 _CLIP_NORM = 1.0
 _POOL_BATCHES = 50  # texts are sorted by length within so many batches of shuffled ones
@@ -150,7 +150,7 @@ class Task:
 
 
 class Finetuning:
-    """One fine-tuning: `create` or `resume`, then `run`."""
+    """One fine-tuning: `begin`, then `run`."""
 
     def __init__(self, directory: Path, options: Options, train: Labelled, valid: Labelled, report: Report) -> None:
         self.directory = directory
@@ -165,11 +165,9 @@ class Finetuning:
         model = loaded.model.to(self.device)
         unit = self.start.sentiment.unit if self.start.sentiment is not None else 0
         read_out = ReadOut(self.start.architecture.units, len(options.labels), unit)
-        with torch.no_grad():
-            read_out.unit_weight.copy_(torch.linspace(-1, 1, len(options.labels)))
         self.unit_weight = options.unit_weight if len(options.labels) == 2 else 0.0
         self.objective = Objective(model, read_out).to(self.device)
-        rates = [(model, options.learning_rate), (read_out, _READ_OUT_RATE)]
+        rates = [(model, options.learning_rate), (read_out, READ_OUT_RATE)]
         groups = [{"params": list(part.parameters()), "lr": rate, "initial_lr": rate} for part, rate in rates]
         self.optimizer = torch.optim.Adam(groups, fused=True)
         dtype = fast_dtype(self.device) if options.dtype == "auto" else getattr(torch, options.dtype)
@@ -274,10 +272,9 @@ class Finetuning:
         """Learn from a batch. Its losses: bits per byte, and bits a text of the label by all units and by the one."""
         options, means = self.options, torch.zeros(self.objective.terms)
         self.optimizer.zero_grad(set_to_none=False)
-        windows = list(self.train.windows(chosen, options.window))
-        predicted = sum(int((targets.bytes != _IGNORED).sum()) for _, targets, _ in windows)
-        for (hidden, cells, targets, _), (_, counted, _) in zip(self._read(self.train, chosen), windows, strict=True):
-            share = int((counted.bytes != _IGNORED).sum()) / predicted
+        predicted = sum(len(self.train.texts[index]) - 1 for index in chosen)
+        for hidden, cells, targets, _ in self._read(self.train, chosen):
+            share = int((targets.bytes != _IGNORED).sum()) / predicted
             bits = share * self.objective.model.bits(hidden, targets.bytes)
             labels = [len(cells) * self._label_bits(logits, targets) for logits in self.read_out(cells)]
             losses = torch.stack([bits, *labels])

@@ -8,11 +8,13 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from api import heads, inference, jobs, openapi, problems, status
-from api.idempotency import HEADER, REPLAYED
-from api.limits import Limits
-from api.middleware import Authorize, BodyLimit, Measure, Trace
-from api.queue import JobQueue
+from api import problems
+from api.endpoints import heads, inference, jobs, status
+from api.http import openapi
+from api.http.middleware import Authorize, BodyLimit, Measure, Trace
+from api.redis.idempotency import HEADER, REPLAYED
+from api.redis.limits import Limits
+from api.redis.queue import JobQueue
 from api.settings import ApiSettings
 from contract import tracing
 

@@ -170,7 +170,7 @@ class GenerateRequest(Body):
 
 
 HeadName = Annotated[str, Field(pattern=HEAD_NAME)]
-# As model/head_store.py keeps it: a terminal must be able to show it.
+# As model/checkpoints/head_store.py keeps it: a terminal must be able to show it.
 Label = Annotated[str, Field(pattern=_LABEL), AfterValidator(_encodable)]
 
 

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from api.app import create_app
-from api.connections import HEADERS, Connection
+from api.http.connections import HEADERS, Connection
 from api.settings import ApiSettings
 from contract import logs, tracing
 from contract.settings import SettingError

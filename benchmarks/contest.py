@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from trainer.options import Options
-from trainer.train import Run
+from trainer.run.options import Options
+from trainer.run.train import Run
 
 _TURN_S = 5.0
 _CALIBRATION_STEPS = 5  # updates, after the first, that the speed of a run is taken from

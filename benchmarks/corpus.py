@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.report import machine, write
-from trainer.corpus import Corpus
+from trainer.corpus.corpus import Corpus
 
 _ROWS_AT_ONCE = 20_000
 _COPY_EVERY = 50  # lines of the file

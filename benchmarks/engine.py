@@ -4,8 +4,8 @@ For some widths and numbers of rows: the step's matrix products alone (the ceili
 never end, and the plain loop. Then real texts, through the engine, through `read_features` and through the plain loop.
 
 Everything is measured in one run, in rounds that take turns, and the fastest call of each counts: other work on the
-machine only ever slows. No thread multiplies but the one that is timed (model/openmp.py). Weights are random, but those
-of a size are the same for all.
+machine only ever slows. No thread multiplies but the one that is timed (engine/openmp.py). Weights are random, but
+those of a size are the same for all.
 """
 
 import threading
@@ -20,17 +20,18 @@ import torch
 
 from benchmarks import report
 from benchmarks.plain_loop import PlainLoop
-from model.folded import FoldedModel
-from model.language_model import Architecture, LanguageModel
-from model.matrix import Matrix, fast_dtype
-from model.openmp import on_passing_thread
-from model.reading import read_features
-from model.text import prepare
-from trainer.labelled import read_labelled
-from worker.backends import BlockRow, TorchBackend
-from worker.engine import Engine
-from worker.rows import RowRequest, Sampling
-from worker.serving import backend_for
+from engine.backend import BlockRow
+from engine.engine import Engine
+from engine.folded import FoldedModel
+from engine.openmp import on_passing_thread
+from engine.reading import read_features
+from engine.rows import RowRequest, Sampling
+from engine.serving import backend_for
+from engine.torch_backend import TorchBackend
+from model.network.language_model import Architecture, LanguageModel
+from model.network.matrix import Matrix, fast_dtype
+from model.texts.labelled import read_labelled
+from model.texts.preparation import prepare
 from worker.settings import WorkerSettings
 
 _LEAST_S = 0.2  # a round repeats what is shorter

@@ -1,4 +1,4 @@
-"""What fitting a head costs, once its texts are read: seconds and memory of model/cross_validation.py by itself.
+"""What fitting a head costs, once its texts are read: seconds and memory of model/heads/cross_validation.py by itself.
 
     python benchmarks/heads.py --size 20000 1024 --size 100000 4096 --json benchmarks/results/heads-cpu.json
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.report import machine, write
-from model.cross_validation import fit_cv, fit_unit_cv
+from model.heads.cross_validation import fit_cv, fit_unit_cv
 
 _ROWS_AT_ONCE = 2000
 _FACTORS, _TELLING = 40, 60

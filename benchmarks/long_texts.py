@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from benchmarks import report
-from model.folded import FoldedModel
-from model.language_model import Architecture, LanguageModel
-from worker.backends import TorchBackend
-from worker.engine import Engine
-from worker.rows import RowRequest
+from engine.engine import Engine
+from engine.folded import FoldedModel
+from engine.rows import RowRequest
+from engine.torch_backend import TorchBackend
+from model.network.language_model import Architecture, LanguageModel
 
 _LEAST_BYTES = 20_000  # short texts are read one after another until they make up so many
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere

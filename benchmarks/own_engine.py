@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from contract.jobs import AnyJob, ClassifyJob, GenerateJob, Outcome
-from model import checkpoint
-from worker import execute, serving
-from worker.engine import Engine
-from worker.execute import Task
-from worker.serving import ServedModel
+from engine import execute, serving
+from engine.engine import Engine
+from engine.execute import Task
+from engine.serving import ServedModel
+from model.checkpoints import volumes
 from worker.settings import WorkerSettings
 
 TEXTS_A_REQUEST = 64
@@ -39,7 +39,7 @@ def own_engine() -> Iterator["OwnEngine"]:
     settings = WorkerSettings(worker_state_cache_mb=0.0)
     if settings.worker_threads:
         torch.set_num_threads(settings.worker_threads)
-    directory = checkpoint.latest(settings.checkpoint_dir or checkpoint.SHIPPED)
+    directory = volumes.latest(settings.checkpoint_dir or volumes.SHIPPED)
     served = serving.load(directory, settings.worker_device, settings.worker_dtype, settings.worker_max_rows)
     engine = Engine(
         settings.worker_max_rows,

@@ -7,8 +7,8 @@ for it that not all ports do: weight norm is folded once, and inference mode spa
 import torch
 from torch import Tensor, nn
 
-from model.cells import normalized
-from model.language_model import LanguageModel
+from model.network.cells import normalized
+from model.network.language_model import LanguageModel
 
 _BATCH = 128  # texts side by side, as in the published code
 

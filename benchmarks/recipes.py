@@ -12,8 +12,8 @@ import click
 
 from benchmarks import contest, report
 from trainer.command import train
-from trainer.options import Options
-from trainer.train import ALONE
+from trainer.run.options import Options
+from trainer.run.train import ALONE
 
 
 @click.command()

@@ -26,7 +26,7 @@ from benchmarks import report
 from benchmarks.http_load import Kind, Load, Seen
 from benchmarks.own_engine import CLIENTS, PROMPT, STREAM_BYTES, STREAMS, TEXTS_A_REQUEST, own_engine, percentiles
 from benchmarks.service_stack import Stack, start_stack
-from cli.batch import TextFile
+from sentiment_neuron.files import TextFile
 
 _EXAMPLES = Path(__file__).parent.parent / "examples" / "reviews.txt"
 _IDLE_TEXTS = 100  # different ones, so that the time of each is known alone and through the service

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import click
 
 from benchmarks.own_engine import ENVIRONMENT
-from cli.children import Children, free_port, workers_ready
+from cli.stack.children import Children, free_port, workers_ready
 
 
 @dataclass

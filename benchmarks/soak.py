@@ -32,10 +32,11 @@ import torch
 
 from benchmarks import report
 from benchmarks.service_stack import Stack, start_stack
-from model import checkpoint
-from model.heads import Calibration, Head
-from model.language_model import Architecture, LanguageModel
-from model.manifest import Manifest
+from model.checkpoints import volumes
+from model.checkpoints.manifest import Manifest
+from model.heads.classifier import Head
+from model.heads.unit import Calibration
+from model.network.language_model import Architecture, LanguageModel
 
 _CLIENTS = 12
 _PACE_S = 1.5  # between the beginnings of a client's requests: what is kept must not grow with the machine's spare time
@@ -119,7 +120,7 @@ def _publish(volume: Path, step: int) -> Path:
     head = Head(["negative", "positive"], {unit: [0.1] for unit in range(_UNITS)}, [0.0])
     calibration = Calibration(0, 1, 0.0, 1.0)
     manifest = Manifest("soak", step, model.architecture, 0, None, {}, calibration, {"sentiment": head})
-    return checkpoint.publish(volume, model, manifest, torch.float32)
+    return volumes.publish(volume, model, manifest, torch.float32)
 
 
 @contextmanager
@@ -129,7 +130,7 @@ def _load(stack: Stack, models: list[Path]) -> Iterator["Counter[str]"]:
 
     def reload() -> None:
         for directory in itertools.cycle(models):
-            checkpoint.make_latest(directory)
+            volumes.make_latest(directory)
             ended["reloaded"] += 1
             if stop.wait(_RELOAD_S):
                 return

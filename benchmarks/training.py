@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import report
-from model.backpropagation import Backpropagation
-from model.cells import GATES, CellName, CellWeights, State, step
-from model.language_model import Architecture, LanguageModel
-from model.matrix import Matrix, fast_dtype
-from model.objective import Objective, Targets
-from model.sequence import Window
+from model.network.backpropagation import Backpropagation
+from model.network.cells import GATES, CellName, CellWeights, State, step
+from model.network.language_model import Architecture, LanguageModel
+from model.network.matrix import Matrix, fast_dtype
+from model.network.objective import Objective, Targets
+from model.network.sequence import Window
 
 _LEAST_S = 0.5  # a round repeats what is shorter
 

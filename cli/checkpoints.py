@@ -11,14 +11,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from model import checkpoint as checkpoints
-from model.checkpoint import CheckpointError
-from model.heads import Calibration, HeadError
-from model.language_model import Architecture, LanguageModel
-from model.manifest import Manifest
-from model.openai_weights import import_openai
-from trainer.download import FetchError
-from trainer.openai import OPENAI, fetch_openai
+from model.checkpoints import checkpoint, volumes
+from model.checkpoints.checkpoint import CheckpointError
+from model.checkpoints.manifest import Manifest
+from model.checkpoints.openai_weights import import_openai
+from model.heads.checks import HeadError
+from model.heads.unit import Calibration
+from model.network.language_model import Architecture, LanguageModel
+from trainer.publishing.download import FetchError
+from trainer.publishing.openai import OPENAI, fetch_openai
 
 _directory = click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 _out = click.option(
@@ -27,17 +28,17 @@ _out = click.option(
 
 
 @click.group()
-def checkpoint() -> None:
+def checkpoint_group() -> None:
     """List, show, verify, serve, import and fetch published models. DIR: a checkpoint, or a volume with LATEST."""
 
 
-@checkpoint.command("show")
+@checkpoint_group.command("show")
 @_directory
 @click.option("--json", "as_json", is_flag=True)
 def show(directory: Path, as_json: bool) -> None:
     """What the manifest in DIR says; the weights are not read."""
     try:
-        manifest = checkpoints.read_manifest(checkpoints.resolve(directory))
+        manifest = checkpoint.read_manifest(volumes.resolve(directory))
     except CheckpointError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
@@ -47,31 +48,31 @@ def show(directory: Path, as_json: bool) -> None:
         click.echo(f"{name:<15} {value}")
 
 
-@checkpoint.command("verify")
+@checkpoint_group.command("verify")
 @_directory
 def verify(directory: Path) -> None:
     """Read DIR whole: hash, shapes, finite values. Exit code 1 and the fault if anything does not match."""
     try:
-        directory = checkpoints.resolve(directory)
-        manifest = checkpoints.read(directory).manifest
+        directory = volumes.resolve(directory)
+        manifest = checkpoint.read(directory).manifest
     except CheckpointError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"ok: {directory}, {_parameters(manifest.architecture):,} parameters")
 
 
-@checkpoint.command("list")
+@checkpoint_group.command("list")
 @click.argument("volume", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def list_(volume: Path) -> None:
     """A line for each checkpoint in VOLUME; the one that LATEST names has a star."""
     try:
-        served = checkpoints.latest(volume)
+        served = volumes.latest(volume)
     except CheckpointError as error:
         click.echo(str(error), err=True)
         served = None
-    for directory in checkpoints.published(volume):
+    for directory in volumes.published(volume):
         name = str(directory.relative_to(volume))
         try:
-            manifest = checkpoints.read_manifest(directory)
+            manifest = checkpoint.read_manifest(directory)
         except CheckpointError as error:
             click.echo(f"  {name}  {error}", err=True)
             continue
@@ -80,20 +81,18 @@ def list_(volume: Path) -> None:
         click.echo(f"{star} {name}  {manifest.architecture.units:,} units  {manifest.bytes_seen:,} bytes seen  {bits}")
 
 
-@checkpoint.command("serve")
+@checkpoint_group.command("serve")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def serve(directory: Path) -> None:
     """Verify DIRECTORY (VOLUME/NAME/step-N) and make it the LATEST of its volume: so a model is rolled back."""
     try:
-        checkpoints.make_latest(directory.absolute())
+        volumes.make_latest(directory.absolute())
     except CheckpointError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(
-        f"{directory.absolute().parent.parent / checkpoints.LATEST} names {directory.parent.name}/{directory.name}"
-    )
+    click.echo(f"{directory.absolute().parent.parent / volumes.LATEST} names {directory.parent.name}/{directory.name}")
 
 
-@checkpoint.command("import-openai")
+@checkpoint_group.command("import-openai")
 @_directory
 @_out
 def import_(directory: Path, out: Path) -> None:
@@ -103,7 +102,7 @@ def import_(directory: Path, out: Path) -> None:
     """
     try:
         model = import_openai(directory)
-        published = checkpoints.publish(out, model, _imported(model.architecture))
+        published = volumes.publish(out, model, _imported(model.architecture))
     except CheckpointError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
@@ -112,7 +111,7 @@ def import_(directory: Path, out: Path) -> None:
     click.echo(_how_to_serve(out))
 
 
-@checkpoint.command("fetch")
+@checkpoint_group.command("fetch")
 @click.argument("release", type=click.Choice([OPENAI.name]), expose_value=False)
 @_out
 @click.option("--mirror", metavar="URL_OR_FOLDER", help="Where else the published files are, under the same paths.")

@@ -8,9 +8,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from trainer.build import REPORTED, Malformed, Watch
-from trainer.corpus import Corpus, CorpusError, CorpusManifest, build_corpus
-from trainer.labels import Labelling
+from trainer.corpus.build import REPORTED, Malformed, Watch
+from trainer.corpus.corpus import Corpus, CorpusError, CorpusManifest, build_corpus
+from trainer.corpus.labels import Labelling
 
 
 @click.group()

@@ -7,24 +7,24 @@ from typing import Any, TypeVar
 import click
 
 from cli.checkpoint_option import checkpoint_option
-from cli.heatmap import heat_maps, html_page
 from cli.pooling_option import pooling_option
 from cli.protocol import read_report, run, write
-from model.checkpoint import published
-from trainer.evaluation import classify as classify_protocol
-from trainer.evaluation import curve as curve_protocol
-from trainer.evaluation import generation as generation_protocol
-from trainer.evaluation import growth as growth_protocol
-from trainer.evaluation import heatmap as heatmap_protocol
-from trainer.evaluation import histogram as histogram_protocol
-from trainer.evaluation import lengths as lengths_protocol
-from trainer.evaluation import pairs as pairs_protocol
-from trainer.evaluation import shifts as shifts_protocol
-from trainer.evaluation import units as units_protocol
-from trainer.evaluation.features import Reader, Watch
-from trainer.evaluation.report import Report
-from trainer.evaluation.sets import IMDB, SST, Sets, find_sets, read_sets
-from trainer.labelled import read_labelled
+from evaluation import classify as classify_protocol
+from evaluation import curve as curve_protocol
+from evaluation import generation as generation_protocol
+from evaluation import growth as growth_protocol
+from evaluation import heatmap as heatmap_protocol
+from evaluation import histogram as histogram_protocol
+from evaluation import lengths as lengths_protocol
+from evaluation import pairs as pairs_protocol
+from evaluation import shifts as shifts_protocol
+from evaluation import units as units_protocol
+from evaluation.features import Reader, Watch
+from evaluation.report import Report
+from evaluation.sets import IMDB, SST, Sets, find_sets, read_sets
+from model.checkpoints.volumes import published
+from model.texts.labelled import read_labelled
+from sentiment_neuron.heat_maps import heat_maps, html_page
 
 F = TypeVar("F", bound=Callable[..., Any])
 

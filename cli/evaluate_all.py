@@ -14,14 +14,14 @@ from click.core import ParameterSource
 from cli.checkpoint_option import checkpoint_option
 from cli.evaluate import evaluate
 from cli.protocol import command_line, read_report
-from model import checkpoint
-from model.checkpoint import CheckpointError
-from model.durable import replace_file
-from trainer.evaluation import summary
-from trainer.evaluation.features import EvaluationError, manifest_sha256
-from trainer.evaluation.report import JSON, MARKDOWN, embedded
-from trainer.evaluation.sets import IMDB, SST, find_files
-from trainer.labelled import LabelledError
+from evaluation import summary
+from evaluation.features import EvaluationError, manifest_sha256
+from evaluation.report import JSON, MARKDOWN, embedded
+from evaluation.sets import IMDB, SST, find_files
+from model.checkpoints import volumes
+from model.checkpoints.checkpoint import CheckpointError
+from model.checkpoints.durable import replace_file
+from model.texts.labelled import LabelledError
 
 RESULTS = "results.md"
 
@@ -69,7 +69,7 @@ def all_(
     try:
         imdb_train = str(find_files(data, IMDB)["train"])
         sst = [word for part, path in find_files(data, SST).items() for word in (f"--{part}", str(path))]
-        manifest = manifest_sha256(checkpoint.resolve(directory))
+        manifest = manifest_sha256(volumes.resolve(directory))
     except (LabelledError, CheckpointError) as error:
         raise click.ClickException(str(error)) from error
     protocols: dict[str, Sequence[str]] = {

@@ -12,14 +12,14 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from model import checkpoint
-from model.checkpoint import CheckpointError
-from model.heads import HeadError
-from trainer.finetune import Finetuning, Options, digest
-from trainer.labelled import Labelled, LabelledError, read_labelled
-from trainer.options import TrainingError
-from trainer.snapshot import SnapshotError
-from trainer.tuned import check_size, publish_tuned
+from model.checkpoints import checkpoint, volumes
+from model.checkpoints.checkpoint import CheckpointError
+from model.heads.checks import HeadError
+from model.texts.labelled import Labelled, LabelledError, read_labelled
+from trainer.finetuning.finetune import Finetuning, Options, digest
+from trainer.finetuning.tuned import check_size, publish_tuned
+from trainer.run.options import TrainingError
+from trainer.run.snapshot import SnapshotError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -28,7 +28,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--from",
     "start_from",
-    default=str(checkpoint.SHIPPED),
+    default=str(volumes.SHIPPED),
     type=click.Path(exists=True, file_okay=False, resolve_path=True),
     help="Checkpoint or volume to begin with. Default: the shipped model.",
 )
@@ -84,10 +84,10 @@ def finetune(
         if train is None or valid is None:
             raise click.UsageError("--train and --valid are needed")
         labels = _labels(train, {"valid": valid, "test": test})
-        start = checkpoint.read_manifest(checkpoint.resolve(Path(start_from)))
+        start = checkpoint.read_manifest(volumes.resolve(Path(start_from)))
         check_size(start.architecture.units, len(labels))
         name = name or f"{start.name[:57]}-tuned"
-        checkpoint.check_place(volume, name, 0, rollback=True)
+        volumes.check_place(volume, name, 0, rollback=True)
         options = Options(start_from, labels, digest(train, valid), **chosen)
         place = directory or volume / f"{name}.finetuning"
         tuning = Finetuning.begin(place, options, train, valid, lambda record: click.echo(json.dumps(record), err=True))

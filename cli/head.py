@@ -18,16 +18,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from api.schemas import FitRequest
 from cli.checkpoint_option import checkpoint_option, heads_directory
 from cli.local import valid
-from model import checkpoint, head_store
-from model.checkpoint import CheckpointError
-from model.cross_validation import fit_cv, fit_unit_cv
-from model.folded import FoldedModel
-from model.head_store import HeadStoreError, StoredHead, stored_head
-from model.heads import HeadError
-from model.pooling import Pooling
-from model.reading import read_features
-from model.text import prepare
-from trainer.labelled import LabelledError, read_labelled
+from engine.folded import FoldedModel
+from engine.reading import read_features
+from model.checkpoints import checkpoint, head_store, volumes
+from model.checkpoints.checkpoint import CheckpointError
+from model.checkpoints.head_store import HeadStoreError, StoredHead, stored_head
+from model.heads.checks import HeadError
+from model.heads.cross_validation import fit_cv, fit_unit_cv
+from model.heads.pooling import Pooling
+from model.texts.labelled import LabelledError, read_labelled
+from model.texts.preparation import prepare
 
 _heads_option = click.option(
     "--heads",
@@ -88,7 +88,7 @@ def fit(
             raise HeadStoreError(
                 f"{heads} holds a head {name!r} already: `neuron head delete {name}`, or another --name"
             )
-        loaded = checkpoint.read(checkpoint.resolve(directory))
+        loaded = checkpoint.read(volumes.resolve(directory))
         if name in loaded.manifest.heads:
             raise HeadStoreError(f"the checkpoint has a head {name!r} of its own: choose another --name")
         model = FoldedModel(loaded.model, "cuda" if torch.cuda.is_available() else "cpu")
@@ -119,7 +119,7 @@ def list_(directory: Path, heads: Path | None, as_json: bool) -> None:
     heads = heads_directory(directory) if heads is None else heads
     found: list[dict[str, Any]] = []
     try:
-        manifest = checkpoint.read_manifest(checkpoint.resolve(directory))
+        manifest = checkpoint.read_manifest(volumes.resolve(directory))
         for name in sorted(head_store.names(heads)):
             try:
                 stored = head_store.read(heads, name)

@@ -22,26 +22,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from api.schemas import ClassifyRequest, GenerateRequest, TraceRequest
-from cli import batch, heatmap
 from cli.checkpoint_option import checkpoint_option, heads_directory
 from cli.pooling_option import pooling_option
 from contract.jobs import AnyJob, ClassifyJob, GenerateJob, TraceJob
-from model import checkpoint
-from model.checkpoint import CheckpointError
-from model.folded import FoldedModel
-from model.pooling import Pooling
-from model.reading import read_features
-from model.text import prepare
-from worker import serving
-from worker.engine import Engine
-from worker.execute import execute
+from engine import serving
+from engine.engine import Engine
+from engine.execute import execute
+from engine.folded import FoldedModel
+from engine.plans import JobFailed
+from engine.reading import read_features
+from engine.serving import ServedModel
+from model.checkpoints import checkpoint, volumes
+from model.checkpoints.checkpoint import CheckpointError
+from model.heads.pooling import Pooling
+from model.texts.preparation import prepare
+from sentiment_neuron import files as batch
+from sentiment_neuron import heat_maps as heatmap
 from worker.known_heads import KnownHeads
-from worker.plans import JobFailed
-from worker.serving import ServedModel
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
-_ROWS = 64  # side by side in the engine: the batch that packed weights are tuned for (model/folded.py)
+_ROWS = 64  # side by side in the engine: the batch that packed weights are tuned for (engine/folded.py)
 _CLASSIFY_CHUNK = 1024  # texts of one job, so that a long stdin is answered as it is read
 _BASE: dict[str, Any] = {"id": "neuron-command-line", "timeout_s": math.inf}
 _DEFAULTS = GenerateRequest.model_validate({})
@@ -202,7 +203,7 @@ def featurize(source: Path, out: Path, directory: Path, pooling: Pooling, dtype:
     total = texts.count()
     batch.check_output(out, source, column)
     try:
-        weights = checkpoint.read(checkpoint.resolve(directory)).model
+        weights = checkpoint.read(volumes.resolve(directory)).model
     except CheckpointError as error:
         raise click.ClickException(str(error)) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -238,7 +239,7 @@ class _Loaded:
 @contextmanager
 def _loaded(directory: Path) -> Iterator[_Loaded]:
     try:
-        served = serving.load(checkpoint.resolve(directory), "auto", "auto", _ROWS)
+        served = serving.load(volumes.resolve(directory), "auto", "auto", _ROWS)
     except CheckpointError as error:
         raise click.ClickException(str(error)) from error
     engine = Engine(max_rows=_ROWS)

@@ -4,7 +4,7 @@ import importlib
 
 import click
 
-from model.openmp import spin_briefly
+from engine.openmp import spin_briefly
 
 # name -> where it is, and its line in `neuron --help`, which must load none of them
 COMMANDS = {
@@ -22,7 +22,7 @@ COMMANDS = {
     "finetune": ("cli.finetune:finetune", "Train a model on the labels of a task, and publish it."),
     "publish": ("cli.publish:publish", "Publish a trained model to a volume of checkpoints."),
     "evaluate": ("cli.evaluate_all:evaluate", "Evaluate a model as the paper does: tables and figures."),
-    "checkpoint": ("cli.checkpoints:checkpoint", "Show, verify, import and fetch checkpoints."),
+    "checkpoint": ("cli.checkpoints:checkpoint_group", "Show, verify, import and fetch checkpoints."),
     "bench": ("cli.bench:bench", "Measure speed on this machine."),
     "key": ("cli.key:key", "Make keys for the gateway."),
     "metrics": ("cli.metrics:metrics", "List every metric."),

@@ -7,7 +7,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 import api.metrics
 import worker.metrics
-from trainer.metrics import Metrics as TrainingMetrics
+from trainer.run.metrics import Metrics as TrainingMetrics
 
 _SUFFIX = {"counter": "_total"}
 

@@ -4,7 +4,7 @@ from typing import get_args
 
 import click
 
-from model.pooling import Pooling
+from model.heads.pooling import Pooling
 
 pooling_option = click.option(
     "--pooling",

@@ -14,12 +14,12 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from model.checkpoint import CheckpointError
-from model.heads import HeadError
-from model.pooling import Pooling
-from trainer.evaluation.features import EvaluationError, Reader, Watch
-from trainer.evaluation.report import JSON, MARKDOWN, Report
-from trainer.labelled import LabelledError
+from evaluation.features import EvaluationError, Reader, Watch
+from evaluation.report import JSON, MARKDOWN, Report
+from model.checkpoints.checkpoint import CheckpointError
+from model.heads.checks import HeadError
+from model.heads.pooling import Pooling
+from model.texts.labelled import LabelledError
 
 
 def run(

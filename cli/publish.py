@@ -8,13 +8,13 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from model.checkpoint import CheckpointError, read_manifest
-from model.heads import HeadError
-from model.manifest import Manifest
-from trainer.labelled import LabelledError, Sentiment, joined, read_labelled, read_sentiment
-from trainer.options import TrainingError
-from trainer.publish import HEAD, publish_run
-from trainer.snapshot import SnapshotError, best
+from model.checkpoints.checkpoint import CheckpointError, read_manifest
+from model.checkpoints.manifest import Manifest
+from model.heads.checks import HeadError
+from model.texts.labelled import LabelledError, Sentiment, joined, read_labelled, read_sentiment
+from trainer.publishing.publish import HEAD, publish_run
+from trainer.run.options import TrainingError
+from trainer.run.snapshot import SnapshotError, best
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from cli.children import Children, workers_ready
+from cli.stack.children import Children, workers_ready
 
 
 class _Stopped(Exception):

@@ -140,7 +140,7 @@ def worker(worker_id: str) -> str:
 
 
 def celery_settings() -> dict[str, Any]:
-    """How Celery must be set at the queue's end, and by whoever sends through it; api/publisher.py does without."""
+    """How Celery must be set at the queue's end, and by whoever sends through Celery; the gateway does not."""
     return {
         # Never pickle: a queue that others can write to must not run their code.
         "task_serializer": "json",

@@ -1,1 +1,1 @@
-"""The mathematics: bytes, cells, checkpoints, heads, sampling. No web and no queue in here."""
+"""Mathematics: texts as bytes, the network, heads on its features, and checkpoints on disk. No web and no queue."""

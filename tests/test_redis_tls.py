@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli.children import free_port
+from cli.stack.children import free_port
 from tests.conftest import run_stack, wait_until
 from tests.faults.load import Load, left_behind, mixed
 

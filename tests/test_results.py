@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 from cli.evaluate_all import results_page
-from model import checkpoint
-from trainer.evaluation import summary
-from trainer.evaluation.features import manifest_sha256
+from evaluation import summary
+from evaluation.features import manifest_sha256
+from model.checkpoints import volumes
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -16,7 +16,7 @@ REPORTS = {path.parent.name: json.loads(path.read_bytes()) for path in (DOCS / "
 
 
 def test_every_protocol_was_run_on_the_shipped_checkpoint() -> None:
-    shipped = manifest_sha256(checkpoint.resolve(ROOT / "model" / "pretrained"))
+    shipped = manifest_sha256(volumes.resolve(ROOT / "model" / "pretrained"))
     assert set(REPORTS) == set(summary.SECTIONS)
     last = REPORTS["growth"]["points"][-1]
     assert {

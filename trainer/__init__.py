@@ -1,1 +1,1 @@
-"""Corpus, training, evaluation and publishing: the way of a model from raw text to the checkpoint volume."""
+"""The way of a model from raw text to the checkpoint volume: corpus, run, fine-tuning, publishing."""

@@ -1,6 +1,6 @@
 """`python -m trainer`, which torchrun starts once for every device."""
 
-from model.openmp import spin_briefly
+from engine.openmp import spin_briefly
 
 spin_briefly()
 

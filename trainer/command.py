@@ -9,11 +9,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from trainer.corpus import CorpusError
-from trainer.distributed import World
-from trainer.options import OPTIONS, Options, TrainingError
-from trainer.snapshot import SnapshotError
-from trainer.train import Run
+from trainer.corpus.corpus import CorpusError
+from trainer.run.distributed import World
+from trainer.run.options import OPTIONS, Options, TrainingError
+from trainer.run.snapshot import SnapshotError
+from trainer.run.train import Run
 
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_path=True)
 

@@ -1,1 +1,1 @@
-"""Job in, batched inference, result out: a Celery worker around one engine that owns the device."""
+"""Job in, rows to the engine, result out: Celery, leases, results and the model that is served."""

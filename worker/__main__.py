@@ -1,6 +1,6 @@
 """`python -m worker`: one worker process."""
 
-from model.openmp import spin_briefly
+from engine.openmp import spin_briefly
 
 spin_briefly()
 

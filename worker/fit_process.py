@@ -16,9 +16,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from model.cross_validation import Fitted, fit_cv, fit_unit_cv
-from model.heads import HeadError, Labels
-from model.l1 import Matrix
+from model.heads.checks import HeadError, Labels
+from model.heads.cross_validation import Fitted, fit_cv, fit_unit_cv
+from model.heads.l1 import Matrix
 
 _LOOK_S = 0.1
 _PIECE_BYTES = 2**22

@@ -17,21 +17,21 @@ import numpy as np
 import torch
 
 from contract.jobs import DeleteHeadJob, ErrorCode, FitJob, Outcome
-from model import head_store
-from model.head_store import HeadExistsError, HeadStoreError, NoSuchHeadError, StoredHead, stored_head
-from model.heads import HeadError
-from model.l1 import Matrix
-from model.pooling import pool
-from model.text import prepare
+from engine.engine import Engine
+from engine.execute import Ending, Task, failure
+from engine.plans import JobFailed, named
+from engine.rows import DeadlineExceeded, Row, RowCancelled, RowRequest
+from engine.serving import ServedModel
+from model.checkpoints import head_store
+from model.checkpoints.head_store import HeadExistsError, HeadStoreError, NoSuchHeadError, StoredHead, stored_head
+from model.heads.checks import HeadError
+from model.heads.l1 import Matrix
+from model.heads.pooling import pool
+from model.texts.preparation import prepare
 from worker import metrics
-from worker.engine import Engine
-from worker.execute import Ending, Task, failure
 from worker.fit_process import FitProcess, FitProcessError, FitStopped
 from worker.known_heads import KnownHeads
-from worker.plans import JobFailed, named
 from worker.results import Results
-from worker.rows import DeadlineExceeded, Row, RowCancelled, RowRequest
-from worker.serving import ServedModel
 
 log = logging.getLogger(__name__)
 

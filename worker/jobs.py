@@ -14,16 +14,17 @@ from pydantic import ValidationError
 
 from contract import wire
 from contract.jobs import JOB, DeleteHeadJob, ErrorCode, FitJob, JobBase, JobError, Outcome
-from worker import execute, metrics
+from engine import execute
+from engine.engine import Engine
+from engine.execute import Ending, Task
+from engine.serving import ServedModel
+from worker import metrics
 from worker.accounting import Times, account
-from worker.engine import Engine
-from worker.execute import Ending, Task
 from worker.fitting import Fitter
 from worker.known_heads import KnownHeads
 from worker.outbox import Receipt
 from worker.quarantine import Quarantine
 from worker.results import Begun, Results, Told, addressed
-from worker.serving import ServedModel
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from collections import OrderedDict
 from pathlib import Path
 
 from contract.jobs import HeadInfo
-from model import head_store
-from model.head_store import Fingerprint, HeadStoreError, NoSuchHeadError, StoredHead
+from model.checkpoints import head_store
+from model.checkpoints.head_store import Fingerprint, HeadStoreError, NoSuchHeadError, StoredHead
 from worker import metrics
 from worker.results import Results
 

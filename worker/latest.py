@@ -4,8 +4,8 @@ import math
 import time
 from pathlib import Path
 
-from model import checkpoint
-from model.checkpoint import CheckpointError, Fingerprint
+from model.checkpoints import checkpoint, volumes
+from model.checkpoints.checkpoint import CheckpointError, Fingerprint
 
 
 class Latest:
@@ -54,8 +54,8 @@ class Latest:
 
     def _named(self) -> Path:
         """What is shipped with us, while nothing has been published in the volume."""
-        empty = self._volume.is_dir() and not (self._volume / checkpoint.LATEST).exists()
-        return checkpoint.latest(checkpoint.SHIPPED if empty else self._volume)
+        empty = self._volume.is_dir() and not (self._volume / volumes.LATEST).exists()
+        return volumes.latest(volumes.SHIPPED if empty else self._volume)
 
     def give_up(self) -> None:
         """The last attempt found what will not pass: none will follow unless the files change."""

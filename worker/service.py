@@ -16,16 +16,17 @@ from redis.retry import Retry
 
 from contract import wire
 from contract.jobs import WorkerStatus
-from model import checkpoint
-from worker import metrics, serving
-from worker.engine import Engine
+from engine import serving
+from engine.engine import Engine
+from engine.serving import ServedModel, device_memory_bytes
+from model.checkpoints import checkpoint, volumes
+from worker import metrics
 from worker.fitting import Fitter
 from worker.intake import BulkIntake
 from worker.jobs import Jobs
 from worker.known_heads import KnownHeads
 from worker.latest import Latest
 from worker.results import Results
-from worker.serving import ServedModel, device_memory_bytes
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Service:
         self._heads = KnownHeads(settings.heads_dir)
         fitter = Fitter(self.engine, self._heads, self.results, settings.worker_max_rows)
         self.jobs = Jobs(self.id, self.engine, self.results, self._heads, fitter, lambda: self.served)
-        self._latest = Latest(settings.checkpoint_dir or checkpoint.SHIPPED, _RETRY_LOOKS * settings.worker_poll_s)
+        self._latest = Latest(settings.checkpoint_dir or volumes.SHIPPED, _RETRY_LOOKS * settings.worker_poll_s)
         self.served = self._load(self._latest.served)
         metrics.ENGINE_AGE.set_function(lambda: self.engine.age_s)
         rows = settings.worker_max_rows

@@ -6,7 +6,7 @@ from typing import Any
 
 import schemathesis
 
-from api.idempotency import HEADER, PATTERN
+from api.redis.idempotency import HEADER, PATTERN
 
 
 @schemathesis.hook

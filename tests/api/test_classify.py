@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from model import checkpoint
-from model.folded import FoldedModel
-from model.heads import head_probabilities
-from model.reading import read_features
-from model.text import prepare
+from engine.folded import FoldedModel
+from engine.reading import read_features
+from model.checkpoints import checkpoint, volumes
+from model.heads.classifier import head_probabilities
+from model.texts.preparation import prepare
 
 TEXTS = ["A delightful film.", "A waste of time!", "Ünïcode, &amp; entities\nand lines.", "x" * 500]
 
@@ -19,7 +19,7 @@ TEXTS = ["A delightful film.", "A waste of time!", "Ünïcode, &amp; entities\na
 def test_answers_in_the_order_of_the_texts_what_the_model_says(client: httpx.Client, tiny_volume: Path) -> None:
     answer = client.post("/classify", json={"texts": TEXTS, "head": "sentiment"}).raise_for_status().json()
 
-    loaded = checkpoint.read(checkpoint.latest(tiny_volume))
+    loaded = checkpoint.read(volumes.latest(tiny_volume))
     features = read_features(FoldedModel(loaded.model, dtype=torch.float32), [prepare(text) for text in TEXTS])
     calibration = loaded.manifest.sentiment
     assert calibration is not None

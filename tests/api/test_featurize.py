@@ -10,10 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model import checkpoint
-from model.folded import FoldedModel
-from model.reading import read_features
-from model.text import prepare
+from engine.folded import FoldedModel
+from engine.reading import read_features
+from model.checkpoints import checkpoint, volumes
+from model.texts.preparation import prepare
 from tests.conftest import mean_hidden
 
 TEXTS = ["Short.", "A somewhat longer text about nothing in particular.", "中文 and 🎬"]
@@ -21,7 +21,7 @@ TEXTS = ["Short.", "A somewhat longer text about nothing in particular.", "中�
 
 @pytest.fixture(scope="module")
 def expected(tiny_volume: Path) -> NDArray[np.float32]:
-    model = FoldedModel(checkpoint.read(checkpoint.latest(tiny_volume)).model, dtype=torch.float32)
+    model = FoldedModel(checkpoint.read(volumes.latest(tiny_volume)).model, dtype=torch.float32)
     return read_features(model, [prepare(text) for text in TEXTS])
 
 
@@ -51,7 +51,7 @@ def test_tanh_pooling(client: httpx.Client, expected: NDArray[np.float32]) -> No
 
 
 def test_mean_pooling(client: httpx.Client, tiny_volume: Path) -> None:
-    model = checkpoint.read(checkpoint.latest(tiny_volume)).model
+    model = checkpoint.read(volumes.latest(tiny_volume)).model
     answer = client.post("/featurize", json={"texts": TEXTS, "pooling": "mean"}).raise_for_status().json()
     means = [mean_hidden(model, prepare(text)) for text in TEXTS]
     np.testing.assert_allclose([result["features"] for result in answer["results"]], means, atol=1e-5)

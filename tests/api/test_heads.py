@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from contract import wire
-from model import head_store
+from model.checkpoints import head_store
 from tests.conftest import Stack, publish_tiny, run_stack, wait_until
 
 ASYNC = {"Prefer": "respond-async"}

@@ -9,7 +9,7 @@ import redis
 import redis.asyncio
 from celery import Celery
 
-from api.publisher import Publisher
+from api.redis.publisher import Publisher
 from api.settings import ApiSettings
 from contract import wire
 from contract.jobs import JOB, ClassifyJob, Priority

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import uvloop
 
-from api.redis_client import redis_client
+from api.redis.redis_client import redis_client
 from api.settings import ApiSettings
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
-from api.events import stream
+from api.endpoints.events import stream
 from contract.jobs import Outcome
 
 TOKEN = "1-0", "token", '{"index": 0, "text": "the end"}'

@@ -6,9 +6,9 @@ import httpx
 import pytest
 import torch
 
-from model import checkpoint
-from model.cells import State, step
-from model.text import prepare
+from model.checkpoints import checkpoint, volumes
+from model.network.cells import State, step
+from model.texts.preparation import prepare
 from tests.conftest import SENTIMENT_UNIT
 
 TEXT = " Fish &amp; chips,\n 中 good "
@@ -20,7 +20,7 @@ def test_every_byte_with_its_characters_and_values(client: httpx.Client, tiny_vo
     assert answer["units"] == [SENTIMENT_UNIT, 0]
     assert bytes(item["byte"] for item in answer["bytes"]) == prepared
 
-    model = checkpoint.read(checkpoint.latest(tiny_volume)).model
+    model = checkpoint.read(volumes.latest(tiny_volume)).model
     with torch.no_grad():
         weights, state = model.cell.weights(model.embedding), State(torch.zeros(1, 48), torch.zeros(1, 48))
         for item in answer["bytes"]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cells import CELLS, matching_units
-from model.language_model import Architecture, LanguageModel
-from trainer.corpus import build_corpus
+from model.network.language_model import Architecture, LanguageModel
+from trainer.corpus.corpus import build_corpus
 
 
 def parameters(model: LanguageModel) -> int:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from benchmarks.plain_loop import PlainLoop
-from model.folded import FoldedModel
-from model.language_model import Architecture, LanguageModel
-from model.reading import read_features
+from engine.folded import FoldedModel
+from engine.reading import read_features
+from model.network.language_model import Architecture, LanguageModel
 
 
 def test_the_plain_loop_reads_what_the_engine_reads() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.contest import of_the_last_tenth
 from benchmarks.recipes import options
-from trainer.corpus import build_corpus
-from trainer.options import Options
+from trainer.corpus.corpus import build_corpus
+from trainer.run.options import Options
 
 
 def test_the_last_tenth_is_weighed_by_bytes() -> None:

@@ -9,10 +9,11 @@ import torch
 from click.testing import CliRunner, Result
 
 from cli.main import main
-from model import checkpoint
-from model.heads import Calibration, Head
-from model.language_model import Architecture, LanguageModel
-from model.manifest import Manifest
+from model.checkpoints import volumes
+from model.checkpoints.manifest import Manifest
+from model.heads.classifier import Head
+from model.heads.unit import Calibration
+from model.network.language_model import Architecture, LanguageModel
 
 Neuron = Callable[..., Result]
 
@@ -54,7 +55,7 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
         notes="Made up for tests.",
     )
     path = tmp_path_factory.mktemp("volume")
-    checkpoint.publish(path, model, manifest)
+    volumes.publish(path, model, manifest)
     return path
 
 
@@ -62,7 +63,7 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a GRU with neither sentiment unit nor heads."""
     model = untrained("gru", seed=1)
-    return checkpoint.publish(
+    return volumes.publish(
         tmp_path_factory.mktemp("bare"), model, Manifest("bare", 0, model.architecture, 0, None, sha256={})
     )
 

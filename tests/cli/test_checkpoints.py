@@ -12,12 +12,12 @@ import pytest
 from click.testing import Result
 
 from cli import checkpoints
-from model import checkpoint
-from model.heads import Calibration
-from model.language_model import Architecture
-from model.manifest import WEIGHTS
-from model.openai_weights import import_openai
-from trainer.download import FetchError
+from model.checkpoints import checkpoint, volumes
+from model.checkpoints.manifest import WEIGHTS
+from model.checkpoints.openai_weights import import_openai
+from model.heads.unit import Calibration
+from model.network.language_model import Architecture
+from trainer.publishing.download import FetchError
 
 Neuron = Callable[..., Result]
 
@@ -25,11 +25,11 @@ Neuron = Callable[..., Result]
 @pytest.fixture
 def copied(volume: Path, tmp_path: Path) -> Path:
     """A checkpoint's directory that a test may damage."""
-    return Path(shutil.copytree(checkpoint.latest(volume), tmp_path / "copy"))
+    return Path(shutil.copytree(volumes.latest(volume), tmp_path / "copy"))
 
 
 def write_parameters(directory: Path, n: int, e: int) -> Path:
-    """Random parameters in the layout of the published ones (model/openai_weights.py)."""
+    """Random parameters in the layout of the published ones (model/checkpoints/openai_weights.py)."""
     draw = np.random.default_rng(0)
     directory.mkdir()
     matrices: list[tuple[int, ...]] = [(256, e), (e, 4 * n), (n, n), (n, n), (n, n), (n, n), (e, n), (n, n)]
@@ -59,9 +59,9 @@ def test_show(neuron: Neuron, volume: Path) -> None:
 def test_list_and_serve_an_older_step(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
     """Also what lies there by mistake does no harm."""
     there = Path(shutil.copytree(volume, tmp_path / "volume"))
-    older = checkpoint.latest(there)
+    older = volumes.latest(there)
     read = checkpoint.read(older)
-    checkpoint.publish(there, read.model, replace(read.manifest, step=100))
+    volumes.publish(there, read.model, replace(read.manifest, step=100))
     (there / "tiny" / "step-5").mkdir()
     result = neuron("checkpoint", "list", there)
     assert result.exit_code == 0
@@ -70,13 +70,13 @@ def test_list_and_serve_an_older_step(neuron: Neuron, volume: Path, tmp_path: Pa
     assert second.split()[:2] == ["*", "tiny/step-100"]
     assert "tiny/step-5" in result.stderr
     assert neuron("checkpoint", "serve", older).exit_code == 0
-    assert checkpoint.latest(there) == older
+    assert volumes.latest(there) == older
     assert neuron("checkpoint", "list", there).stdout.splitlines()[0].startswith("* tiny/step-12")
     (older / WEIGHTS).write_bytes(b"damaged")
-    checkpoint.make_latest(there / "tiny" / "step-100")
+    volumes.make_latest(there / "tiny" / "step-100")
     for directory in (older, there / "tiny" / "step-5", tmp_path):
         assert neuron("checkpoint", "serve", directory).exit_code == 1
-        assert checkpoint.latest(there) == there / "tiny" / "step-100"
+        assert volumes.latest(there) == there / "tiny" / "step-100"
 
 
 def test_list_of_an_empty_volume(neuron: Neuron, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_list_of_an_empty_volume(neuron: Neuron, tmp_path: Path) -> None:
 
 def test_show_json(neuron: Neuron, volume: Path) -> None:
     summary = json.loads(neuron("checkpoint", "show", volume, "--json").stdout)
-    model = checkpoint.read(checkpoint.latest(volume)).model
+    model = checkpoint.read(volumes.latest(volume)).model
     assert summary["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert summary["sentiment"] == {"unit": 5, "polarity": -1, "center": 0.05, "scale": 0.4}
     head = {"labels": ["negative", "positive"], "units": 11, "c": 0.25, "metrics": {"valid_accuracy": 0.75}}
@@ -103,10 +103,10 @@ def test_show_of_a_model_that_little_is_known_of(neuron: Neuron, bare: Path) -> 
 
 
 def test_verify(neuron: Neuron, volume: Path) -> None:
-    for path in (volume, checkpoint.latest(volume)):
+    for path in (volume, volumes.latest(volume)):
         result = neuron("checkpoint", "verify", path)
         assert result.exit_code == 0
-        assert result.stdout == f"ok: {checkpoint.latest(volume)}, 17,344 parameters\n"
+        assert result.stdout == f"ok: {volumes.latest(volume)}, 17,344 parameters\n"
 
 
 def test_verify_finds_a_changed_byte(neuron: Neuron, copied: Path) -> None:
@@ -140,7 +140,7 @@ def test_import_openai(neuron: Neuron, tmp_path: Path) -> None:
     result = neuron("checkpoint", "import-openai", source, "--out", out)
     assert result.exit_code == 0, result.output
     assert f"NEURON_CHECKPOINT_DIR='{out}' neuron up" in result.stdout
-    published = checkpoint.read(checkpoint.latest(out))
+    published = checkpoint.read(volumes.latest(out))
     manifest = published.manifest
     assert (manifest.name, manifest.step, manifest.sentiment) == ("openai", 1_000_000, None)
     expected = import_openai(source).state_dict()

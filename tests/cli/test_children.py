@@ -6,12 +6,12 @@ from pathlib import Path
 import click
 import pytest
 
-from cli.children import Children
+from cli.stack.children import Children
 
 
 def test_the_end_of_the_log_tells_why_a_child_has_ended(tmp_path: Path) -> None:
     children = Children(tmp_path / "log")
-    children.start("redis", os.environ, "cli.embedded_redis", "no-port", str(tmp_path))
+    children.start("redis", os.environ, "cli.stack.embedded_redis", "no-port", str(tmp_path))
     with pytest.raises(click.ClickException) as ended:
         children.wait_until(lambda: False, "nothing has happened")
     assert ended.value.message.startswith("redis ended by itself with code 1; the log ends with:\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Neuron
-from trainer.corpus import Corpus
+from trainer.corpus.corpus import Corpus
 
 REVIEWS = [f"review number {number}" for number in range(30)]
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from click.testing import Result
 
-from model import checkpoint
-from trainer.evaluation.features import Reader
-from trainer.evaluation.generation import generate
+from evaluation.features import Reader
+from evaluation.generation import generate
+from model.checkpoints import checkpoint, volumes
 
 Neuron = Callable[..., Result]
 
@@ -162,7 +162,7 @@ def test_what_is_there_of_all_is_not_made_again(
     assert run(2) == []
     (tmp_path / "out" / "shifts" / "report.json").write_text("{")
     assert run(3) == ["shifts", "curve"]
-    manifest = checkpoint.resolve(model) / checkpoint.MANIFEST
+    manifest = volumes.resolve(model) / checkpoint.MANIFEST
     before = manifest.read_text()
     manifest.write_text(before.replace('"notes": "', '"notes": "another '))
     assert manifest.read_text() != before
@@ -205,7 +205,7 @@ def test_it_writes_what_generate_writes(neuron: Neuron, volume: Path, tmp_path: 
     told = neuron(
         "generate", "It", "--checkpoint", volume, "--sentiment", 1, "--temperature", 0, "--length", 40, "--json"
     )
-    reader = Reader(checkpoint.resolve(volume), tmp_path)
+    reader = Reader(volumes.resolve(volume), tmp_path)
     calibration = reader.calibration
     (ours,) = set(generate(reader.model, "It", {calibration.unit: calibration.value(1.0)}, 3, 40, 0.0, 0))
     assert ours == json.loads(told.stdout)["results"][0]["text"]
@@ -244,7 +244,7 @@ def test_the_second_run_reads_no_text(
 ) -> None:
     assert evaluate("sst", "--data", data).exit_code == 0
     first = (tmp_path / "out" / "report.json").read_text()
-    monkeypatch.setattr("trainer.evaluation.features.read_texts", None)
+    monkeypatch.setattr("evaluation.features.read_texts", None)
     assert evaluate("sst", "--data", data).exit_code == 0
     assert (tmp_path / "out" / "report.json").read_text() == first
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from model import checkpoint
-from trainer.finetune import Finetuning
+from model.checkpoints import checkpoint, volumes
+from trainer.finetuning.finetune import Finetuning
 
 Neuron = Callable[..., Result]
 
@@ -32,9 +32,9 @@ def test_a_tuned_checkpoint_is_published_with_its_head(
     out = tmp_path / "a volume"
     done = neuron("finetune", "--from", volume, *files, "--out", out, *QUICK)
     assert done.exit_code == 0, done.output
-    published = checkpoint.latest(out)
+    published = volumes.latest(out)
     manifest = checkpoint.read(published).manifest
-    start = checkpoint.read_manifest(checkpoint.resolve(volume))
+    start = checkpoint.read_manifest(volumes.resolve(volume))
     assert manifest.name == f"{start.name}-tuned"
     assert manifest.heads["sentiment"].labels == ["0", "1"]
     for metric, value in manifest.heads["sentiment"].metrics.items():
@@ -68,7 +68,7 @@ def test_stopped_it_goes_on_by_the_same_command(
     assert second.exit_code == 0, second.output
     assert '"epoch": 1' not in second.stderr
     assert '"epoch": 2' in second.stderr
-    assert checkpoint.latest(tmp_path / "out").parent.name == "mine"
+    assert volumes.latest(tmp_path / "out").parent.name == "mine"
 
 
 def test_what_is_refused(neuron: Neuron, volume: Path, files: list[object], tmp_path: Path) -> None:

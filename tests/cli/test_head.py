@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model import checkpoint, head_store
+from model.checkpoints import checkpoint, head_store
 from tests.cli.conftest import Neuron
 from tests.conftest import publish_tiny, run_stack, wait_until, write_packed
 

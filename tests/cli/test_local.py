@@ -17,16 +17,17 @@ import torch
 from click.testing import Result
 
 from api.schemas import ClassifyResponse, GenerateRequest, GenerateResponse
-from cli import batch, local
+from cli import local
 from contract.jobs import ClassifyJob, GenerateJob
-from model import checkpoint
-from model.folded import FoldedModel
-from model.reading import read_features
-from model.text import prepare
+from engine import serving
+from engine.engine import Engine
+from engine.execute import execute
+from engine.folded import FoldedModel
+from engine.reading import read_features
+from model.checkpoints import checkpoint, volumes
+from model.texts.preparation import prepare
+from sentiment_neuron import files as batch
 from tests.conftest import mean_hidden
-from worker import serving
-from worker.engine import Engine
-from worker.execute import execute
 
 Neuron = Callable[..., Result]
 Execute = Callable[[Any], dict[str, Any]]
@@ -38,7 +39,7 @@ REVIEWS = ["A fine film.", "", "Dreadful & 'stale', \"they\" said", "nÃ¦sten ðŸ™
 @pytest.fixture(scope="module")
 def by_worker(volume: Path) -> Iterator[Execute]:
     """What a worker makes of a job."""
-    served = serving.load(checkpoint.latest(volume), "auto", "auto", 8)
+    served = serving.load(volumes.latest(volume), "auto", "auto", 8)
     engine = Engine(8)
     engine.start()
     yield lambda job: execute(job, served, engine)
@@ -46,7 +47,7 @@ def by_worker(volume: Path) -> Iterator[Execute]:
 
 
 def features_of(volume: Path, texts: list[str], dtype: torch.dtype | None = None) -> np.ndarray[Any, Any]:
-    model = FoldedModel(checkpoint.read(checkpoint.latest(volume)).model, dtype=dtype)
+    model = FoldedModel(checkpoint.read(volumes.latest(volume)).model, dtype=dtype)
     return read_features(model, [prepare(text) for text in texts])
 
 
@@ -131,7 +132,7 @@ def test_a_checkpoint_that_is_not_there(neuron: Neuron, tmp_path: Path, command:
 def test_the_shipped_model_is_the_default() -> None:
     for command in (local.classify, local.trace, local.generate, local.featurize):
         (option,) = [parameter for parameter in command.params if parameter.name == "directory"]
-        assert option.default == checkpoint.SHIPPED
+        assert option.default == volumes.SHIPPED
 
 
 def test_what_a_model_without_sentiment_cannot_do(neuron: Neuron, bare: Path) -> None:
@@ -289,7 +290,7 @@ def test_featurize_pooling(neuron: Neuron, volume: Path, tmp_path: Path) -> None
     assert neuron("featurize", source, *options, "--pooling", "tanh").exit_code == 0
     np.testing.assert_allclose(np.load(out), np.tanh(features_of(volume, REVIEWS, torch.float32)), atol=1e-6)
     assert neuron("featurize", source, *options, "--pooling", "mean").exit_code == 0
-    model = checkpoint.read(checkpoint.resolve(volume)).model
+    model = checkpoint.read(volumes.resolve(volume)).model
     means = [mean_hidden(model, prepare(text)) for text in REVIEWS]
     np.testing.assert_allclose(np.load(out), means, atol=1e-5)
 

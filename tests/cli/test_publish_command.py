@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from model.checkpoint import latest, read_manifest
+from model.checkpoints.checkpoint import read_manifest
+from model.checkpoints.volumes import latest
 from tests.trainer.test_publish import UNITS, RunOnDisk
-from trainer.options import Options
+from trainer.run.options import Options
 
 Neuron = Callable[..., Result]
 

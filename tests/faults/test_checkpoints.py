@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from model.checkpoint import LATEST, MANIFEST
-from model.manifest import WEIGHTS
+from model.checkpoints.checkpoint import MANIFEST
+from model.checkpoints.manifest import WEIGHTS
+from model.checkpoints.volumes import LATEST
 from tests.conftest import Stack, publish_tiny, run_stack, wait_until
 from tests.faults.conftest import Accounted
 from tests.faults.load import Load, mixed

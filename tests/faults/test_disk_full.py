@@ -7,12 +7,13 @@ import httpx
 import pytest
 import redis
 
-from model import checkpoint
-from model.checkpoint import CheckpointError, latest
+from model.checkpoints import checkpoint
+from model.checkpoints.checkpoint import CheckpointError
+from model.checkpoints.volumes import latest
 from tests.conftest import publish_tiny, run_stack, wait_until
 from tests.faults.conftest import Accounted
 from tests.faults.load import Load, mixed
-from tests.small_disk import full, small_disk
+from tests.support.small_disk import full, small_disk
 
 
 def test_a_model_that_has_no_room_is_not_published(tmp_path: Path, accounted: Accounted) -> None:

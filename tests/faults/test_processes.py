@@ -15,7 +15,7 @@ import httpx
 import pytest
 import redis
 
-from cli.children import workers_ready
+from cli.stack.children import workers_ready
 from contract import wire
 from tests.conftest import Stack, free_port, run_stack, wait_until
 from tests.faults.conftest import Accounted

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from model.backpropagation import Backpropagation
-from model.cells import CellName
-from model.language_model import Architecture, LanguageModel
-from model.objective import Objective, Targets
-from model.sequence import Window
+from model.network.backpropagation import Backpropagation
+from model.network.cells import CellName
+from model.network.language_model import Architecture, LanguageModel
+from model.network.objective import Objective, Targets
+from model.network.sequence import Window
 
 ROWS, STEPS = 3, 8
 

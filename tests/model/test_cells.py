@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.cells import GATES, Cell, CellName, CellWeights, State, normalized, step
+from model.network.cells import GATES, Cell, CellName, CellWeights, State, normalized, step
 
 Floats = NDArray[np.float64]
 
@@ -120,7 +120,7 @@ def test_steep_gates_are_those_of_a_sigmoid_of_a_multiple(name: CellName) -> Non
 
     squash = torch.sigmoid
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.cells.torch.sigmoid", lambda a: squash(3.75 * a))
+        patch.setattr("model.network.cells.torch.sigmoid", lambda a: squash(3.75 * a))
         expected = step(name, plain, byte, state)
     torch.testing.assert_close(steep.cell, expected.cell, rtol=0, atol=1e-12)
     torch.testing.assert_close(steep.hidden, expected.hidden, rtol=0, atol=1e-12)

@@ -20,11 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from model import checkpoint, durable
-from model.checkpoint import CheckpointError, latest, publish, read, read_manifest, resolve
-from model.heads import Calibration, Head
-from model.language_model import Architecture, LanguageModel
-from model.manifest import MAX_UNITS, WEIGHTS, Manifest
+from model.checkpoints import checkpoint, durable, volumes
+from model.checkpoints.checkpoint import CheckpointError, read, read_manifest
+from model.checkpoints.manifest import MAX_UNITS, WEIGHTS, Manifest
+from model.checkpoints.volumes import latest, publish, resolve
+from model.heads.classifier import Head
+from model.heads.unit import Calibration
+from model.network.language_model import Architecture, LanguageModel
 
 Json = dict[str, Any]
 
@@ -209,7 +211,7 @@ def test_what_killed_publishers_left_is_swept(tmp_path: Path) -> None:
 
 
 def test_another_publisher_that_does_not_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(volumes, "_PATIENCE_S", 0.05)
     with (
         durable.exclusively(tmp_path / ".lock", 0.0),
         pytest.raises(CheckpointError, match=r"another process has held .*\.lock for 0\.05 s"),
@@ -287,7 +289,7 @@ def test_latest_is_swapped_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         seen.append(read(tmp_path / content.strip()).manifest.step)
         swap(path, content)
 
-    monkeypatch.setattr(checkpoint, "replace_file", look)
+    monkeypatch.setattr(volumes, "replace_file", look)
     publish(tmp_path, tiny_model(1), replace(MANIFEST, step=121))
     assert seen == [121]
     assert latest(tmp_path).name == "step-121"
@@ -349,7 +351,7 @@ def test_no_failing_sync_leaves_latest_on_half_a_checkpoint(tmp_path: Path, monk
             break
 
 
-@pytest.mark.parametrize("place", ["os.rename", "os.replace", "model.durable._sync"])
+@pytest.mark.parametrize("place", ["os.rename", "os.replace", "model.checkpoints.durable._sync"])
 @pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
 def test_a_crash_in_the_middle_keeps_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, failure: type[BaseException]

@@ -13,21 +13,22 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from model import checkpoint
-from model.checkpoint import LATEST, MANIFEST, Checkpoint, CheckpointError
-from model.folded import FoldedModel
-from model.heads import head_probabilities
-from model.manifest import WEIGHTS
-from tests.hostile import SPITEFUL, damaged, distorted
+from engine.folded import FoldedModel
+from model.checkpoints import checkpoint, volumes
+from model.checkpoints.checkpoint import MANIFEST, Checkpoint, CheckpointError
+from model.checkpoints.manifest import WEIGHTS
+from model.checkpoints.volumes import LATEST
+from model.heads.classifier import head_probabilities
 from tests.model.test_checkpoint import MANIFEST as VALID
 from tests.model.test_checkpoint import UNITS, forge, header_of, tiny_model
+from tests.support.hostile import SPITEFUL, damaged, distorted
 
 FUZZ = settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint.publish(tmp_path_factory.mktemp("whole"), tiny_model(), VALID, torch.float32)
+    return volumes.publish(tmp_path_factory.mktemp("whole"), tiny_model(), VALID, torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def place(volume: Path) -> Path:
 def outcome(volume: Path) -> Checkpoint | None:
     """What a worker gets, and None where it is refused."""
     try:
-        directory = checkpoint.latest(volume)
+        directory = volumes.latest(volume)
         found = checkpoint.read(directory)
     except CheckpointError as error:
         refusal = str(error)

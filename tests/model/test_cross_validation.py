@@ -7,9 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from model import l1
-from model.cross_validation import TOP_UNITS, Fitted, fit_cv, fit_unit_cv
-from model.heads import C_GRID, HeadError, accuracy, find_unit, head_probabilities
+from model.heads import l1
+from model.heads.checks import HeadError
+from model.heads.classifier import C_GRID, accuracy, head_probabilities
+from model.heads.cross_validation import TOP_UNITS, Fitted, fit_cv, fit_unit_cv
+from model.heads.unit import find_unit
 
 Features = NDArray[np.float32]
 Classes = NDArray[np.int64]

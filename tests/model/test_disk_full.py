@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import CheckpointError, latest, read
+from model.checkpoints.checkpoint import CheckpointError, read
+from model.checkpoints.volumes import latest
 from tests.conftest import publish_tiny
 
 

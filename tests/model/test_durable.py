@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from model import durable
-from model.durable import exclusively, new_directory, replace_file, sweep
+from model.checkpoints import durable
+from model.checkpoints.durable import exclusively, new_directory, replace_file, sweep
 
 
 def names(directory: Path) -> list[str]:
@@ -146,7 +146,7 @@ def test_replace_file_swaps_the_whole_content(tmp_path: Path) -> None:
     assert names(tmp_path) == ["LATEST"]
 
 
-@pytest.mark.parametrize("place", ["os.replace", "model.durable._sync"])
+@pytest.mark.parametrize("place", ["os.replace", "model.checkpoints.durable._sync"])
 def test_a_failed_replace_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     path = tmp_path / "LATEST"
     replace_file(path, "old")

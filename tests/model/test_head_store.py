@@ -11,14 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model import head_store
-from model.cross_validation import Fitted
-from model.head_store import HeadExistsError, HeadStoreError, NoSuchHeadError, StoredHead, stored_head
-from model.heads import head_probabilities
-from tests.hostile import damaged, distorted
+from model.checkpoints import head_store
+from model.checkpoints.head_store import HeadExistsError, HeadStoreError, NoSuchHeadError, StoredHead, stored_head
+from model.heads.classifier import head_probabilities
+from model.heads.cross_validation import Fitted
 from tests.model.test_checkpoint import MANIFEST as VALID
 from tests.model.test_checkpoint import UNITS
 from tests.model.test_heads_fuzz import FEATURES, assert_probabilities
+from tests.support.hostile import damaged, distorted
 
 MANIFEST = replace(VALID, sha256={"model.safetensors": "ab" * 32})
 FITTED = Fitted({1: [0.5], 3: [-2.0]}, [0.25], 0.125, 5, 0.75, 0.05, [3, 1])

@@ -6,17 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.heads import (
-    C_GRID,
-    Head,
-    HeadError,
-    accuracy,
-    calibrate,
-    find_unit,
-    fit_l1,
-    fit_threshold,
-    head_probabilities,
-)
+from model.heads.checks import HeadError
+from model.heads.classifier import C_GRID, Head, accuracy, fit_l1, head_probabilities
+from model.heads.unit import calibrate, find_unit, fit_threshold
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]

@@ -12,12 +12,14 @@ import torch
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from model import checkpoint
-from model.checkpoint import MANIFEST, CheckpointError
-from model.heads import Head, HeadError, calibrate, find_unit, fit_l1, fit_threshold, head_probabilities
-from tests.hostile import SPITEFUL, distorted
+from model.checkpoints import checkpoint, volumes
+from model.checkpoints.checkpoint import MANIFEST, CheckpointError
+from model.heads.checks import HeadError
+from model.heads.classifier import Head, fit_l1, head_probabilities
+from model.heads.unit import calibrate, find_unit, fit_threshold
 from tests.model.test_checkpoint import MANIFEST as VALID
 from tests.model.test_checkpoint import UNITS, tiny_model
+from tests.support.hostile import SPITEFUL, distorted
 
 FUZZ = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
 FEATURES = [np.zeros((1, UNITS)), np.full((2, UNITS), 1e12), np.linspace(-1e12, 1e12, 3 * UNITS).reshape(3, UNITS)]
@@ -32,7 +34,7 @@ def assert_probabilities(head: Head, features: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    where = checkpoint.publish(tmp_path_factory.mktemp("volume"), tiny_model(), VALID, torch.float32)
+    where = volumes.publish(tmp_path_factory.mktemp("volume"), tiny_model(), VALID, torch.float32)
     return Path(shutil.copytree(where, tmp_path_factory.mktemp("scratch") / "copy"))
 
 

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from model import l1
-from model.heads import C_GRID
+from model.heads import l1
+from model.heads.classifier import C_GRID
 
 
 def planted(rows: int, units: int, classes: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

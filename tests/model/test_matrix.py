@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.matrix import Matrix
+from model.network.matrix import Matrix
 
 INPUTS, OUTPUTS = 2048, 256
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.training import PlainWindow
-from model.backpropagation import Backpropagation
-from model.cells import CellName, State, step
-from model.language_model import Architecture, LanguageModel
-from model.objective import Objective, ReadOut, Targets, label_bits
-from model.sequence import Window
+from model.network.backpropagation import Backpropagation
+from model.network.cells import CellName, State, step
+from model.network.language_model import Architecture, LanguageModel
+from model.network.objective import Objective, ReadOut, Targets, label_bits
+from model.network.sequence import Window
 
 CELLS: list[CellName] = ["mlstm", "lstm", "gru"]
 UNITS, CLASSES, UNIT = 9, 3, 4

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.checkpoint import CheckpointError
-from model.folded import FoldedModel
-from model.openai_weights import FILES, import_openai
-from model.reading import read_features
-from model.text import prepare
-from tests.hostile import damaged
-from trainer.openai import GOLDEN_TOLERANCE, OPENAI
+from engine.folded import FoldedModel
+from engine.reading import read_features
+from model.checkpoints.checkpoint import CheckpointError
+from model.checkpoints.openai_weights import FILES, import_openai
+from model.texts.preparation import prepare
+from tests.support.hostile import damaged
+from trainer.publishing.openai import GOLDEN_TOLERANCE, OPENAI
 
 TEXTS = ["it was a nice day", "Ärgerlich &amp; bad", "", "A much longer text than the others.\nOn two lines. " * 5]
 

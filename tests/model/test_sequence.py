@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.training import PlainWindow
-from model.cells import GATES, CellName, CellWeights, State
-from model.language_model import Architecture, LanguageModel
-from model.sequence import Window
+from model.network.cells import GATES, CellName, CellWeights, State
+from model.network.language_model import Architecture, LanguageModel
+from model.network.sequence import Window
 
 UNITS, EMBEDDING = 9, 5
 CELLS: list[CellName] = ["mlstm", "lstm", "gru"]

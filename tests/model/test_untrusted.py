@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model.untrusted import brief, open_plain, parse_json, read_plain
+from model.checkpoints.untrusted import brief, open_plain, parse_json, read_plain
 
 
 def test_a_plain_file_is_read_up_to_its_limit(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import main
-from tests.trainer.runs import STEP_BYTES, arguments, environment, options, write_corpus
+from tests.support.runs import STEP_BYTES, arguments, environment, options, write_corpus
 from trainer.command import train
-from trainer.options import Options
-from trainer.snapshot import snapshots
+from trainer.run.options import Options
+from trainer.run.snapshot import snapshots
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from model.text import clean, prepare_prompt
-from tests.trainer.runs import write_corpus
-from trainer import sources
-from trainer.build import REPORTED, Malformed, Watch
-from trainer.cleaning import parse_size
-from trainer.corpus import Corpus, CorpusError, CorpusManifest, build_corpus
-from trainer.shuffle import Buckets, Shards, shard_counts
+from model.texts.preparation import clean, prepare_prompt
+from tests.support.runs import write_corpus
+from trainer.corpus import sources
+from trainer.corpus.build import REPORTED, Malformed, Watch
+from trainer.corpus.cleaning import parse_size
+from trainer.corpus.corpus import Corpus, CorpusError, CorpusManifest, build_corpus
+from trainer.corpus.shuffle import Buckets, Shards, shard_counts
 
 REVIEWS = [f"review number {number}, {'good' if number % 3 else 'bad'}" for number in range(53)]
 FORMATS = [".txt", ".csv", ".tsv", ".jsonl", ".parquet"]

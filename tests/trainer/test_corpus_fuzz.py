@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.hostile import damaged, distorted
-from tests.trainer.runs import write_corpus
-from trainer.corpus import MANIFEST, Corpus, CorpusError
+from tests.support.hostile import damaged, distorted
+from tests.support.runs import write_corpus
+from trainer.corpus.corpus import MANIFEST, Corpus, CorpusError
 
 FUZZ = settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))
 

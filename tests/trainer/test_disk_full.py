@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from model import checkpoint
-from model.checkpoint import CheckpointError
-from tests.small_disk import full, small_disk
-from tests.trainer.runs import STEP_BYTES, ignore, logged, options, write_corpus
+from model.checkpoints import checkpoint, volumes
+from model.checkpoints.checkpoint import CheckpointError
+from tests.support.runs import STEP_BYTES, ignore, logged, options, write_corpus
+from tests.support.small_disk import full, small_disk
 from tests.trainer.test_metrics import start
-from trainer.publish import publish_run
-from trainer.train import Run
+from trainer.publishing.publish import publish_run
+from trainer.run.train import Run
 
 
 def test_a_run_goes_on_where_nothing_can_be_published(tmp_path: Path) -> None:
@@ -31,5 +31,5 @@ def test_a_run_goes_on_where_nothing_can_be_published(tmp_path: Path) -> None:
                 publish_run(tmp_path / "run", volume)
         assert Run.resume(tmp_path / "run", ignore).progress.step == 8
         published = publish_run(tmp_path / "run", volume)
-        assert checkpoint.read(checkpoint.latest(volume)).manifest.step == 8
-        assert published == checkpoint.latest(volume)
+        assert checkpoint.read(volumes.latest(volume)).manifest.step == 8
+        assert published == volumes.latest(volume)

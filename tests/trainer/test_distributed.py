@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.trainer.runs import (
+from tests.support.runs import (
     STEP_BYTES,
     WINDOW,
     assert_identical,
@@ -20,12 +20,12 @@ from tests.trainer.runs import (
     torchrun,
     write_labelled_corpus,
 )
-from trainer.corpus import Corpus
-from trainer.distributed import Gradients, World
-from trainer.lanes import Lanes
-from trainer.options import TrainingError
-from trainer.snapshot import TENSORS, read_progress
-from trainer.train import Run
+from trainer.corpus.corpus import Corpus
+from trainer.run.distributed import Gradients, World
+from trainer.run.lanes import Lanes
+from trainer.run.options import TrainingError
+from trainer.run.snapshot import TENSORS, read_progress
+from trainer.run.train import Run
 
 LANES = 4
 STEPS = 50

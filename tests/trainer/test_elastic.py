@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import wait_until
-from tests.trainer.runs import LANES, WINDOW, arguments, ignore, logged, options, torchrun, write_corpus
-from trainer.options import Options
-from trainer.snapshot import TENSORS, snapshots, step_of
-from trainer.train import Run
+from tests.support.runs import LANES, WINDOW, arguments, ignore, logged, options, torchrun, write_corpus
+from trainer.run.options import Options
+from trainer.run.snapshot import TENSORS, snapshots, step_of
+from trainer.run.train import Run
 
 STEPS = 400
 

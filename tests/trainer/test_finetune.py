@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from model import checkpoint
-from model.folded import FoldedModel
-from model.heads import Calibration, accuracy
-from model.language_model import Architecture, LanguageModel
-from model.manifest import Manifest
-from model.reading import read_features
-from model.text import prepare
-from trainer import finetune
-from trainer.finetune import Finetuning, Options, Task, digest
-from trainer.labelled import Labelled
-from trainer.options import TrainingError
-from trainer.tuned import check_size, publish_tuned
+from engine.folded import FoldedModel
+from engine.reading import read_features
+from model.checkpoints import checkpoint, volumes
+from model.checkpoints.manifest import Manifest
+from model.heads.classifier import accuracy
+from model.heads.unit import Calibration
+from model.network.language_model import Architecture, LanguageModel
+from model.texts.labelled import Labelled
+from model.texts.preparation import prepare
+from trainer.finetuning import finetune
+from trainer.finetuning.finetune import Finetuning, Options, Task, digest
+from trainer.finetuning.tuned import check_size, publish_tuned
+from trainer.run.options import TrainingError
 
 UNITS, UNIT = 24, 7
 WORDS = {"0": ["dull", "slow", "bad"], "1": ["fine", "fast", "good"], "2": ["red", "blue", "green"]}
@@ -41,7 +42,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.reset(torch.Generator().manual_seed(0), embedding_std=1.0)
     unit = Calibration(UNIT, polarity=1, center=0.0, scale=1.0)
     manifest = Manifest("base", 3, model.architecture, 100, 8.0, {}, sentiment=unit)
-    return checkpoint.publish(tmp_path_factory.mktemp("start"), model, manifest, torch.float32)
+    return volumes.publish(tmp_path_factory.mktemp("start"), model, manifest, torch.float32)
 
 
 def options(start: Path, train: Labelled, valid: Labelled, **changes: Any) -> Options:
@@ -80,7 +81,7 @@ def test_it_learns_a_task_and_publishes_its_read_out_as_the_head(tmp_path: Path,
     assert head.metrics["valid_accuracy"] > 0.9
     assert (head.pooling, head.labels) == ("cell", list(labels))
     read = checkpoint.read(published)
-    assert checkpoint.latest(tmp_path / "volume") == published
+    assert volumes.latest(tmp_path / "volume") == published
     assert read.manifest.heads == {"task": head}
     features = read_features(FoldedModel(read.model), [prepare(text) for text in test.texts])
     assert accuracy(head, features, [labels.index(label) for label in test.labels]) == head.metrics["test_accuracy"]

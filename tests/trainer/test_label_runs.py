@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from model import cells, checkpoint
-from model.heads import Calibration
-from model.language_model import Architecture, LanguageModel
-from model.manifest import Manifest
-from tests.trainer.runs import (
+from model.checkpoints import checkpoint, volumes
+from model.checkpoints.manifest import Manifest
+from model.heads.unit import Calibration
+from model.network import cells
+from model.network.language_model import Architecture, LanguageModel
+from model.texts.labelled import Labelled, Sentiment
+from tests.support.runs import (
     LANES,
     STEP_BYTES,
     WINDOW,
@@ -23,12 +25,11 @@ from tests.trainer.runs import (
     write_corpus,
     write_labelled_corpus,
 )
-from trainer.corpus import Corpus
-from trainer.labelled import Labelled, Sentiment
-from trainer.lanes import Lanes
-from trainer.options import Options, TrainingError
-from trainer.publish import publish_run
-from trainer.train import Run
+from trainer.corpus.corpus import Corpus
+from trainer.publishing.publish import publish_run
+from trainer.run.lanes import Lanes
+from trainer.run.options import Options, TrainingError
+from trainer.run.train import Run
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_the_unit_is_the_checkpoint_s_unless_named(corpus: Path, tmp_path: Path)
     model.reset(torch.Generator().manual_seed(0), embedding_std=0.5)
     unit = Calibration(11, polarity=1, center=0.0, scale=1.0)
     manifest = Manifest("base", 1, model.architecture, 500, 8.0, {}, sentiment=unit)
-    start = str(checkpoint.publish(tmp_path / "volume", model, manifest))
+    start = str(volumes.publish(tmp_path / "volume", model, manifest))
     for changes, expected in (
         ({"start_from": start, "label_unit": None}, 11),
         ({"start_from": start}, 3),

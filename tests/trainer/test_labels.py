@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from trainer.codes import Codes
-from trainer.corpus import MANIFEST, Corpus, CorpusError, build_corpus
-from trainer.labels import Labelling, Labels, LabelsError
+from trainer.corpus.codes import Codes
+from trainer.corpus.corpus import MANIFEST, Corpus, CorpusError, build_corpus
+from trainer.corpus.labels import Labelling, Labels, LabelsError
 
 ROWS = [
     (f"review {number} says {label or 'nothing'}", label)

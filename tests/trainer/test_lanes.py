@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trainer.runs import write_shards
-from trainer.corpus import Corpus, CorpusError
-from trainer.lanes import Ahead, Cursor, Lanes
+from tests.support.runs import write_shards
+from trainer.corpus.corpus import Corpus, CorpusError
+from trainer.run.lanes import Ahead, Cursor, Lanes
 
 
 def corpus_of(directory: Path, sizes: list[int]) -> Corpus:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from model import checkpoint
+from model.checkpoints import checkpoint, volumes
 from tests.conftest import free_port, wait_until
-from tests.trainer.runs import STEP_BYTES, arguments, environment, ignore, logged, options, write_corpus
-from trainer.options import Options
-from trainer.peak import measured_peak_flops
-from trainer.train import Run
+from tests.support.runs import STEP_BYTES, arguments, environment, ignore, logged, options, write_corpus
+from trainer.run.options import Options
+from trainer.run.peak import measured_peak_flops
+from trainer.run.train import Run
 
 # What dashboards and alerts ask for.
 NAMES = {
@@ -90,7 +90,7 @@ def test_a_run_is_watched_from_outside(corpus: Path, tmp_path: Path) -> None:
     assert found["mfu_ratio"] == pytest.approx(found["bytes_per_second"] * 6 * parameters / 1e9, rel=0.01, abs=1e-4)
     assert found["snapshot_write_seconds_count"] >= 1
     assert found["snapshot_failures_total"] == found["skipped_steps"] == 0
-    published = checkpoint.read(checkpoint.latest(tmp_path / "volume")).manifest
+    published = checkpoint.read(volumes.latest(tmp_path / "volume")).manifest
     assert published.step % 40 == 0
 
     records = [record for record in logged(directory) if "warning" not in record]
@@ -123,7 +123,7 @@ def test_the_end_of_a_run_is_published(corpus: Path, tmp_path: Path) -> None:
     chosen = options(corpus, total_bytes=7 * STEP_BYTES, publish_to=str(volume))
     process = start(tmp_path / "run", chosen)
     assert process.wait(120) == 0, (tmp_path / "output.txt").read_text()
-    published = checkpoint.read(checkpoint.latest(volume))
+    published = checkpoint.read(volumes.latest(volume))
     assert published.manifest.step == 7
     run = Run.resume(tmp_path / "run", ignore)
     for found, expected in zip(published.model.parameters(), run.model.parameters(), strict=True):

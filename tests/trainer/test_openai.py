@@ -15,16 +15,17 @@ import numpy as np
 import pytest
 import torch
 
-from model import checkpoint, heads
-from model.cells import step
-from model.checkpoint import CheckpointError
-from model.folded import FoldedModel
-from model.heads import Calibration
-from model.openai_weights import import_openai
-from model.reading import read_features
-from model.text import prepare
-from trainer.download import FetchError, blob_hash
-from trainer.openai import OPENAI, Release, fetch_openai, read_sentences
+from engine.folded import FoldedModel
+from engine.reading import read_features
+from model.checkpoints import checkpoint, volumes
+from model.checkpoints.checkpoint import CheckpointError
+from model.checkpoints.openai_weights import import_openai
+from model.heads import classifier as heads
+from model.heads.unit import Calibration
+from model.network.cells import step
+from model.texts.preparation import prepare
+from trainer.publishing.download import FetchError, blob_hash
+from trainer.publishing.openai import OPENAI, Release, fetch_openai, read_sentences
 
 UNITS, EMBEDDING_SIZE, UNIT = 24, 8, 17
 BIG = "model/13.npy"  # (24, 256): 24,704 bytes
@@ -177,7 +178,7 @@ def test_from_url_to_a_loadable_checkpoint(tmp_path: Path, release: Release, ser
         backoff_s=0.0,
     )
 
-    assert path == out / "small" / "step-7" == checkpoint.latest(out)
+    assert path == out / "small" / "step-7" == volumes.latest(out)
     found = checkpoint.read(path)
     manifest = found.manifest
     assert (manifest.name, manifest.step, manifest.bytes_seen, manifest.notes) == ("small", 7, 123, "of a test")
@@ -221,7 +222,7 @@ def test_a_second_call_verifies_and_fetches_nothing(tmp_path: Path, release: Rel
     path = fetch(out, release, server.url)
     server.requests.clear()
     (out / "LATEST").unlink()
-    assert fetch(out, release, server.url) == path == checkpoint.latest(out)
+    assert fetch(out, release, server.url) == path == volumes.latest(out)
     assert server.requests == []
     (path / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="is damaged"):
@@ -378,7 +379,7 @@ def test_too_little_space_is_seen_before_the_first_byte(
 ) -> None:
     needed = release.download_bytes + release.download_bytes // 2  # the files, and a checkpoint in bf16
     free = SimpleNamespace(free=needed - 1)
-    monkeypatch.setattr("trainer.openai.shutil.disk_usage", lambda _path: free)
+    monkeypatch.setattr("trainer.publishing.openai.shutil.disk_usage", lambda _path: free)
     with pytest.raises(FetchError, match=r"MB free, .* MB are needed: make room"):
         fetch(tmp_path / "volume", release, server.url)
     assert server.requests == []
@@ -395,7 +396,7 @@ def test_what_is_downloaded_needs_no_room_again(
     have = sum(cache(tmp_path / "volume").values())
     assert have > 0
     free = release.download_bytes - have + release.download_bytes // 2
-    monkeypatch.setattr("trainer.openai.shutil.disk_usage", lambda _path: SimpleNamespace(free=free))
+    monkeypatch.setattr("trainer.publishing.openai.shutil.disk_usage", lambda _path: SimpleNamespace(free=free))
     checkpoint.read(fetch(tmp_path / "volume", release, server.url))
 
 

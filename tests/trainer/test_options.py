@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from model.manifest import MAX_UNITS
-from trainer.options import OPTIONS, Options, TrainingError
+from model.checkpoints.manifest import MAX_UNITS
+from trainer.run.options import OPTIONS, Options, TrainingError
 
 
 @pytest.mark.parametrize(

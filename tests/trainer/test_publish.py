@@ -15,21 +15,22 @@ import numpy as np
 import pytest
 import torch
 
-from model.cells import step
-from model.checkpoint import Checkpoint, CheckpointError, latest, read
-from model.folded import FoldedModel
-from model.heads import accuracy, fit_l1
-from model.language_model import Architecture, LanguageModel
-from model.manifest import Manifest
-from model.objective import Objective
-from model.reading import read_features
-from model.text import prepare
+from engine.folded import FoldedModel
+from engine.reading import read_features
+from model.checkpoints.checkpoint import Checkpoint, CheckpointError, read
+from model.checkpoints.manifest import Manifest
+from model.checkpoints.volumes import latest
+from model.heads.classifier import accuracy, fit_l1
+from model.network.cells import step
+from model.network.language_model import Architecture, LanguageModel
+from model.network.objective import Objective
+from model.texts.labelled import Labelled, LabelledError, Sentiment
+from model.texts.preparation import prepare
 from tests.conftest import wait_until
-from trainer.corpus import MANIFEST, Corpus, build_corpus
-from trainer.labelled import Labelled, LabelledError, Sentiment
-from trainer.options import Options, TrainingError
-from trainer.publish import publish, publish_run
-from trainer.snapshot import Progress, Snapshot, SnapshotError, gathered, snapshots, write
+from trainer.corpus.corpus import MANIFEST, Corpus, build_corpus
+from trainer.publishing.publish import publish, publish_run
+from trainer.run.options import Options, TrainingError
+from trainer.run.snapshot import Progress, Snapshot, SnapshotError, gathered, snapshots, write
 
 UNITS = 24
 GOOD, BAD = ["great", "lovely", "superb"], ["awful", "boring", "broken"]

@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model import checkpoint
+from model.checkpoints import checkpoint, volumes
 from tests.conftest import wait_until
-from tests.trainer.runs import STEP_BYTES, assert_identical, everything, ignore, logged, options, write_corpus
-from trainer import snapshot
-from trainer.options import Options, TrainingError
-from trainer.publish import publish_run
-from trainer.saving import Saver
-from trainer.snapshot import PROGRESS, TENSORS, Progress, Snapshot, SnapshotError, snapshots
-from trainer.train import Run
-from trainer.validation import Validated
+from tests.support.runs import STEP_BYTES, assert_identical, everything, ignore, logged, options, write_corpus
+from trainer.publishing.publish import publish_run
+from trainer.run import snapshot
+from trainer.run.options import Options, TrainingError
+from trainer.run.saving import Saver
+from trainer.run.snapshot import PROGRESS, TENSORS, Progress, Snapshot, SnapshotError, snapshots
+from trainer.run.train import Run
+from trainer.run.validation import Validated
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def test_options_that_are_none_are_refused(tmp_path: Path, content: str) -> None
 
 
 def test_a_run_begins_with_the_weights_of_a_checkpoint(corpus: Path, tmp_path: Path, tiny_volume: Path) -> None:
-    published = checkpoint.read(checkpoint.resolve(tiny_volume)).model
+    published = checkpoint.read(volumes.resolve(tiny_volume)).model
     same = {"units": published.architecture.units, "embedding_size": published.architecture.embedding_size}
     run = Run.create(tmp_path / "run", options(corpus, start_from=str(tiny_volume), **same), ignore)
     for found, expected in zip(run.model.parameters(), published.parameters(), strict=True):
@@ -278,7 +278,7 @@ def test_a_run_begins_with_the_weights_of_a_checkpoint(corpus: Path, tmp_path: P
     run.step()
     run.save()
     assert_identical(Run.resume(tmp_path / "run", ignore), run)
-    before = checkpoint.read_manifest(checkpoint.resolve(tiny_volume)).bytes_seen
+    before = checkpoint.read_manifest(volumes.resolve(tiny_volume)).bytes_seen
     assert before > 0
     where = publish_run(tmp_path / "run", tmp_path / "volume")
     assert checkpoint.read_manifest(where).bytes_seen == before + run.progress.bytes_seen
@@ -303,7 +303,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_former_snapshot(corpus: Path,
     run_with(tmp_path / "run", chosen, (1,))
     # A server that has loaded torch forks the processes: they are real, and start at once.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.train", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(["trainer.run.train", "torch.utils.tensorboard"])
     draw, kept = random.Random(7), 1  # noqa: S311
     for _ in range(10):
         process = context.Process(target=save_for_ever, args=(tmp_path / "run",))

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from model.language_model import LanguageModel
-from model.objective import Objective
-from tests.hostile import damaged, distorted
-from tests.trainer.runs import LANES, ignore, options, write_corpus
-from trainer import snapshot
-from trainer.snapshot import PROGRESS, TENSORS, SnapshotError
-from trainer.train import Run
+from model.network.language_model import LanguageModel
+from model.network.objective import Objective
+from tests.support.hostile import damaged, distorted
+from tests.support.runs import LANES, ignore, options, write_corpus
+from trainer.run import snapshot
+from trainer.run.snapshot import PROGRESS, TENSORS, SnapshotError
+from trainer.run.train import Run
 
 FUZZ = settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from model import cells
-from model.cells import CellName
-from model.sequence import Window
-from tests.trainer.runs import (
+from model.network import cells
+from model.network.cells import CellName
+from model.network.sequence import Window
+from tests.support.runs import (
     LANES,
     ROOT,
     STEP_BYTES,
@@ -28,13 +28,13 @@ from tests.trainer.runs import (
     options,
     write_corpus,
 )
-from trainer import snapshot
-from trainer.corpus import Corpus
-from trainer.lanes import Lanes
-from trainer.options import TrainingError
-from trainer.snapshot import Progress, snapshots
-from trainer.train import Run
-from trainer.validation import Validated
+from trainer.corpus.corpus import Corpus
+from trainer.run import snapshot
+from trainer.run.lanes import Lanes
+from trainer.run.options import TrainingError
+from trainer.run.snapshot import Progress, snapshots
+from trainer.run.train import Run
+from trainer.run.validation import Validated
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from engine.backend import BlockRow, BlockRowResult
+from engine.torch_backend import TorchBackend
 from worker import process
-from worker.backends import BlockRow, BlockRowResult, TorchBackend
 
 _run = TorchBackend.run
 

@@ -14,21 +14,22 @@ import pytest
 import torch
 
 from contract.jobs import DeleteHeadJob, FitJob, Outcome
-from model import checkpoint, head_store
-from model.cross_validation import fit_cv, fit_unit_cv
-from model.folded import FoldedModel
-from model.heads import HeadError
-from model.pooling import Pooling
-from model.reading import read_features
-from model.text import prepare
+from engine import serving
+from engine.engine import Engine
+from engine.execute import Task
+from engine.folded import FoldedModel
+from engine.reading import read_features
+from engine.serving import ServedModel
+from model.checkpoints import checkpoint, head_store, volumes
+from model.heads.checks import HeadError
+from model.heads.cross_validation import fit_cv, fit_unit_cv
+from model.heads.pooling import Pooling
+from model.texts.preparation import prepare
 from tests.conftest import wait_until
-from worker import fit_process, serving
-from worker.engine import Engine
-from worker.execute import Task
+from worker import fit_process
 from worker.fit_process import FitProcess, FitProcessError, FitStopped
 from worker.fitting import Fitter
 from worker.known_heads import KnownHeads
-from worker.serving import ServedModel
 
 TEXTS = [f"{number} " + 6 * letter for number in range(8) for letter in "ab"]
 LABELS = ["a", "b"] * 8
@@ -113,7 +114,7 @@ class Told:
 
 @pytest.fixture(scope="module")
 def served(tiny_volume: Path) -> ServedModel:
-    return serving.load(checkpoint.latest(tiny_volume), "cpu", "float32", 8)
+    return serving.load(volumes.latest(tiny_volume), "cpu", "float32", 8)
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ def test_what_is_fitted_are_the_features_of_the_pooling(
     assert outcome.result["pooling"] == pooling
     found = head_store.read(tmp_path / "heads", "one").head
     assert found.pooling == pooling
-    model = checkpoint.read(checkpoint.latest(tiny_volume)).model
+    model = checkpoint.read(volumes.latest(tiny_volume)).model
     x = read_features(FoldedModel(model, dtype=torch.float32), list(map(prepare, TEXTS)), pooling)
     expected = fit_cv(x, np.array([0, 1] * 8), 2)
     assert found.weights.keys() == expected.weights.keys()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import CheckpointError
-from model.manifest import WEIGHTS
+from model.checkpoints.checkpoint import CheckpointError
+from model.checkpoints.manifest import WEIGHTS
 from tests.conftest import publish_tiny
 from worker.latest import Latest
 

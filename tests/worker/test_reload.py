@@ -11,7 +11,7 @@ import httpx
 import pytest
 import torch
 
-from model import checkpoint
+from model.checkpoints import checkpoint, volumes
 from tests.api.test_generate import events
 from tests.conftest import Stack, publish_tiny, run_stack, wait_until
 
@@ -26,7 +26,7 @@ class Serving:
     @property
     def step(self) -> int:
         """That LATEST names."""
-        return checkpoint.read_manifest(checkpoint.latest(self.volume)).step
+        return checkpoint.read_manifest(volumes.latest(self.volume)).step
 
     def publish(self) -> int:
         """A model unlike those before."""
@@ -121,7 +121,7 @@ def test_going_back_is_a_reload_like_any_other(serving: Serving) -> None:
     new = serving.publish()
     serving.wait_served(new)
     published = checkpoint.read(serving.volume / "tiny" / f"step-{step}")
-    checkpoint.publish(serving.volume, published.model, published.manifest, torch.float32, rollback=True)
+    volumes.publish(serving.volume, published.model, published.manifest, torch.float32, rollback=True)
     serving.wait_served(step)
 
 

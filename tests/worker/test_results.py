@@ -8,7 +8,7 @@ import pytest
 import redis
 import redis.asyncio
 
-from api.publisher import Publisher
+from api.redis.publisher import Publisher
 from api.settings import ApiSettings
 from contract import wire
 from contract.jobs import ClassifyJob, ErrorCode, Outcome

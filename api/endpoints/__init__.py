@@ -1,0 +1,1 @@
+"""The endpoints, and how a request that makes a job is answered."""

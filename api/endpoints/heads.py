@@ -1,0 +1,120 @@
+"""Heads for users: fit one on labelled texts, look at those there are, delete one."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import Response
+
+from api import schemas
+from api.endpoints.call import RESPONSES, Call, IdempotencyKey, Prefer
+from api.endpoints.inference import check_sizes
+from api.endpoints.routes import JobRoute
+from api.problems import OPENAPI, Problem, too_large
+from api.redis.queue import JobQueue
+from api.settings import ApiSettings
+from contract.jobs import DeleteHeadJob, ErrorCode, FitJob, HeadInfo
+
+router = APIRouter(prefix="/heads", tags=["heads"])
+
+HeadName = Annotated[str, Path(pattern=schemas.HEAD_NAME)]
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    404: OPENAPI | {"description": "No such head was fitted"},
+    422: OPENAPI | {"description": "Not valid"},
+    503: OPENAPI | {"description": "Redis does not answer, or the worker cannot keep heads"},
+}
+_FIT_RESPONSES = RESPONSES | {
+    409: OPENAPI | {"description": "The job was cancelled, or there is a head of that name"},
+    422: OPENAPI | {"description": "Not valid, no unit tells the labels apart, or a reused `Idempotency-Key`"},
+    503: _RESPONSES[503],
+}
+_DELETE_RESPONSES = _RESPONSES | {
+    202: RESPONSES[202],
+    409: OPENAPI | {"description": "The job was cancelled"},
+    429: RESPONSES[429],
+    500: RESPONSES[500],
+    504: RESPONSES[504],
+}
+
+
+async def fit(
+    body: schemas.FitRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Fit a classifier of your own on labelled texts, for `POST /classify` with its name as `head`.
+
+    It belongs to the checkpoint that is served now. All units with an L1 penalty, whose strength is chosen by
+    cross-validation; `unit_only` takes a single one. Larger sets take minutes: ask with `Prefer: respond-async`.
+    """
+    settings: ApiSettings = request.app.state.settings
+    if len(body.examples) > settings.api_max_examples:
+        limit = settings.api_max_examples
+        raise too_large("examples in the request", len(body.examples), limit, "NEURON_API_MAX_EXAMPLES")
+    texts = [example.text for example in body.examples]
+    size = check_sizes(texts, settings)
+    call = Call(request, body, prefer, idempotency_key)
+    job = FitJob(
+        **call.base() | {"priority": "bulk"},
+        name=body.name,
+        texts=texts,
+        labels=[example.label for example in body.examples],
+        unit_only=body.unit_only,
+        pooling=body.features,
+    )
+    call.before_admission = lambda: _check_free(call.queue, body.name)
+    # In the queue it counts with its bytes and as one text, for its texts wait behind all others'.
+    return await call.answer(job, 1, size)
+
+
+# What a body without faults needs: see JobRoute.
+router.add_api_route(
+    "",
+    fit,
+    methods=["POST"],
+    response_model=schemas.FitResponse,
+    responses=_FIT_RESPONSES,
+    route_class_override=JobRoute,
+)
+
+
+@router.get("", response_model=schemas.HeadsResponse, responses={503: RESPONSES[503]})
+async def list_heads(request: Request) -> dict[str, Any]:
+    """The heads that were fitted here. Those that come with the model are in `GET /models`."""
+    queue: JobQueue = request.app.state.queue
+    served = await _served(queue)
+    return {"heads": [_shown(info, served) for info in (await queue.heads()).values()]}
+
+
+@router.get("/{name}", response_model=schemas.FittedHead, responses=_RESPONSES)
+async def show(name: HeadName, request: Request) -> dict[str, Any]:
+    """How good a head is, what it was fitted on, and whether it is of the model that is served."""
+    queue: JobQueue = request.app.state.queue
+    info = await queue.head(name)
+    if info is None:
+        detail = f"no head {name!r} was fitted; `GET /heads` lists those there are, `GET /models` those of the models"
+        raise Problem(ErrorCode.UNKNOWN_HEAD, detail)
+    return _shown(info, await _served(queue))
+
+
+@router.delete("/{name}", status_code=204, responses=_DELETE_RESPONSES)
+async def delete(name: HeadName, request: Request) -> Response:
+    """Delete a head for good. Requests that classify with it already may still end well."""
+    call = Call(request, schemas.Body(timeout_s=None), None, None)
+    return await call.answer(DeleteHeadJob(**call.base(), name=name), 1, 0)
+
+
+async def _check_free(queue: JobQueue, name: str) -> None:
+    """So that a clash is told before any work; the worker makes sure. Raises Problem."""
+    if await queue.head(name) is not None:
+        detail = f"there is a head {name!r} already: delete it first, or choose another name"
+        raise Problem(ErrorCode.HEAD_EXISTS, detail)
+    for model in await queue.models():
+        if name in model.heads:
+            detail = f"{model.name} step {model.step} has a head {name!r} of its own: choose another name"
+            raise Problem(ErrorCode.HEAD_EXISTS, detail)
+
+
+async def _served(queue: JobQueue) -> set[tuple[str, int]]:
+    return {(model.name, model.step) for model in await queue.models()}
+
+
+def _shown(info: HeadInfo, served: set[tuple[str, int]]) -> dict[str, Any]:
+    return info.model_dump() | {"usable": (info.checkpoint.name, info.checkpoint.step) in served}

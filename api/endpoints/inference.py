@@ -1,0 +1,108 @@
+"""POSTs that make a job: classify, featurize, trace, generate."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from api import schemas
+from api.endpoints.call import RESPONSES, Call, IdempotencyKey, Prefer
+from api.endpoints.routes import JobRoute
+from api.http import answers
+from api.problems import too_large
+from api.settings import ApiSettings
+from contract.jobs import ClassifyJob, FeaturizeJob, GenerateJob, TraceJob
+
+router = APIRouter(tags=["inference"], route_class=JobRoute)
+
+
+@router.post("/classify", response_model=schemas.ClassifyResponse, responses=RESPONSES)
+async def classify(
+    body: schemas.ClassifyRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Label texts by a classifier on the model's features."""
+    texts = body.all_texts()
+    size = _check_texts(texts, _settings(request))
+    call = Call(request, body, prefer, idempotency_key)
+    job = ClassifyJob(**call.base(), texts=texts, head=body.head)
+    return await call.answer(job, len(texts), size)
+
+
+@router.post(
+    "/featurize",
+    response_model=schemas.FeaturizeResponse,
+    responses=RESPONSES | {200: {"content": {answers.NPY: {}}, "description": "JSON, or a matrix by `Accept`"}},
+)
+async def featurize(
+    body: schemas.FeaturizeRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """The model's feature vector of every text: its final cell. `Accept: application/x-npy` gives a NumPy file."""
+    texts = body.all_texts()
+    size = _check_texts(texts, _settings(request))
+    call = Call(request, body, prefer, idempotency_key)
+    job = FeaturizeJob(**call.base(), texts=texts, pooling=body.pooling)
+    encoding = "npy" if answers.wants_npy(request.headers.get("accept", "")) else body.encoding
+    return await call.answer(job, len(texts), size, encoding)
+
+
+@router.post("/trace", response_model=schemas.TraceResponse, responses=RESPONSES)
+async def trace(
+    body: schemas.TraceRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """The value of units after every byte, with the characters that the byte belongs to."""
+    size, limit = len(body.text.encode()), _settings(request).api_max_trace_bytes
+    if size > limit:
+        raise too_large("bytes of the text to trace", size, limit, "NEURON_API_MAX_TRACE_BYTES")
+    call = Call(request, body, prefer, idempotency_key)
+    job = TraceJob(**call.base(), text=body.text, units=body.units)
+    return await call.answer(job, 1, size)
+
+
+@router.post(
+    "/generate",
+    response_model=schemas.GenerateResponse,
+    responses=RESPONSES | {200: {"content": {"text/event-stream": {}}, "description": "JSON, or events if `stream`"}},
+)
+async def generate(
+    body: schemas.GenerateRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Continue a prompt, with the sentiment unit held where `sentiment` asks for it."""
+    settings = _settings(request)
+    size = len(body.prompt.encode())
+    for what, actual, limit, setting in (
+        ("bytes of the prompt", size, settings.api_max_text_bytes, "NEURON_API_MAX_TEXT_BYTES"),
+        ("bytes to generate", body.length, settings.api_max_length, "NEURON_API_MAX_LENGTH"),
+        ("samples", body.samples, settings.api_max_samples, "NEURON_API_MAX_SAMPLES"),
+    ):
+        if actual > limit:
+            raise too_large(what, actual, limit, setting)
+    call = Call(request, body, prefer, idempotency_key)
+    base = call.base()
+    if body.stream:
+        base |= {"mailbox": None, "events": True}
+    job = GenerateJob(**base, **body.job_fields())
+    times = 2 if body.rank_by == "sentiment" else 1  # what was written is read
+    cost = body.samples, body.samples * (size + body.length) * times
+    if body.stream and not call.respond_async:
+        return await call.stream(job, *cost)
+    return await call.answer(job, *cost)
+
+
+def _settings(request: Request) -> ApiSettings:
+    settings: ApiSettings = request.app.state.settings
+    return settings
+
+
+def _check_texts(texts: list[str], settings: ApiSettings) -> int:
+    """The bytes of all texts. Raises Problem where a limit is passed."""
+    if len(texts) > settings.api_max_texts:
+        raise too_large("texts in the request", len(texts), settings.api_max_texts, "NEURON_API_MAX_TEXTS")
+    return check_sizes(texts, settings)
+
+
+def check_sizes(texts: list[str], settings: ApiSettings) -> int:
+    """The bytes of all texts. Raises Problem where one has too many."""
+    sizes = [len(text.encode()) for text in texts]
+    for number, size in enumerate(sizes):
+        if size > settings.api_max_text_bytes:
+            what = f"bytes of text {number}"
+            raise too_large(what, size, settings.api_max_text_bytes, "NEURON_API_MAX_TEXT_BYTES")
+    return sum(sizes)

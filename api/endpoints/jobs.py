@@ -1,0 +1,77 @@
+"""Jobs by their id: status and result, cancellation, and the stream of their events."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Request
+from fastapi.responses import JSONResponse, Response
+
+from api import schemas
+from api.endpoints.events import follow
+from api.http import answers
+from api.keys import Key
+from api.problems import OPENAPI, Problem, expired
+from api.redis.queue import JobQueue, Record
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
+# Redis holds such an id in two numbers of 64 bits.
+LastEventId = Annotated[str, Header(pattern=r"^[0-9]{1,19}(-[0-9]{1,19})?$", description="Go on after this event.")]
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    404: OPENAPI | {"description": "No such job"},
+    410: OPENAPI | {"description": "Its result has expired"},
+    422: OPENAPI | {"description": "Not valid"},
+    503: OPENAPI | {"description": "Redis does not answer"},
+}
+
+
+@router.get("/{job_id}", response_model=schemas.JobResponse, responses=_RESPONSES)
+async def show(job_id: JobId, request: Request) -> Response:
+    """How far a job is, and its result. `Accept: application/x-npy` gives features alone, as a NumPy file."""
+    queue, record = await _find(request, job_id)
+    state: dict[str, Any] = {"id": job_id, "kind": record.kind, "state": record.state, "created": record.created}
+    outcome = await queue.outcome(job_id, record)
+    if outcome is None:
+        if record.ended:
+            raise expired(job_id, record.state)
+        return JSONResponse(state)
+    state["state"] = outcome.state
+    try:
+        if record.kind == "featurize" and answers.wants_npy(request.headers.get("accept", "")):
+            return answers.respond(outcome, record.kind, "npy")
+        state["result"] = answers.body(outcome, record.kind, record.encoding)
+    except Problem as problem:
+        if outcome.state == "failed":
+            state["error"] = problem.document
+    return JSONResponse(state)
+
+
+@router.delete("/{job_id}", status_code=202, response_model=schemas.JobResponse, responses=_RESPONSES)
+async def cancel(job_id: JobId, request: Request) -> Response:
+    """Cancel a job. One that has ended stays as it is."""
+    queue, record = await _find(request, job_id)
+    if not record.ended:
+        await queue.cancel(job_id, "request")
+    content = {"id": job_id, "kind": record.kind, "state": record.state, "created": record.created}
+    return JSONResponse(content, 202)
+
+
+@router.get("/{job_id}/events", responses=_RESPONSES | {200: {"content": {"text/event-stream": {}}}})
+async def events(
+    job_id: JobId,
+    request: Request,
+    last_event_id: LastEventId = "0",
+) -> Response:
+    """The job's events as a stream: `token` while it generates, then `done`, `failed` or `cancelled`."""
+    queue, record = await _find(request, job_id)
+    return await follow(queue, job_id, record, last_event_id)
+
+
+async def _find(request: Request, job_id: str) -> tuple[JobQueue, Record]:
+    queue: JobQueue = request.app.state.queue
+    key: Key | None = getattr(request.state, "key", None)
+    # To another key the job is not there: that it is would tell already.
+    record = await queue.record(job_id) if key is None or key.may_see(job_id) else None
+    if record is None:
+        raise Problem("unknown-job", f"there is no job {job_id}: it never was, or ended more than a day ago")
+    return queue, record

@@ -1,0 +1,1 @@
+"""HTTP around every endpoint: connections, middleware, bodies, the OpenAPI document."""

@@ -1,0 +1,1 @@
+"""The side of Redis that the gateway needs: admission, jobs, their ends and their streams."""

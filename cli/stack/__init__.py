@@ -1,0 +1,1 @@
+"""The processes of `neuron up` as children: started, watched and stopped in order."""

@@ -1,0 +1,88 @@
+"""What advances rows on a device: the interface `Backend`, and the block of rows that it is handed.
+
+A backend owns the state of every row in numbered slots. The engine hands it a block: some rows, each to advance a
+number of steps. Rows stand longest first, so at every step the rows that still run are a prefix and the finished
+ones cost nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.rows import Sampling
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """One row's part of a block. Its first `len(text)` steps read `text`, the others read what it sampled last."""
+
+    slot: int
+    steps: int
+    text: NDArray[np.uint8]  # (at most steps,)
+    samples_from: int  # the outputs of the steps from this one on are sampled; `steps` for none
+    first_draw: int  # number of the first draw among them
+    sampling: Sampling
+    clamps: dict[int, float]
+    traced: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BlockRowResult:
+    """What the steps that were made gave: those that were asked for, or fewer if the block was interrupted."""
+
+    steps: int
+    sampled: NDArray[np.uint8]  # (steps - samples_from,)
+    log_probability: NDArray[np.float32]  # the same shape, nats
+    trace: NDArray[np.float32]  # (steps, traced units)
+
+
+@dataclass(frozen=True)
+class RowState:
+    """A copy of what a row carries from byte to byte, (units,) each, where the device has it."""
+
+    cell: torch.Tensor
+    hidden: torch.Tensor
+    hidden_sum: torch.Tensor | None  # over the bytes read, float64; of slots that keep it
+
+    @property
+    def nbytes(self) -> int:
+        return self.cell.nbytes + self.hidden.nbytes + (0 if self.hidden_sum is None else self.hidden_sum.nbytes)
+
+
+class Backend(Protocol):
+    """One model on one device. Used by the engine's thread alone."""
+
+    @property
+    def units(self) -> int: ...
+
+    def open(self, sums: bool = False) -> int:
+        """A slot with zero state. sums: whether it also keeps the sum of the row's hidden vectors."""
+
+    def close(self, slot: int) -> None:
+        """The slot's row has ended."""
+
+    def cell(self, slot: int) -> NDArray[np.float32]:
+        """The cell of a row, (units,)."""
+
+    def hidden_sum(self, slot: int) -> NDArray[np.float64]:
+        """The sum of a row's hidden vectors after every byte, (units,), of a slot that keeps it."""
+
+    def state(self, slot: int) -> RowState: ...
+
+    def restore(self, slot: int, state: RowState) -> None:
+        """Put a row where `state` was taken, from a slot that keeps a sum if this one does; a slot's clamps and draws
+        are the block's affair."""
+
+    def step_seconds(self, rows: int) -> float:
+        """About how long a step of so many rows takes; never less than one of fewer rows."""
+
+    def run(self, block: list[BlockRow], interrupted: Callable[[], bool] = ...) -> list[BlockRowResult]:
+        """Advance every row of `block`, which stands in order of `steps`, most first. If it raises, none has moved.
+
+        Ends after the step in which `interrupted` turns true, if the device can be asked so often. It is asked at least
+        once a second, for whoever is asked knows that the block moves.
+        """

@@ -1,0 +1,113 @@
+"""Steps of a block that a CUDA graph can replay: `Block` holds all they depend on, `PlainStep` makes one in torch.
+
+A graph is a fixed list of kernels over fixed memory. So what differs from row to row and from block to block (which
+byte comes next, whether the row has ended, whether it samples) stands in tensors, and no step asks the host anything.
+A row that has ended stands still: it is computed like the others, and what it gives is dropped.
+
+kernels.py makes the same steps with less memory traffic.
+"""
+
+import torch
+from torch import Tensor
+
+from engine.folded import FoldedModel
+from engine.sampling import Choice, sample
+
+# Lines of `Block.plan`; the last two hold the bits of float64.
+STEP, SLOT, STEPS, READS, SUMS, SAMPLES_FROM, FIRST_DRAW, SEED, TOP_K, TEMPERATURE, TOP_P = range(11)
+PLAN_LINES = 11
+
+
+class Block:
+    """The memory of a block of up to `rows` rows and `steps` steps. A block of fewer uses the first of each."""
+
+    def __init__(self, model: FoldedModel, rows: int, steps: int) -> None:
+        device = model.device
+        # (PLAN_LINES, rows): of every row its slot, its steps, how many of them read text, whether (1) it adds up its
+        # hidden vectors, the first step whose output is sampled, the number of that draw, and its seed and limits. Line
+        # STEP holds one number, in its first place: the steps made so far.
+        self.plan = torch.zeros(PLAN_LINES, rows, dtype=torch.int64, device=device)
+        self.text = torch.zeros(steps, rows, dtype=torch.uint8, device=device)
+        self.cell, self.hidden = model.zero_state(rows)
+        self.hidden_sum = model.zero_sum(rows)
+        self.last = torch.zeros(rows, dtype=torch.int64, device=device)  # byte sampled last
+        self.held = torch.full((rows, model.units), torch.nan, device=device)  # clamps; NaN leaves a unit free
+        self.sampled = torch.zeros(steps, rows, dtype=torch.uint8, device=device)
+        self.log_probability = torch.zeros(steps, rows, device=device)
+        self.made = self.plan[STEP, :1]
+
+
+class Trace:
+    """Units to record at every step. units: places in the flat cells of the block; values: (steps, units)."""
+
+    def __init__(self, units: int, steps: int, device: torch.device) -> None:
+        self.units = torch.zeros(units, dtype=torch.int64, device=device)
+        self.values = torch.zeros(steps, units, device=device)
+
+
+class PlainStep:
+    """Step number `block.made + offset` of the first `rows` rows, in place."""
+
+    def __init__(self, model: FoldedModel) -> None:
+        self.weights = model.weights
+        self.cell_name = model.architecture.cell
+
+    def advance(self, block: Block, rows: int, offset: int) -> None:
+        """Read a byte: cell and hidden of the rows that run, and the sum of those that keep one."""
+        at = block.made + offset  # (1,)
+        byte = torch.where(
+            at < block.plan[READS, :rows], block.text.index_select(0, at)[0, :rows].long(), block.last[:rows]
+        )
+        cell, hidden, held = block.cell[:rows], block.hidden[:rows], block.held[:rows]
+        running = (at < block.plan[STEPS, :rows])[:, None]
+        # The operations are those of FoldedModel.step, in its order.
+        if self.cell_name == "gru":
+            new = self._gru(byte, cell, hidden)
+            new = torch.where(held.isnan(), new, held)
+            out = new
+        else:
+            i, f, o, u = self._gates(byte, hidden).chunk(4, dim=1)
+            new = torch.addcmul(i, f, cell).addcmul_(i, u, value=-2)
+            new = torch.where(held.isnan(), new, held)
+            out = torch.addcmul(o, o, torch.sigmoid(new * -2), value=-2)
+        cell.copy_(torch.where(running, new, cell))
+        hidden.copy_(torch.where(running, out.to(hidden.dtype), hidden))
+        summing = running & (block.plan[SUMS, :rows] != 0)[:, None]
+        block.hidden_sum[:rows].add_(torch.where(summing, hidden, 0))
+
+    def record(self, block: Block, trace: Trace, offset: int) -> None:
+        """Write the traced units of all rows."""
+        values = block.cell.view(-1).index_select(0, trace.units)
+        trace.values.index_copy_(0, block.made + offset, values[None])
+
+    def draw(self, block: Block, rows: int, offset: int) -> None:
+        """Sample the rows whose turn it is."""
+        at = block.made + offset
+        plan = block.plan[:, :rows]
+        choice = Choice(
+            plan[SEED],
+            plan[FIRST_DRAW] + at - plan[SAMPLES_FROM],
+            plan[TEMPERATURE].view(torch.float64).float(),
+            plan[TOP_K],
+            plan[TOP_P].view(torch.float64).float(),
+        )
+        logits = self.weights.output(block.hidden[:rows]).float().add_(self.weights.output_b)
+        byte, log_probability = sample(logits, choice)
+        chosen = (at >= plan[SAMPLES_FROM]) & (at < plan[STEPS])
+        block.last[:rows] = torch.where(chosen, byte, block.last[:rows])
+        block.sampled[:, :rows].index_copy_(0, at, byte.to(torch.uint8)[None])
+        block.log_probability[:, :rows].index_copy_(0, at, log_probability[None])
+
+    def _gates(self, byte: Tensor, hidden: Tensor) -> Tensor:
+        weights = self.weights
+        if weights.multiplier is not None and weights.multiplier_table is not None:
+            hidden = weights.multiplier.times(hidden, weights.multiplier_table.index_select(0, byte))
+        return weights.input_table.index_select(0, byte).add_(weights.recurrent(hidden)).sigmoid_()
+
+    def _gru(self, byte: Tensor, cell: Tensor, hidden: Tensor) -> Tensor:
+        units = cell.shape[1]
+        x = self.weights.input_table.index_select(0, byte)  # (rows, 3 * units)
+        product = self.weights.recurrent(hidden)  # (rows, 3 * units)
+        r, z = (x[:, : 2 * units] + product[:, : 2 * units]).sigmoid_().chunk(2, dim=1)
+        update = torch.addcmul(x[:, 2 * units :], r, product[:, 2 * units :].float()).sigmoid_().mul_(-2).add_(1)
+        return torch.lerp(update, cell, z)

@@ -1,0 +1,186 @@
+"""A job to its result: its plan (plans.py) on the engine, and how it ends.
+
+`run` does whole jobs, one or many side by side. It needs neither Celery nor Redis: the command line uses it
+in-process, the worker from its queue.
+"""
+
+import itertools
+import logging
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from contract.jobs import AnyJob, ErrorCode, JobError, Outcome
+from engine.engine import Engine
+from engine.plans import FindHead, JobFailed, Plan, no_head, plan
+from engine.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled, RowResult
+from engine.serving import ServedModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Task:
+    """A job that is to run, and the flag that cancels it. Times are by time.monotonic()."""
+
+    job: AnyJob
+    cancelled: threading.Event
+    deadline: float = math.inf
+    again: bool = False  # an earlier delivery began it
+    admitted_at: float | None = None  # when the engine had a place for the first of its rows, if it ever had
+    ended_at: float | None = None  # when the last of them ended
+
+
+Ending = Callable[[], Outcome]  # what ended a job becomes its outcome when this is called
+
+
+def start(
+    task: Task,
+    served: ServedModel,
+    engine: Engine,
+    on_text: Callable[[int, str], None],
+    on_end: Callable[[Ending], None],
+    find_head: FindHead,
+) -> None:
+    """Put a job on the engine. on_text hears (index of the sample, whole characters), on_end, once, that it has ended.
+
+    Both come on the engine's thread, or from here where the job cannot begin: they must not block. What takes time is
+    left to whoever calls the ending.
+    """
+    try:
+        plan_ = plan(task.job, served, find_head, task.deadline)
+        _submit(plan_, task, served, engine, on_text if plan_.stream else None, on_end)
+    except Exception as error:  # noqa: BLE001 - one job's fault must not reach its neighbours
+        _end_with(error, task.job, on_end)
+
+
+def _submit(
+    plan_: Plan,
+    task: Task,
+    served: ServedModel,
+    engine: Engine,
+    on_text: Callable[[int, str], None] | None,
+    on_end: Callable[[Ending], None],
+) -> None:
+    rows = engine.submit(served.backend, plan_.requests, task.cancelled, on_text)
+    ended = itertools.count(1)  # counts without a lock; rows may end on the engine's thread while this one is here
+
+    def row_ended(row: "Future[RowResult]") -> None:
+        if row.exception() is not None:
+            task.cancelled.set()  # one row has failed, so the job's others need not go on
+        if next(ended) < len(rows):
+            return
+        if task.admitted_at is None:
+            task.admitted_at = min((row.admitted_at for row in rows if row.admitted_at is not None), default=None)
+        if plan_.then is None or any(row.done.exception() for row in rows):
+            task.ended_at = time.monotonic()
+            on_end(lambda: _outcome(task.job, plan_, rows))
+            return
+        try:
+            _submit(plan_.then([row.done.result() for row in rows]), task, served, engine, None, on_end)
+        except Exception as error:  # noqa: BLE001 - as above
+            _end_with(error, task.job, on_end)
+
+    for row in rows:
+        row.done.add_done_callback(row_ended)
+
+
+def _end_with(error: Exception, job: AnyJob, on_end: Callable[[Ending], None]) -> None:
+    outcome = failure(error, job)
+    on_end(lambda: outcome)
+
+
+OnText = Callable[[AnyJob, int, str], None]  # (job, index of the sample, whole characters)
+OnOutcome = Callable[[AnyJob, Outcome], None]
+
+
+def run(
+    tasks: Sequence[Task],
+    served: ServedModel,
+    engine: Engine,
+    on_text: OnText,
+    on_outcome: OnOutcome,
+    find_head: FindHead = no_head,
+) -> None:
+    """Do jobs side by side. Both callbacks come on this thread; every job gets one outcome, as soon as it has ended."""
+    # A queue, for the engine's thread must never wait for what the callbacks do.
+    heard: queue.SimpleQueue[tuple[AnyJob, Ending | tuple[int, str]]] = queue.SimpleQueue()
+
+    def begin(task: Task) -> None:
+        job = task.job
+        start(
+            task,
+            served,
+            engine,
+            lambda index, text: heard.put((job, (index, text))),
+            lambda ending: heard.put((job, ending)),
+            find_head,
+        )
+
+    for task in tasks:
+        begin(task)
+    left = len(tasks)
+    while left:
+        job, what = heard.get()
+        if isinstance(what, tuple):
+            on_text(job, *what)
+        else:
+            on_outcome(job, what())
+            left -= 1
+
+
+def execute(
+    job: AnyJob,
+    served: ServedModel,
+    engine: Engine,
+    on_text: Callable[[int, str], None] = lambda *_: None,
+    find_head: FindHead = no_head,
+) -> dict[str, Any]:
+    """One job's result as JSON. Raises JobFailed."""
+    outcomes: list[Outcome] = []
+    task = Task(job, threading.Event())
+    run(
+        [task],
+        served,
+        engine,
+        lambda _, index, text: on_text(index, text),
+        lambda _, outcome: outcomes.append(outcome),
+        find_head,
+    )
+    (outcome,) = outcomes
+    if outcome.error is not None:
+        raise JobFailed(outcome.error.code, outcome.error.detail)
+    return outcome.result or {}
+
+
+def _outcome(job: AnyJob, plan_: Plan, rows: list[Row]) -> Outcome:
+    # The first cause counts: once a row has failed, its neighbours are cancelled.
+    errors = [error for row in rows if (error := row.done.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, RowCancelled)):
+        return failure(error, job)
+    try:
+        return Outcome(state="done", result=plan_.shape([row.done.result() for row in rows]))
+    except Exception as error:  # noqa: BLE001 - as above
+        return failure(error, job)
+
+
+def failure(error: BaseException, job: AnyJob) -> Outcome:
+    """How a job ends that ran into `error`."""
+    match error:
+        case RowCancelled():
+            return Outcome(state="cancelled")
+        case JobFailed():
+            return Outcome(state="failed", error=error.error)
+        case DeadlineExceeded():
+            return Outcome.late(job.timeout_s)
+        case EngineFailure():
+            return Outcome(state="failed", error=JobError(code=ErrorCode.ENGINE_FAILURE, detail=str(error)))
+        case _:
+            log.error("a job failed in a way that nobody foresaw", exc_info=error)
+            detail = f"{type(error).__name__}, which was logged"
+            return Outcome(state="failed", error=JobError(code=ErrorCode.ENGINE_FAILURE, detail=detail))

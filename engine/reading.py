@@ -1,0 +1,93 @@
+"""Many texts read at once, off line: `read_features` for their feature vectors, `read_texts` for all that is known.
+
+Rows are sorted by length and the rows that have ended are left out of every further step, so no work is spent on
+padding and a text of any length is read whole.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.folded import FoldedModel
+from model.heads.pooling import Pooling, pool
+from model.network.cells import State
+
+
+def read_features(
+    model: FoldedModel,
+    texts: Sequence[bytes],
+    pooling: Pooling = "cell",
+    rows: int = 128,
+    on_progress: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """The feature vector of each prepared text, (texts, units), in the order of `texts`; zeros for one of no bytes.
+
+    rows: how many texts are read side by side. on_progress is called with the number of texts just finished.
+    """
+    features = np.empty((len(texts), model.units), dtype=np.float32)
+    for chosen, cell, mean in _batches(model, texts, pooling == "mean", rows):
+        features[chosen] = pool(cell, mean, pooling)
+        if on_progress is not None:
+            on_progress(len(chosen))
+    return features
+
+
+def read_texts(
+    model: FoldedModel, texts: Sequence[bytes], rows: int = 128, on_progress: Callable[[int], None] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Final cell and mean of the hidden vector, (texts, units) each: of these `pool` makes every feature vector.
+
+    texts, rows, on_progress: as in `read_features`.
+    """
+    cells = np.empty((len(texts), model.units), dtype=np.float32)
+    means = np.empty_like(cells)
+    for chosen, cell, mean in _batches(model, texts, True, rows):
+        cells[chosen], means[chosen] = cell, mean
+        if on_progress is not None:
+            on_progress(len(chosen))
+    return cells, means
+
+
+def _batches(
+    model: FoldedModel, texts: Sequence[bytes], means: bool, rows: int
+) -> Iterator[tuple[list[int], NDArray[np.float32], NDArray[np.float32] | None]]:
+    """(indexes of texts, their final cells, their means), the longest texts first."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
+    for begin in range(0, len(order), rows):
+        chosen = order[begin : begin + rows]
+        yield chosen, *_read_batch(model, [texts[index] for index in chosen], means)
+
+
+def _read_batch(
+    model: FoldedModel, texts: list[bytes], means: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Final cell, and mean of the hidden vector where that is asked for, (texts, units) each. texts: longest first.
+
+    A column of bytes a step, for the rows that have not ended.
+    """
+    lengths = np.array([len(text) for text in texts])
+    padded = np.zeros((lengths[0], len(texts)), dtype=np.int64)
+    for row, text in enumerate(texts):
+        padded[: len(text), row] = np.frombuffer(text, dtype=np.uint8)
+    columns = torch.from_numpy(padded).to(model.device)
+    active_at = np.searchsorted(-lengths, -np.arange(lengths[0]), side="left")  # rows longer than the step's index
+    final = torch.empty(len(texts), model.units, device=model.device)
+    hidden_sum = model.zero_sum(len(texts)) if means else None
+    state = model.zero_state(len(texts))
+    active = len(texts)
+    for index in range(int(lengths[0])):
+        now = int(active_at[index])
+        if now < active:
+            final[now:active] = state.cell[now:active]
+            state = State(state.cell[:now], state.hidden[:now])
+            active = now
+        state = model.step(columns[index, :active], state)
+        if hidden_sum is not None:
+            hidden_sum[:active].add_(state.hidden)
+    final[:active] = state.cell
+    cell: NDArray[np.float32] = final.cpu().numpy()
+    if hidden_sum is None:
+        return cell, None
+    return cell, (hidden_sum.cpu().numpy() / np.maximum(lengths, 1)[:, None]).astype(np.float32)

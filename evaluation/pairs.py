@@ -1,0 +1,180 @@
+"""Pairs of texts: paraphrase or not, and how related (Radford et al. 2017, tables 3 and 4).
+
+The features of a pair are |u - v| and u * v of the texts' features u and v (Tai et al. 2015, Kiros et al. 2015).
+Paraphrase is L2 logistic regression. Relatedness, as in those papers, predicts a distribution over the whole scores: a
+score of 3.6 is 3 with 0.4 and 4 with 0.6, and what is predicted is the mean of the distribution.
+C is chosen on the validation part or, without one, on folds of the training part.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.features import EvaluationError, Reader
+from evaluation.logistic import choose, recipes
+from evaluation.report import COLOURS, Report, Table, percent, plot
+from evaluation.sets import Sets
+from model.heads.standardization import Standardization
+from model.texts.labelled import Labelled, read_labelled
+
+GRID = tuple(2.0**exponent for exponent in range(-12, 3, 2))
+
+_MOST_SCORES = 21  # whole scores from the lowest to the highest
+_HELD_OUT = 5  # one of so many training pairs, where there is no validation part
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    first: list[str]
+    second: list[str]
+    labels: list[str]
+
+
+def read_pairs(path: Path, first: str, second: str, label: str) -> Pairs:
+    """A CSV with a header and these columns. Raises trainer.labelled.LabelledError."""
+    one, other = read_labelled(path, first, label), read_labelled(path, second, label)
+    return Pairs(one.texts, other.texts, one.labels)
+
+
+def paraphrase(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs, folds: int) -> Report:
+    """Labels are two; the second in order, such as 1, says that a pair is one of paraphrases."""
+    sets = Sets(_one(train), _one(valid) if valid else None, _one(test))
+    if len(sets.labels) != 2:
+        raise EvaluationError(f"paraphrase has two labels, these are {sets.labels}: give --score for scores")
+    splits = sets.splits(folds)
+    x = np.concatenate([_features(reader, part) for part in (train, valid) if part is not None])
+    y, rows = sets.numbers(sets.fitting), len(train.first)
+    candidates = recipes(GRID)
+    reader.watch.begin("choosing C", len(candidates) * len(splits))
+    chosen = choose(x, y, splits, candidates, reader.watch.advance, l1=False)
+    fitted = chosen.recipe.fit_l2(x[:rows], y[:rows])
+    test_x, test_y = _features(reader, test), sets.numbers(sets.test)
+    predicted = fitted.predict(test_x)
+    hits = int(((predicted == 1) & (test_y == 1)).sum())
+    named = int((predicted == 1).sum() + (test_y == 1).sum())
+    values = {
+        "accuracy": float((predicted == test_y).mean()),
+        "f1": 2 * hits / named if named else 0.0,
+        "accuracy_most_frequent": float((test_y == np.bincount(y[:rows]).argmax()).mean()),
+        "C": chosen.recipe.c,
+        "standardized": chosen.recipe.standardized,
+        "valid_accuracy": chosen.accuracy,
+        **sets.described(),
+    }
+    table = Table(
+        f"Paraphrase, {len(test_y):,} test pairs; F1 of label {sets.labels[1]!r}.",
+        ["", "accuracy", "F1"],
+        [
+            ["features |u - v|, u * v", percent(values["accuracy"]), percent(values["f1"])],
+            ["the most frequent label", percent(values["accuracy_most_frequent"]), "-"],
+        ],
+    )
+    figure, axes = plot("C", "accuracy where C is chosen")
+    for colour, standardized in zip(COLOURS, (False, True), strict=False):
+        points = [(recipe.c, score) for recipe, score in chosen.tried if recipe.standardized == standardized]
+        axes.plot(*zip(*points, strict=True), marker="o", color=colour, label="standardized" if standardized else "raw")
+    axes.set_xscale("log", base=2)
+    axes.legend(frameon=False)
+    return Report("pairs", values, [table], {"choice": figure})
+
+
+def relatedness(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs) -> Report:
+    """Labels are scores, such as 1 to 5. r, rho and the mean squared error are of the test part."""
+    train_y, test_y = _scores("train", train), _scores("test", test)
+    lowest, highest = int(np.floor(train_y.min())), int(np.ceil(train_y.max()))
+    if not 2 <= highest - lowest + 1 <= _MOST_SCORES:
+        raise EvaluationError(
+            f"train: scores run from {train_y.min():g} to {train_y.max():g}; they must span 2 to {_MOST_SCORES} whole "
+            "scores: rescale them"
+        )
+    raw = _features(reader, train)
+    standard = Standardization.of(raw)
+    train_x = standard.scaled(raw)
+    fit_rows, judge_x, judge_y = np.arange(len(train_y)), train_x, train_y
+    if valid is not None:
+        judge_x, judge_y = standard.scaled(_features(reader, valid)), _scores("valid", valid)
+    else:
+        mixed = np.random.default_rng(0).permutation(len(train_y))
+        held = mixed[: max(1, len(mixed) // _HELD_OUT)]
+        fit_rows, judge_x, judge_y = np.setdiff1d(mixed, held), train_x[held], train_y[held]
+    reader.watch.begin("choosing C", len(GRID))
+    errors = []
+    for c in GRID:
+        predict = _fit_scores(train_x[fit_rows], train_y[fit_rows], lowest, highest, c)
+        errors.append(float(np.square(predict(judge_x) - judge_y).mean()))
+        reader.watch.advance(1)
+    c = GRID[int(np.argmin(errors))]
+    predicted = _fit_scores(train_x, train_y, lowest, highest, c)(standard.scaled(_features(reader, test)))
+    if np.ptp(predicted) == 0 or np.ptp(test_y) == 0:
+        raise EvaluationError("all test scores, or all that were predicted, are the same: no correlation is defined")
+    values = {
+        "r": _correlation(predicted, test_y),
+        "rho": _correlation(_ranks(predicted), _ranks(test_y)),
+        "mse": float(np.square(predicted - test_y).mean()),
+        "mse_mean_score": float(np.square(train_y.mean() - test_y).mean()),
+        "C": c,
+        "rows": {"train": len(train_y), "valid": len(valid.labels) if valid else 0, "test": len(test_y)},
+    }
+    table = Table(
+        f"Relatedness, {len(test_y):,} test pairs.",
+        ["", "r", "rho", "mean squared error"],
+        [
+            ["features |u - v|, u * v", values["r"], values["rho"], values["mse"]],
+            ["the training part's mean score", "-", "-", values["mse_mean_score"]],
+        ],
+    )
+    figure, axes = plot("score", "predicted score", height=5)
+    axes.scatter(test_y, predicted, s=6, alpha=0.4, color=COLOURS[0], linewidths=0)
+    return Report("pairs", values, [table], {"relatedness": figure})
+
+
+def _fit_scores(x: Floats, y: Floats, lowest: int, highest: int, c: float) -> Any:
+    """A function from features to expected scores. A row counts for the whole scores below and above it, in shares."""
+    from sklearn.linear_model import LogisticRegression
+
+    below = np.clip(np.floor(y), lowest, highest - 1)
+    share = np.clip(y - below, 0.0, 1.0)  # of the score above
+    weights = np.concatenate([1 - share, share])
+    used = weights > 0
+    classes = np.concatenate([below, below + 1]).astype(np.int64)[used]
+    if classes.min() == classes.max():
+        raise EvaluationError(f"train: all scores are {classes[0]}: nothing can be learned from them")
+    rows = np.concatenate([np.arange(len(y)), np.arange(len(y))])[used]
+    fitted = LogisticRegression(C=c, max_iter=1000).fit(x[rows], classes, sample_weight=weights[used])
+    return lambda other: fitted.predict_proba(other) @ fitted.classes_
+
+
+def _features(reader: Reader, pairs: Pairs) -> NDArray[np.float32]:
+    u, v = reader.features(pairs.first), reader.features(pairs.second)
+    return np.concatenate([np.abs(u - v), u * v], axis=1)
+
+
+def _one(pairs: Pairs) -> Labelled:
+    return Labelled(pairs.first, pairs.labels)
+
+
+def _scores(name: str, pairs: Pairs) -> Floats:
+    try:
+        scores = np.array([float(label) for label in pairs.labels])
+    except ValueError as error:
+        raise EvaluationError(f"{name}: scores must be numbers: {error}") from error
+    if not np.isfinite(scores).all():
+        raise EvaluationError(f"{name}: scores must be finite numbers")
+    return scores
+
+
+def _correlation(x: Floats, y: Floats) -> float:
+    """Pearson's."""
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _ranks(x: Floats) -> Floats:
+    """From 1; equal values share the mean of theirs (Spearman's rho is Pearson's of these)."""
+    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return ranks

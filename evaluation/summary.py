@@ -1,0 +1,86 @@
+"""Many reports as one page: a table beside the paper's numbers (Radford et al. 2017, sections 3 and 4), then each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from evaluation.report import Table, percent
+
+_PAPER = {"sst_all": 0.918, "imdb_all": 0.9288, "imdb_unit": 0.9230, "bits_per_byte": 1.12}
+_SETS = {"sst": "SST, binary", "imdb": "IMDB"}
+_POOLINGS = {"": "", "-mean": ", mean over the text"}
+
+# In the order of the page.
+SECTIONS = {
+    "sst": "Stanford Sentiment Treebank, final cell: the paper's protocol.",
+    "sst-mean": "Stanford Sentiment Treebank, mean of the hidden vector over the text.",
+    "imdb": "IMDB, final cell: the paper's protocol.",
+    "imdb-mean": "IMDB, mean of the hidden vector over the text.",
+    "growth": "While it learned: bits per byte, all units and the one unit against bytes read.",
+    "curve": "Few labels, on SST (the paper's figure 2).",
+    "units": "Which units carry sentiment, on SST: the weight of each, the heaviest alone, and all but the heaviest.",
+    "histogram": "The unit's final value by class, on the IMDB training reviews (the paper's figure 3).",
+    "heatmap": "The unit after every character (the paper's figure 4).",
+    "shifts": "How much the unit changes, by position in the text, on IMDB training reviews.",
+    "lengths": "Lengths of the texts that are answered right and wrong, on SST.",
+    "generation": "Text written with the unit held, as it is drawn and the best of several, judged by tf-idf.",
+}
+
+Reports = Mapping[str, Mapping[str, Any]]  # by the name of the folder they are in: what report.json holds
+
+
+def page(reports: Reports, bodies: Mapping[str, str]) -> str:
+    """Markdown. bodies: of each report, what is said of it beside its command."""
+    parts = ["# Results", summarize(reports).markdown()]
+    if behind := _behind(reports):
+        parts.append(
+            f"Below a bag of words and word pairs (tf-idf, the same labels): {'; '.join(behind)}. "
+            "`neuron checkpoint fetch openai` gets the paper's model."
+        )
+    for name, about in SECTIONS.items():
+        if name in reports:
+            parts += [f"## {name}", about, f"```bash\n{reports[name]['command']}\n```", bodies[name]]
+    return "\n\n".join(parts) + "\n"
+
+
+def _behind(reports: Reports) -> list[str]:
+    """The classifiers on all units that a bag of words beats."""
+    names = {f"{key}{suffix}": f"{_SETS[key]}{told}" for key in _SETS for suffix, told in _POOLINGS.items()}
+    known = [(name, reports[key]) for key, name in names.items() if key in reports]
+    return [name for name, report in known if report["accuracy_all"] < report["accuracy_tfidf"]]
+
+
+def summarize(reports: Reports) -> Table:
+    """reports: `sst`, `sst-mean`, `imdb`, `imdb-mean` and `generation`; a row that needs one that is not there is left
+    out."""
+    about = next(iter(reports.values()))
+    rows: list[list[object]] = [
+        ["held-out reviews, bits per byte", about["bits_per_byte"], "", _PAPER["bits_per_byte"]]
+    ]
+    for key, name in _SETS.items():
+        cell, mean = reports.get(key), reports.get(f"{key}-mean")
+        if cell is not None:
+            tfidf = percent(cell["accuracy_tfidf"])
+            rows += [
+                [f"{name}, all units", percent(cell["accuracy_all"]), tfidf, percent(_PAPER[f"{key}_all"])],
+                [
+                    f"{name}, the one unit, fitted threshold",
+                    percent(cell["accuracy_unit"]),
+                    tfidf,
+                    percent(_PAPER.get(f"{key}_unit")),
+                ],
+                [f"{name}, the one unit, no labels", percent(cell["accuracy_unit_no_labels"]), "", "-"],
+            ]
+        if mean is not None:
+            tfidf = percent(mean["accuracy_tfidf"])
+            rows.append([f"{name}, all units, mean over the text", percent(mean["accuracy_all"]), tfidf, "-"])
+    written = reports.get("generation")
+    if written is not None:
+        rows.append(["written on the side asked for, at +1 and -1", percent(written["on_asked_side"]), "", "-"])
+        if written["on_asked_side_ranked"] is not None:
+            told = f"written on it, the best of {written['best_of']} by the head"
+            rows.append([told, percent(written["on_asked_side_ranked"]), "", "-"])
+    caption = (
+        f"{about['checkpoint']}: {about['units']:,} units, {about['bytes_seen']:,} bytes read. "
+        "Final cell, L1, C chosen without the test part, as in the paper, unless a row says otherwise."
+    )
+    return Table(caption, ["", "this model", "tf-idf, same labels", "paper"], rows)

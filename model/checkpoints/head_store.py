@@ -1,0 +1,261 @@
+"""Heads that users fitted: a directory with a file `NAME.json` for each, beside the checkpoints they belong to.
+
+A head's weights mean something on the features of one checkpoint alone, so the file names it, with the SHA-256 of its
+weights. A file appears whole or not at all and is never changed: to replace a head, delete it first. It is read as
+whatever somebody else may have written: with a bounded size, strict JSON, checked field by field; no link is followed.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from model.checkpoints.durable import exclusively, make, replace_file, sweep
+from model.checkpoints.manifest import MAX_UNITS, NAME, SHA256, WEIGHTS, Manifest, parse_head
+from model.checkpoints.untrusted import brief, is_finite, is_text, is_whole, parse_json, read_plain, require
+from model.heads.classifier import Head
+from model.heads.cross_validation import Fitted
+from model.heads.pooling import Pooling
+
+FORMAT_VERSION = 1
+MAX_HEADS = 1000  # every worker looks at them all at every poll, and tells them all
+MAX_LABELS = 100
+MAX_LABEL_CHARACTERS = 100
+
+# 100 labels on all of 16,384 units take some 22 MB, and ten times as much while they are parsed.
+_MAX_FILE_BYTES = 32 * 2**20
+_SUFFIX = ".json"
+_LOCK = ".lock"
+_PATIENCE_S = 60.0  # with another writer, who needs milliseconds
+_MAX_COUNT = 10**15
+
+Fingerprint = tuple[int, int, int, int]  # device, inode, size and time of change of a file
+
+
+class HeadStoreError(Exception):
+    """A head is missing, damaged or cannot be kept; the message names the file and the fault."""
+
+
+class NoSuchHeadError(HeadStoreError):
+    """There is no head of that name."""
+
+
+class HeadExistsError(HeadStoreError):
+    """There is one already, which is never overwritten."""
+
+
+@dataclass(frozen=True)
+class StoredHead:
+    """A head, the checkpoint whose features it takes, and how it was made."""
+
+    name: str
+    checkpoint: str  # its name
+    step: int
+    sha256: str  # of its weights
+    units: int
+    head: Head
+    examples: int
+    unit_only: bool
+    top_units: list[int]  # the heaviest first
+    created: float  # Unix time in seconds
+    made_by: str  # the id of the job; empty: the command line
+
+    def belongs_to(self, manifest: Manifest) -> bool:
+        return self.sha256 == manifest.sha256[WEIGHTS]
+
+    def report(self) -> dict[str, Any]:
+        """What is told of it, without its weights but for those of the top units, (rows of the head,) each."""
+        metrics = self.head.metrics
+        return {
+            "name": self.name,
+            "checkpoint": {"name": self.checkpoint, "step": self.step},
+            "labels": self.head.labels,
+            "examples": self.examples,
+            "unit_only": self.unit_only,
+            "pooling": self.head.pooling,
+            "accuracy": metrics.get("accuracy"),
+            "accuracy_deviation": metrics.get("accuracy_deviation"),
+            "folds": int(metrics.get("folds", 0)),
+            "c": self.head.c,
+            "nonzero_units": len(self.head.weights),
+            "top_units": [{"unit": unit, "weights": self.head.weights[unit]} for unit in self.top_units],
+            "created": self.created,
+        }
+
+
+def stored_head(
+    name: str,
+    manifest: Manifest,
+    fitted: Fitted,
+    labels: list[str],
+    pooling: Pooling,
+    examples: int,
+    created: float,
+    made_by: str,
+) -> StoredHead:
+    """A head fitted on features of the manifest's checkpoint. labels: in the order of the classes."""
+    return StoredHead(
+        name=name,
+        checkpoint=manifest.name,
+        step=manifest.step,
+        sha256=manifest.sha256[WEIGHTS],
+        units=manifest.architecture.units,
+        head=fitted.head(labels, pooling),
+        examples=examples,
+        unit_only=fitted.c is None,
+        top_units=fitted.top_units,
+        created=created,
+        made_by=made_by,
+    )
+
+
+def check_name(name: str) -> None:
+    """Raises HeadStoreError."""
+    if not NAME.fullmatch(name):
+        raise HeadStoreError(f"name {name!r}: use 1 to 64 of a-z, 0-9, '.', '_', '-', first a letter or digit")
+
+
+def names(directory: Path) -> dict[str, Fingerprint]:
+    """The files there are, by the names of their heads; none where there is no directory. Raises HeadStoreError."""
+    found = {}
+    try:
+        _check_directory(directory)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                name = entry.name.removesuffix(_SUFFIX)
+                if entry.name.endswith(_SUFFIX) and NAME.fullmatch(name):
+                    found[name] = _fingerprint(entry.stat(follow_symlinks=False))
+                    if len(found) > MAX_HEADS:
+                        raise HeadStoreError(f"{directory} holds more than {MAX_HEADS} heads: delete some")
+    except FileNotFoundError:
+        return found  # the directory, or a file that was deleted meanwhile: the next look finds the rest
+    except OSError as error:
+        raise HeadStoreError(f"{directory} cannot be read: {error.strerror}") from error
+    return found
+
+
+def fingerprint(directory: Path, name: str) -> Fingerprint:
+    """Of a head's file, without reading it. Raises NoSuchHeadError, HeadStoreError."""
+    check_name(name)
+    path = directory / (name + _SUFFIX)
+    try:
+        return _fingerprint(path.lstat())
+    except FileNotFoundError as error:
+        raise NoSuchHeadError(f"{directory} holds no head {name!r}") from error
+    except OSError as error:
+        raise HeadStoreError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read(directory: Path, name: str) -> StoredHead:
+    """Raises NoSuchHeadError, or HeadStoreError for what is no head of that name."""
+    check_name(name)
+    path = directory / (name + _SUFFIX)
+    try:
+        _check_directory(directory)
+        content = read_plain(path, _MAX_FILE_BYTES)
+    except FileNotFoundError as error:
+        raise NoSuchHeadError(f"{directory} holds no head {name!r}") from error
+    except OSError as error:
+        raise HeadStoreError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return _parse(name, parse_json(content))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise HeadStoreError(f"{path} is not a valid head: {brief(error)}") from error
+
+
+def check_writable(directory: Path) -> None:
+    """Raise HeadStoreError where `create` and `delete` would fail for who we are; to be asked before long work."""
+    _check_directory(directory)
+    place = directory
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise HeadStoreError(f"{directory} cannot be written: heads need a directory of their own that can")
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """No other process creates or deletes a head meanwhile. Raises HeadStoreError."""
+    try:
+        _check_directory(directory)
+        make(directory)
+        with exclusively(directory / _LOCK, _PATIENCE_S):
+            yield
+    except (OSError, TimeoutError) as error:
+        raise HeadStoreError(f"{directory} cannot be written: {error}") from error
+
+
+def create(directory: Path, stored: StoredHead) -> None:
+    """Write the head's file, inside `alone_in`. Raises HeadExistsError, HeadStoreError, OSError (a full disk)."""
+    check_name(stored.name)
+    content = json.dumps(asdict(stored) | {"format_version": FORMAT_VERSION}, allow_nan=False)
+    if len(content) > _MAX_FILE_BYTES:
+        raise HeadStoreError(
+            f"head {stored.name!r} takes {len(content):,} bytes, more than the {_MAX_FILE_BYTES:,} allowed: use fewer "
+            "labels"
+        )
+    _parse(stored.name, parse_json(content.encode()))  # what is written can be read
+    there = names(directory)
+    path = directory / (stored.name + _SUFFIX)
+    if stored.name in there or path.exists():
+        raise HeadExistsError(f"there is a head {stored.name!r} already: delete it first, or choose another name")
+    if len(there) >= MAX_HEADS:
+        raise HeadStoreError(f"{directory} holds {MAX_HEADS} heads, which is the most: delete some")
+    sweep(directory)
+    replace_file(path, content)
+
+
+def delete(directory: Path, name: str) -> None:
+    """Delete the head's file, inside `alone_in`. Raises NoSuchHeadError, OSError."""
+    check_name(name)
+    try:
+        (directory / (name + _SUFFIX)).unlink()
+    except FileNotFoundError as error:
+        raise NoSuchHeadError(f"{directory} holds no head {name!r}") from error
+
+
+def _fingerprint(found: os.stat_result) -> Fingerprint:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _check_directory(directory: Path) -> None:
+    if directory.is_symlink():
+        raise HeadStoreError(f"{directory} is a link to {directory.readlink()}: name the directory itself")
+
+
+def _parse(name: str, raw: Any) -> StoredHead:
+    require(isinstance(raw, dict), "not a JSON object")
+    version = raw.pop("format_version", None)
+    require(
+        is_whole(version) and version == FORMAT_VERSION,
+        f"format version {version!r}, this program reads {FORMAT_VERSION}",
+    )
+    units, head = raw["units"], raw.pop("head")
+    require(is_whole(units) and 1 <= units <= MAX_UNITS, f"units is {units!r}, not 1 to {MAX_UNITS}")
+    require(isinstance(head, dict), "head is no JSON object")
+    stored = StoredHead(head=parse_head(name, units, head), **raw)
+    require(stored.name == name, f"it is a head {stored.name!r}")
+    labels = stored.head.labels
+    require(
+        len(labels) <= MAX_LABELS and all(0 < len(label) <= MAX_LABEL_CHARACTERS for label in labels),
+        f"not 2 to {MAX_LABELS} labels of 1 to {MAX_LABEL_CHARACTERS} characters",
+    )
+    require(isinstance(stored.checkpoint, str) and bool(NAME.fullmatch(stored.checkpoint)), "checkpoint is no name")
+    require(isinstance(stored.sha256, str) and bool(SHA256.fullmatch(stored.sha256)), "sha256 is none")
+    for label, count in (("step", stored.step), ("examples", stored.examples)):
+        require(is_whole(count) and 0 <= count < _MAX_COUNT, f"{label} is {count!r}")
+    require(isinstance(stored.unit_only, bool), "unit_only is neither true nor false")
+    metrics = stored.head.metrics
+    for label, most in (("accuracy", 1), ("accuracy_deviation", 1), ("folds", 1000)):
+        require(0 <= metrics.get(label, 0) <= most, f"{label} is {metrics.get(label)!r}")
+    require(
+        isinstance(stored.top_units, list)
+        and all(is_whole(unit) and unit in stored.head.weights for unit in stored.top_units),
+        "top_units are not units with weights",
+    )
+    require(is_finite(stored.created), "created is no time")
+    require(is_text(stored.made_by) and len(stored.made_by) <= 64, "made_by is no id")
+    return stored

@@ -1,0 +1,134 @@
+"""What is known of a checkpoint beside its weights: `Manifest`, and how its JSON is read.
+
+It is read as anybody's: bounded, strict JSON, every field checked. Heads that users fit are of the same form
+(head_store.py).
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from model.checkpoints.untrusted import is_finite, is_text, is_whole, parse_json, require
+from model.heads.classifier import Head
+from model.heads.pooling import Pooling
+from model.heads.unit import Calibration
+from model.network.cells import CellName
+from model.network.language_model import Architecture
+
+FORMAT_VERSION = 1
+WEIGHTS = "model.safetensors"
+MAX_UNITS = 16_384  # four times the published model: 1.4 G parameters, 5.6 GB in float32
+MAX_STEPS = 10**15  # and bytes seen
+# A head on all of MAX_UNITS for five labels takes 2 MB, mean and scale one; parsing may take 25 times as much.
+MAX_MANIFEST_BYTES = 8 * 2**20
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_UNIT = re.compile(r"0|[1-9][0-9]{0,5}")
+_MAX_LABEL_CHARACTERS = 65_536  # of all heads together: a worker tells them with every heartbeat
+MAX_STEEPNESS = 100.0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of a checkpoint beside its weights."""
+
+    name: str
+    step: int
+    architecture: Architecture
+    bytes_seen: int
+    bits_per_byte: float | None  # on held-out text
+    sha256: dict[str, str]
+    sentiment: Calibration | None = None
+    heads: dict[str, Head] = field(default_factory=dict)
+    feature_mean: list[float] | None = None  # (units,), over the texts the heads were fitted on
+    feature_scale: list[float] | None = None  # (units,), standard deviation over the same
+    notes: str = ""
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """Raises ValueError, TypeError, KeyError or AttributeError for what is none."""
+    raw = parse_json(content)
+    require(isinstance(raw, dict), "not a JSON object")
+    version = raw.pop("format_version", None)
+    require(
+        is_whole(version) and version == FORMAT_VERSION,
+        f"format version {version!r}, this program reads {FORMAT_VERSION}",
+    )
+    architecture = Architecture(**raw.pop("architecture"))
+    require(architecture.cell in get_args(CellName), f"cell {architecture.cell!r} is unknown")
+    units = architecture.units
+    for label, value in (("units", units), ("embedding_size", architecture.embedding_size)):
+        require(is_whole(value) and 1 <= value <= MAX_UNITS, f"{label} is {value!r}, not 1 to {MAX_UNITS}")
+    steepness = architecture.steepness
+    require(
+        is_finite(steepness) and 0 < steepness <= MAX_STEEPNESS,
+        f"steepness is {steepness!r}, not a number above 0 and at most {MAX_STEEPNESS:g}",
+    )
+    calibration = raw.pop("sentiment", None)
+    heads = {name: parse_head(name, units, head) for name, head in raw.pop("heads", {}).items()}
+    characters = sum(len(label) for head in heads.values() for label in head.labels)
+    require(
+        characters <= _MAX_LABEL_CHARACTERS, f"labels have {characters} characters, at most {_MAX_LABEL_CHARACTERS}"
+    )
+    manifest = Manifest(
+        architecture=architecture,
+        sentiment=None if calibration is None else Calibration(**calibration),
+        heads=heads,
+        **raw,
+    )
+    require(bool(NAME.fullmatch(manifest.name)), f"name {manifest.name!r} is not allowed")
+    for label, count in (("step", manifest.step), ("bytes_seen", manifest.bytes_seen)):
+        require(is_whole(count) and 0 <= count < MAX_STEPS, f"{label} is {count!r}")
+    require(manifest.bits_per_byte is None or is_finite(manifest.bits_per_byte), "bits_per_byte is not a number")
+    require(
+        manifest.sha256.keys() == {WEIGHTS} and bool(SHA256.fullmatch(manifest.sha256[WEIGHTS])),
+        f"sha256 is not that of {WEIGHTS}",
+    )
+    require(is_text(manifest.notes), "notes are not text")
+    if manifest.sentiment is not None:
+        unit, scale, polarity = manifest.sentiment.unit, manifest.sentiment.scale, manifest.sentiment.polarity
+        require(is_whole(unit) and 0 <= unit < units, f"sentiment unit is {unit!r}, the model has {units} units")
+        require(is_whole(polarity) and polarity in (-1, 1), f"polarity is {polarity!r}, not -1 or 1")
+        require(
+            is_finite(scale) and scale > 0 and is_finite(manifest.sentiment.center),
+            "calibration is not finite and positive",
+        )
+    for label, vector in (("feature_mean", manifest.feature_mean), ("feature_scale", manifest.feature_scale)):
+        require(
+            vector is None or (isinstance(vector, list) and len(vector) == units and all(map(is_finite, vector))),
+            f"{label} is not {units} numbers",
+        )
+    return manifest
+
+
+def parse_head(name: str, units: int, raw: dict[str, Any]) -> Head:
+    """A head of a model of so many units. Raises ValueError, TypeError, KeyError or AttributeError where it is none."""
+    weights = {_unit(key): row for key, row in raw.pop("weights").items()}
+    head = Head(weights=weights, **raw)
+    rows = 1 if len(head.labels) == 2 else len(head.labels)
+    require(bool(NAME.fullmatch(name)), f"head name {name!r} is not allowed")
+    require(
+        isinstance(head.labels, list) and all(map(is_text, head.labels)),
+        f"head {name}: labels are not a list of text",
+    )
+    require(len(set(head.labels)) == len(head.labels) >= 2, f"head {name}: at least two different labels are needed")
+    require(all(0 <= unit < units for unit in weights), f"head {name}: a unit is outside 0 to {units - 1}")
+    vectors = [head.bias, *weights.values()]
+    require(
+        all(isinstance(v, list) and len(v) == rows and all(map(is_finite, v)) for v in vectors),
+        f"head {name}: weights are not {rows} numbers",
+    )
+    require(head.pooling in get_args(Pooling), f"head {name}: pooling {head.pooling!r} is unknown")
+    require(head.c is None or is_finite(head.c), f"head {name}: c is {head.c!r}")
+    require(
+        all(map(is_text, head.metrics)) and all(map(is_finite, head.metrics.values())),
+        f"head {name}: a metric is not a number",
+    )
+    return head
+
+
+def _unit(key: str) -> int:
+    """One spelling for each: `int` takes " 1", "+1" and "1_0" as well."""
+    require(bool(_UNIT.fullmatch(key)), f"{key!r} is no unit")
+    return int(key)

@@ -1,0 +1,60 @@
+"""Standardized features: every unit of mean 0 and standard deviation 1, and weights folded back to raw features.
+
+A unit is constant where its deviation is what rounding in float32 leaves: no more than 1e-6 of its mean, or 1e-20, for
+weights of raw features must stay finite. It becomes 0, and so does its weight.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.heads.checks import Floats
+
+_ROUNDING = 1e-6
+_LEAST_DEVIATION = 1e-20
+_ROWS = 4096  # looked at in float64 at once
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """mean, deviation: (units,); the deviation of a constant unit is infinite."""
+
+    mean: Floats
+    deviation: Floats
+
+    @classmethod
+    def of(cls, x: NDArray[np.floating]) -> "Standardization":
+        """x: (rows, units)"""
+        return cls._checked(x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64))
+
+    @classmethod
+    def in_place(cls, x: NDArray[np.float32]) -> "Standardization":
+        """As `of`, and scales x, (rows, units), where it lies: no copy of it is ever made."""
+        mean = x.mean(axis=0, dtype=np.float64)
+        x -= mean.astype(np.float32)
+        squares = np.zeros(x.shape[1])
+        for begin in range(0, len(x), _ROWS):
+            squares += np.square(x[begin : begin + _ROWS], dtype=np.float64).sum(axis=0)
+        found = cls._checked(mean, np.sqrt(squares / len(x)))
+        x /= found.deviation.astype(np.float32)
+        return found
+
+    @classmethod
+    def none(cls, units: int) -> "Standardization":
+        """Leaves features as they are."""
+        return cls(np.zeros(units), np.ones(units))
+
+    def scaled(self, x: NDArray[np.floating]) -> Floats:
+        """(rows, units) -> the same, standardized."""
+        return (x - self.mean) / self.deviation
+
+    def folded(self, weights: NDArray[np.floating], bias: NDArray[np.floating]) -> tuple[Floats, Floats]:
+        """weights (rows of a classifier, units) and bias (rows,) of standardized features -> of raw ones."""
+        raw = weights / self.deviation
+        return raw, bias - raw @ self.mean
+
+    @classmethod
+    def _checked(cls, mean: Floats, deviation: Floats) -> "Standardization":
+        varies = deviation > np.maximum(_ROUNDING * np.abs(mean), _LEAST_DEVIATION)
+        return cls(mean, np.where(varies, deviation, np.inf))

@@ -1,0 +1,1 @@
+"""The recurrent network: cells, the language model, its training objective, forward and backward over windows."""

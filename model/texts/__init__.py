@@ -1,0 +1,1 @@
+"""Texts: prepared as the model reads them, packed files, and labelled sets."""

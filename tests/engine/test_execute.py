@@ -1,0 +1,71 @@
+"""A job that goes on after its first rows: what was generated is read to be ranked, and whatever happens, it ends."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from contract.jobs import ErrorCode, GenerateJob
+from engine import plans, serving
+from engine.engine import Engine
+from engine.execute import execute
+from engine.plans import JobFailed
+from engine.rows import RowResult
+from engine.serving import ServedModel
+from model.heads.classifier import Head
+from tests.conftest import publish_tiny
+
+RANKED = GenerateJob(
+    id="a-job-of-the-test",
+    timeout_s=float("inf"),
+    prompt="It",
+    sentiment=1.0,
+    clamp={},
+    length=20,
+    temperature=1.0,
+    top_k=256,
+    top_p=1.0,
+    seed=1,
+    n=2,
+    best_of=4,
+    rank_by="sentiment",
+    stop=[],
+)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    return serving.load(publish_tiny(tmp_path_factory.mktemp("volume"), 1), "auto", "auto", 16)
+
+
+def test_a_model_without_that_head_cannot_rank(served: ServedModel, engine: Engine) -> None:
+    bare = replace(served, manifest=replace(served.manifest, heads={}))
+    with pytest.raises(JobFailed, match="no head 'sentiment' of two labels to rank by: leave rank_by out") as failed:
+        execute(RANKED, bare, engine)
+    assert failed.value.error.code == ErrorCode.UNKNOWN_HEAD
+
+
+def test_what_goes_wrong_between_writing_and_reading_ends_the_job(
+    served: ServedModel, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> plans.Plan:
+        raise RuntimeError("sabotage")
+
+    monkeypatch.setattr(plans, "_ranked", fails)
+    with pytest.raises(JobFailed, match="RuntimeError, which was logged"):
+        execute(RANKED, served, engine)
+    assert execute(RANKED.model_copy(update={"rank_by": "likelihood"}), served, engine)["results"]
+
+
+def test_a_deadline_holds_for_the_reading_too(
+    served: ServedModel, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranked = plans._ranked
+
+    def late(job: GenerateJob, model: ServedModel, head: Head, rows: list[RowResult], _deadline: float) -> plans.Plan:
+        return ranked(job, model, head, rows, time.monotonic() - 1)
+
+    monkeypatch.setattr(plans, "_ranked", late)
+    with pytest.raises(JobFailed) as failed:
+        execute(RANKED, served, engine)
+    assert failed.value.error.code == ErrorCode.DEADLINE_EXCEEDED

@@ -1,0 +1,75 @@
+"""Rows that do not fit into memory run a few at a time, lose nothing, and later run together again."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from engine.backend import BlockRow, BlockRowResult
+from engine.engine import Engine
+from engine.folded import FoldedModel
+from engine.reading import read_features
+from engine.rows import EngineFailure, RowRequest
+from engine.torch_backend import TorchBackend
+from tests.conftest import tiny_model
+
+FOLDED = FoldedModel(tiny_model(), dtype=torch.float32)
+TEXTS = [bytes([number]) * (400 + 10 * number) for number in range(16)]
+ERRORS = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+class Small(TorchBackend):
+    """Has memory for so many rows, and finds out in the middle of a block."""
+
+    def __init__(self, error: Exception, fits: int) -> None:
+        super().__init__(FOLDED, max_rows=16)
+        self.blocks: list[int] = []
+        self._error, self.fits = error, fits
+
+    def run(self, block: list[BlockRow], interrupted: Callable[[], bool] = bool) -> list[BlockRowResult]:
+        self.blocks.append(len(block))
+
+        def fails() -> bool:
+            if len(block) > self.fits:
+                raise self._error
+            return interrupted()
+
+        return super().run(block, fails)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_rows_run_a_few_at_a_time_and_lose_nothing(engine: Engine, error: Exception) -> None:
+    backend = Small(error, fits=3)
+    rows = engine.submit(backend, [RowRequest(text, mean=True) for text in TEXTS], threading.Event())
+    results = [row.done.result(60) for row in rows]
+    np.testing.assert_allclose([result.cell for result in results], read_features(FOLDED, TEXTS), atol=1e-5)
+    np.testing.assert_array_equal([result.mean for result in results], read_features(FOLDED, TEXTS, "mean"))
+    assert backend.blocks[:4] == [16, 8, 4, 2]
+    assert 3 in backend.blocks  # grown, as far as it fits
+
+
+def test_rows_run_together_again_when_there_is_memory(engine: Engine) -> None:
+    backend = Small(MemoryError(), fits=8)
+    rows = engine.submit(backend, [RowRequest(text * 8) for text in TEXTS], threading.Event())
+    rows[0].done.result(60)
+    backend.fits = 16
+    for row in rows:
+        row.done.result(60)
+    (again,) = engine.submit(backend, [RowRequest(b"x")], threading.Event())
+    again.done.result(60)
+    assert max(backend.blocks[2:]) > 8
+
+
+def test_one_row_that_does_not_fit_fails_alone(engine: Engine) -> None:
+    backend = Small(MemoryError(), fits=0)
+    rows = engine.submit(backend, [RowRequest(text) for text in TEXTS[:4]], threading.Event())
+    for row in rows:
+        with pytest.raises(EngineFailure, match="MemoryError"):
+            row.done.result(60)
+    assert engine.alive

@@ -1,0 +1,186 @@
+"""Heat maps: what colours which character, in a terminal and in HTML."""
+
+import re
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from contract.jobs import TraceJob
+from engine import serving
+from engine.engine import Engine
+from engine.execute import execute
+from model.checkpoints import volumes
+from model.texts.preparation import align
+from sentiment_neuron.heat_maps import Cell, heat_maps, html_page, style, visible, words
+
+Neuron = Callable[..., Result]
+
+SENTIMENT_UNIT = 5
+TEXT = ' <script>alert("1 & 2")</script> næsten\n&amp; 👩🏽‍🚀e\u0301\x1b\' '
+
+
+def traced(text: str, units: list[int], sentiment_unit: int | None = None) -> dict[str, Any]:
+    """As a worker answers, the value of unit u after byte number i being i + 100 u, and sentiment -1 / (i + 1)."""
+    steps = []
+    for number, origin in enumerate(align(text)):
+        step: dict[str, Any] = {"byte": origin.byte, "start": origin.start, "end": origin.end}
+        step["values"] = [float(number + 100 * unit) for unit in units]
+        if sentiment_unit in units:
+            step["sentiment"] = -1 / (number + 1)
+        steps.append(step)
+    return {"units": units, "bytes": steps}
+
+
+def shown(page: str) -> str:
+    """The text of the heat map of a page, as a browser shows it."""
+    (paragraph,) = re.findall(r'<p class="text"[^>]*>(.*?)</p>', page, re.DOTALL)
+    return unescape(re.sub(r"<[^>]*>", "", paragraph))
+
+
+def test_a_character_takes_the_value_after_its_last_byte() -> None:
+    (heat_map,) = heat_maps("aæ🙂b", traced("aæ🙂b", [0]), None)
+    # Bytes 0 and 1 are what begins a review; then 1, 2, 4 and 1 bytes, and 10 is the space at the end.
+    assert heat_map.cells == [Cell("a", 2), Cell("æ", 4), Cell("🙂", 8), Cell("b", 9)]
+    assert (heat_map.final, heat_map.bound, heat_map.is_sentiment) == (10, 10, False)
+
+
+def test_references_are_one_cell_and_what_is_not_read_has_no_value() -> None:
+    (heat_map,) = heat_maps(" a&amp;b\n", traced(" a&amp;b\n", [0]), None)
+    assert heat_map.cells == [Cell(" ", None), Cell("a", 2), Cell("&amp;", 3), Cell("b", 4), Cell("\n", None)]
+
+
+def test_joined_characters_stay_together() -> None:
+    text = "e\u0301👩🏽‍🚀x"
+    (heat_map,) = heat_maps(text, traced(text, [0]), None)
+    assert [cell.text for cell in heat_map.cells] == ["e\u0301", "👩🏽‍🚀", "x"]
+    assert heat_map.cells[0].value == 4
+
+
+def test_the_sentiment_unit_is_calibrated_and_others_are_not() -> None:
+    plain, sentiment = heat_maps("ab", traced("ab", [3, 5], sentiment_unit=5), 5)
+    assert [cell.value for cell in plain.cells] == [302, 303]
+    assert [cell.value for cell in sentiment.cells] == [-1 / 3, -1 / 4]
+    assert (plain.bound, sentiment.bound) == (304, 1)
+    assert (plain.name, sentiment.name) == ("unit 3", "unit 5, sentiment")
+
+
+def test_a_unit_that_is_always_zero_has_a_scale() -> None:
+    answer = traced("ab", [0])
+    for step in answer["bytes"]:
+        step["values"] = [0.0]
+    (heat_map,) = heat_maps("ab", answer, None)
+    assert heat_map.bound == 1
+    assert "nan" not in html_page("ab", [heat_map], "m")
+
+
+def test_words() -> None:
+    cells = [Cell(" ", None), Cell("a", 1.0), Cell("b", 2.0), Cell(" ", 3.0), Cell("\n", 4.0), Cell("c", 5.0)]
+    assert list(words(cells)) == [("ab", 2.0), ("c", 5.0)]
+    assert list(words([])) == []
+
+
+def test_visible_leaves_no_control() -> None:
+    every = "".join(map(chr, range(0x100)))
+    assert len(visible(every)) == len(every)
+    assert visible(every).isprintable() or set(visible(every)) - set(every) != set()
+    assert not any(ord(character) < 32 or 0x7F <= ord(character) < 0xA0 for character in visible(every))
+
+
+def test_the_scale_runs_from_red_over_grey_to_green() -> None:
+    def rgb(value: float) -> tuple[int, int, int]:
+        background = style(value, 2.0).bgcolor
+        assert background is not None
+        assert background.triplet is not None
+        return background.triplet
+
+    assert len(set(rgb(0))) == 1
+    assert rgb(-2)[0] > rgb(-2)[1]
+    assert rgb(2)[1] > rgb(2)[0]
+    assert rgb(-5) == rgb(-2)
+    assert rgb(-2)[1] < rgb(-1)[1] < rgb(0)[1]
+
+
+def test_html_escapes_every_character() -> None:
+    maps = heat_maps(TEXT, traced(TEXT, [0]), None)
+    page = html_page(TEXT, maps, "<model>")
+    assert shown(page) == TEXT.replace("\x1b", "␛")
+    assert "<script" not in page
+    assert "<model>" not in page
+    spans = dict(re.findall(r'<span[^>]*title="([^"]*)">([^<]*)</span>', page))
+    assert spans["+2.000"] == "&lt;"
+    assert "&amp;amp;" in spans.values()
+    assert "👩🏽‍🚀" in spans.values()
+    assert "&quot;" in spans.values()
+
+
+def test_html_needs_nothing_else() -> None:
+    text = "It was fine"
+    page = html_page(text, heat_maps(text, traced(text, [3, 5], 5), 5), "m")
+    assert not re.search(r"(src|href|@import|url)\s*[=(]", page)
+    assert "http:" not in page
+    assert "https:" not in page
+    assert "<title>-0.07 It was fine</title>" in page
+    assert "prefers-color-scheme: dark" in page
+    assert page.count("<section") == 2
+    assert page.count('id="unit-') == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["--unit", 3, "--unit", 5, "--unit", 3]])
+def test_trace_shows_what_a_worker_answers(
+    neuron: Neuron, volume: Path, tmp_path: Path, arguments: list[object]
+) -> None:
+    text, page = "It was fine &amp; <b>", tmp_path / "page.html"
+    result = neuron("trace", text, "--checkpoint", volume, "--html", page, *arguments)
+    assert result.exit_code == 0
+    served = serving.load(volumes.latest(volume), "auto", "auto", 1)
+    engine = Engine(1)
+    engine.start()
+    units = [3, 5] if arguments else None
+    job = TraceJob(id="a-job-of-the-test", timeout_s=60.0, text=text, units=units)
+    answer = execute(job, served, engine)
+    engine.close()
+    maps = heat_maps(text, answer, SENTIMENT_UNIT)
+    assert page.read_text(encoding="utf-8") == html_page(text, maps, "tiny, step 12")
+    assert result.stdout.count("after the whole text") == len(maps)
+    for heat_map in maps:
+        assert f"{heat_map.name}: {heat_map.final:+.2f} after the whole text" in result.stdout
+        for word, value in words(heat_map.cells):
+            assert f"{value:+8.2f}  {word}\n" in result.stdout
+
+
+def test_trace_in_colour(neuron: Neuron, volume: Path) -> None:
+    colours = {"FORCE_COLOR": "1", "COLORTERM": "truecolor", "TERM": "xterm"}
+    result = neuron("trace", "--checkpoint", volume, input="nice æ\nday\n", env=colours)
+    assert len(re.findall(r"\x1b\[38;2;17;17;17;48;2;\d+;\d+;\d+m", result.stdout)) == 10 + 21
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout).splitlines()
+    assert plain[1] == "nice æ day"
+    assert plain[2].startswith("-1.00 ")
+    assert plain[2].endswith(" +1.00")
+    without = neuron("trace", "nice", "--checkpoint", volume, env=colours | {"NO_COLOR": "1"})
+    assert "48;2" not in without.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a", "--unit", "32"], "unit 32 does not exist: the model has units 0 to 31"),
+        (["a", "--unit", "-1"], "-1 is not in the range"),
+        ([" "], "text: the text is empty"),
+        ([], "text: the text is empty"),
+        (["\udcff"], "not valid Unicode"),
+    ],
+)
+def test_trace_refuses(neuron: Neuron, volume: Path, arguments: list[str], message: str) -> None:
+    result = neuron("trace", "--checkpoint", volume, *arguments)
+    assert result.exit_code != 0
+    assert message in result.stderr
+
+
+def test_a_page_that_cannot_be_written(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    result = neuron("trace", "a", "--checkpoint", volume, "--html", tmp_path / "nowhere" / "page.html")
+    assert result.exit_code == 1
+    assert "cannot be written: No such file" in result.stderr

@@ -1,0 +1,198 @@
+"""From files of reviews to a corpus: reading, cleaning and hashing, de-duplication, shuffle, shards, manifest."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from model.checkpoints.durable import new_directory
+from model.texts.packed import PACKED
+from trainer.corpus.cleaning import cleaned, connect, parse_size, thread_count
+from trainer.corpus.codes import Codes
+from trainer.corpus.corpus import FEWEST_SHARDS, MANIFEST, CorpusError, CorpusManifest, SourceEntry
+from trainer.corpus.labels import MAX_SOURCES, Labelling, Labels, LabelsError
+from trainer.corpus.shuffle import Buckets, Marks, Shards, shard_counts
+from trainer.corpus.sources import Source, find_files, open_source
+
+# So many malformed records are told one by one.
+REPORTED = 20
+# More than what reviews shrink by: too many buckets cost little, too large ones memory.
+_PACKED_RATIO = 8
+# Of the memory limit: while the buckets are sorted some six of them are in memory, each twice.
+_BUCKET_SHARE = 16
+_MAX_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A record that is left out. line: from 1; for Parquet the row."""
+
+    path: Path
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}, line {self.line}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told while a corpus is built.
+
+    stage: what begins now and of how many bytes; advance: how many bytes of it have been done since the last call;
+    malformed: the first malformed records, twenty at most.
+    """
+
+    stage: Callable[[str, int], None] = lambda _name, _bytes: None
+    advance: Callable[[int], None] = lambda _: None
+    malformed: Callable[[Malformed], None] = lambda _: None
+
+
+def build(
+    names: list[Path],
+    out: Path,
+    shards: int,
+    seed: int,
+    text_field: str | None,
+    labelling: Labelling | None,
+    held_out: int | None,
+    memory_limit: str,
+    threads: int | None,
+    strict: bool,
+    watch: Watch,
+) -> CorpusManifest:
+    """As trainer.corpus.build_corpus."""
+    if shards < FEWEST_SHARDS:
+        raise CorpusError(
+            f"shards is {shards}: at least {FEWEST_SHARDS} are needed (one to train on, one to validate, one to test)"
+        )
+    memory_bytes = parse_size(memory_limit)
+    files = find_files(names)
+    if labelling is not None:
+        _check_labelling(labelling, files)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CorpusError(f"{out} is not empty: name a new directory")
+    try:
+        if out.exists():
+            out.rmdir()
+        with new_directory(out) as directory:
+            spill = directory / "spill"
+            spill.mkdir()
+            asked = labelling or Labelling()
+            sources = [open_source(path, text_field, spill, asked.label_field, asked.directory) for path in files]
+            if text_field is not None and all(source.field is None for source in sources):
+                raise CorpusError(f"--text-field {text_field}: text files have no fields")
+            with connect(memory_bytes, threads, spill) as connection:
+                workers = min(_MAX_WORKERS, thread_count(connection))
+                bucket_bytes = memory_bytes // _BUCKET_SHARE
+                buckets = Buckets(spill / "buckets", _expected_bytes(sources), bucket_bytes, labelling is not None)
+                codes = None if labelling is None else Codes()
+                entries = _read(connection, sources, seed, spill, buckets, codes, strict, watch)
+            reviews = buckets.count(workers)
+            counts = shard_counts(reviews, shards, held_out)
+            if min(counts) < 1:
+                held = "" if held_out is None else f" beside twice {held_out} held out"
+                raise CorpusError(f"{reviews} different reviews do not fill {shards} shards{held}: lower --shards")
+            # The order in which files are named, or where they lie, changes nothing.
+            order = sorted(range(len(entries)), key=lambda index: _source_key(entries[index]))
+            marks = None if codes is None else Marks(np.argsort(order), codes.ranks())
+            watch.stage("writing", buckets.bytes)
+            written = Shards(directory, marks)
+            manifest = CorpusManifest(
+                seed=seed,
+                reviews=reviews,
+                duplicates=buckets.reviews - reviews,
+                empty=sum(entry.empty for entry in entries),
+                malformed=sum(entry.malformed for entry in entries),
+                shards=written.write(buckets.sorted(workers), counts, watch.advance),
+                sources=[entries[index] for index in order],
+            )
+            if codes is not None and marks is not None:
+                values = sorted(codes.values)
+                classes = {name: list(named) for name, named in asked.classes.items()}
+                found = Labels(values, classes or {v: [v] for v in values}, marks.counts.tolist(), written.disagreeing)
+                manifest = replace(manifest, labels=found)
+            shutil.rmtree(spill)
+            (directory / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1))
+    except OSError as error:
+        # What reading raises names its file; this is the disk's.
+        raise CorpusError(f"{out} cannot be written, nothing is left of it: {error}") from error
+    except LabelsError as error:
+        raise CorpusError(str(error)) from error
+    return manifest
+
+
+def _check_labelling(labelling: Labelling, files: list[Path]) -> None:
+    directory = labelling.directory
+    if directory is not None and not any((directory / path.name).exists() for path in files):
+        raise CorpusError(f"{directory} holds no file named as one of the sources, such as {files[0].name} (--labels)")
+    if len(files) > MAX_SOURCES:
+        raise CorpusError(f"there are {len(files)} sources, a corpus with labels takes {MAX_SOURCES} at most")
+
+
+def _source_key(entry: SourceEntry) -> tuple[str, int, int, int]:
+    return entry.file, entry.bytes, entry.reviews, entry.malformed
+
+
+def _read(
+    connection: duckdb.DuckDBPyConnection,
+    sources: list[Source],
+    seed: int,
+    spill: Path,
+    buckets: Buckets,
+    codes: Codes | None,
+    strict: bool,
+    watch: Watch,
+) -> list[SourceEntry]:
+    """Fill the buckets; what every file gave. codes: of the labels, if they are asked for."""
+    sizes = [source.path.stat().st_size for source in sources]
+    watch.stage("reading", sum(sizes))
+    entries = []
+    reported = 0
+    for index, (source, size) in enumerate(zip(sources, sizes, strict=True)):
+        entry = SourceEntry(source.path.name, size, 0, 0, 0)
+        for batch in cleaned(connection, source, seed, spill, watch.advance):
+            for found in _malformed(source, batch, 1 if strict else REPORTED - reported):
+                if strict:
+                    raise CorpusError(f"{found} (--strict)")
+                watch.malformed(found)
+                reported += 1
+            reviews = batch.filter(pc.greater(pc.binary_length(batch["review"]), len("\n ")))
+            malformed = len(batch) - batch["fault"].null_count
+            entry = replace(
+                entry,
+                reviews=entry.reviews + len(reviews),
+                empty=entry.empty + len(batch) - malformed - len(reviews),
+                malformed=entry.malformed + malformed,
+            )
+            chosen = reviews.select(["high", "low", "review"])
+            if codes is not None:
+                try:
+                    mark = np.uint64(index << 8) | codes.of(reviews["label"]).astype(np.uint64)
+                except LabelsError as error:
+                    raise CorpusError(f"{source.path}: {error}") from error
+                chosen = chosen.append_column("mark", pa.array(mark))
+            buckets.add(chosen)
+        entries.append(entry)
+    buckets.flush()
+    return entries
+
+
+def _expected_bytes(sources: list[Source]) -> int:
+    return sum(
+        source.path.stat().st_size * (_PACKED_RATIO if source.path.suffix.lower() in (*PACKED, ".parquet") else 1)
+        for source in sources
+    )
+
+
+def _malformed(source: Source, batch: pa.RecordBatch, most: int) -> list[Malformed]:
+    if batch["fault"].null_count == len(batch) or most <= 0:
+        return []
+    found = batch.filter(pc.is_valid(batch["fault"])).slice(0, most)
+    return [Malformed(source.path, row["line"], row["fault"]) for row in found.select(["line", "fault"]).to_pylist()]

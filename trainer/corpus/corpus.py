@@ -1,0 +1,203 @@
+"""A corpus of training shards: `Corpus` reads a built one, `build_corpus` makes one from files of reviews.
+
+A corpus is a directory of `shard-00000.bin` ... and `manifest.json`. A shard is plain bytes: every review prepared
+as in model/texts/preparation.py without the space at its end, so that the newline which begins a review separates it
+from the one before. The last two shards are held out: one for validation, one for test (Radford et al. 2017, section
+3). Reviews may have labels, in a file beside each shard: labels.py.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
+
+from model.checkpoints.untrusted import brief, open_plain, parse_json, read_plain
+from trainer.corpus.labels import LABELS, Labelling, Labels, LabelsError, Reviews
+
+if TYPE_CHECKING:
+    from trainer.corpus.build import Watch
+
+MANIFEST = "manifest.json"
+FEWEST_SHARDS = 3  # one to train on, one to validate, one to test
+_HASHED_AT_ONCE_BYTES = 4 << 20
+_MAX_MANIFEST_BYTES = 64 << 20  # 300,000 shards and sources
+
+_Count = Annotated[int, Field(strict=True, ge=0, lt=10**15)]
+_Text = Annotated[str, Field(strict=True)]
+
+
+class CorpusError(Exception):
+    """A corpus or its sources cannot be used; the message says which file and why."""
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    file: Annotated[_Text, Field(pattern=r"^shard-[0-9]{5,9}\.bin$")]
+    reviews: _Count
+    bytes: Annotated[_Count, Field(ge=1)]
+    sha256: Annotated[_Text, Field(pattern="^[0-9a-f]{64}$")]
+    labels_sha256: Annotated[_Text, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """What a file of reviews gave. reviews: copies included, empty and malformed ones not."""
+
+    file: _Text
+    bytes: _Count
+    reviews: _Count
+    empty: _Count
+    malformed: _Count
+
+
+@dataclass(frozen=True)
+class CorpusManifest:
+    """reviews: different ones, the sum over the shards. empty: records without text."""
+
+    seed: Annotated[int, Field(strict=True)]
+    reviews: _Count
+    duplicates: _Count
+    empty: _Count
+    malformed: _Count
+    shards: list[ShardEntry]
+    sources: list[SourceEntry]
+    labels: Labels | None = None
+
+
+class Corpus:
+    """A built corpus; shards are memory-mapped when asked for. Raises CorpusError if there is none or it is damaged."""
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / MANIFEST
+        try:
+            content = read_plain(path, _MAX_MANIFEST_BYTES)
+            manifest = TypeAdapter(CorpusManifest).validate_python(parse_json(content))
+        except FileNotFoundError as error:
+            raise CorpusError(
+                f"{directory} is no corpus: it has no {MANIFEST} (build one: neuron corpus build)"
+            ) from error
+        except OSError as error:
+            raise CorpusError(f"{path} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise CorpusError(f"{path} is damaged: {where}: {first['msg']}; build the corpus again") from error
+        except ValueError as error:
+            raise CorpusError(f"{path} is damaged: {brief(error)}; build the corpus again") from error
+        shards = manifest.shards
+        if len(shards) < FEWEST_SHARDS:
+            raise CorpusError(f"{path} is damaged: it lists {len(shards)} shards, fewer than {FEWEST_SHARDS}")
+        if len({entry.file for entry in shards}) != len(shards):
+            raise CorpusError(f"{path} is damaged: it lists a shard twice")
+        labels = manifest.labels
+        if any((entry.labels_sha256 is None) != (labels is None) for entry in shards):
+            raise CorpusError(f"{path} is damaged: some shards have labels and some have none")
+        if labels is not None and len(labels.counts) != len(manifest.sources):
+            raise CorpusError(f"{path} is damaged: labels are counted for {len(labels.counts)} sources")
+        self.directory = directory
+        self.manifest = manifest
+        self.sha256 = hashlib.sha256(content).hexdigest()  # of the manifest, and so of every byte that it vouches for
+        self.mean_bytes = sum(entry.bytes for entry in shards) / max(1, manifest.reviews)  # of a review
+        self.training = shards[:-2]
+        self.validation, self.test = shards[-2], shards[-1]
+
+    def read(self, entry: ShardEntry) -> NDArray[np.uint8]:
+        """The bytes of one shard, memory-mapped, (bytes,)."""
+        return self._mapped(entry.file, entry.bytes)
+
+    def read_reviews(self, entry: ShardEntry) -> Reviews | None:
+        """Where the reviews of one shard lie, and their labels; None for a corpus without labels."""
+        labels = self.manifest.labels
+        if labels is None:
+            return None
+        data = self.read(entry)
+        found = self._mapped(labels_file(entry.file), entry.reviews * LABELS.itemsize).view(LABELS)
+        if (found["label"] > len(labels.values)).any() or (found["source"] >= len(labels.counts)).any():
+            raise CorpusError(f"{self.directory / labels_file(entry.file)} is damaged: build the corpus again")
+        try:
+            return Reviews(data, found, labels, self.mean_bytes)
+        except LabelsError as error:
+            raise CorpusError(f"{self.directory / entry.file} is damaged: {error}; build the corpus again") from error
+
+    def _mapped(self, name: str, expected_bytes: int) -> NDArray[np.uint8]:
+        path = self.directory / name
+        try:
+            with open_plain(path) as file:
+                size = file.seek(0, 2)
+                if size == expected_bytes:
+                    return np.memmap(file, dtype=np.uint8, mode="r")
+        except OSError as error:
+            raise CorpusError(f"{path} cannot be read: {error.strerror}; build the corpus again") from error
+        raise CorpusError(f"{path} holds {size} bytes, its manifest says {expected_bytes}: build the corpus again")
+
+    def verify(self, on_bytes: Callable[[int], None] = lambda _: None) -> None:
+        """Compare every shard with its SHA-256. on_bytes: told how many bytes have been hashed since its last call."""
+        for entry in self.manifest.shards:
+            self._verify(entry.file, entry.bytes, entry.sha256, on_bytes)
+            if entry.labels_sha256 is not None:
+                size = entry.reviews * LABELS.itemsize
+                self._verify(labels_file(entry.file), size, entry.labels_sha256, lambda _: None)
+
+    def _verify(self, name: str, size: int, sha256: str, on_bytes: Callable[[int], None]) -> None:
+        data, digest = self._mapped(name, size), hashlib.sha256()
+        for start in range(0, len(data), _HASHED_AT_ONCE_BYTES):
+            part = data[start : start + _HASHED_AT_ONCE_BYTES]
+            digest.update(part.data)
+            on_bytes(len(part))
+        if digest.hexdigest() != sha256:
+            raise CorpusError(
+                f"{self.directory / name} is damaged: its SHA-256 is not that of its manifest; build the corpus again"
+            )
+
+
+def labels_file(shard: str) -> str:
+    """The file of the labels of the shard `shard`."""
+    return shard.removesuffix(".bin") + ".labels"
+
+
+def build_corpus(
+    sources: Iterable[Path],
+    out: Path,
+    shards: int,
+    seed: int = 0,
+    *,
+    text_field: str | None = None,
+    labelling: Labelling | None = None,
+    held_out: int | None = None,
+    memory_limit: str = "1GB",
+    threads: int | None = None,
+    strict: bool = False,
+    watch: "Watch | None" = None,
+) -> CorpusManifest:
+    """De-duplicate the reviews, shuffle them by a hash and write `shards` shards of equal review count into `out`.
+
+    sources: files or globs; text with a review a line, CSV, JSON lines and Parquet by their suffixes, each also
+    packed. out: a new or an empty directory; it appears whole or not at all. text_field: the column or key of the
+    text. labelling: where labels are and what they mean; without it the corpus has none. held_out: reviews of
+    each of the two shards that are held out; None for as many as the others have. memory_limit: what DuckDB, and then
+    the sorting, may use. threads: None for as many as there are cores and memory for. strict: stop at the
+    first malformed record, which is otherwise counted and left out. Raises CorpusError.
+
+    The same reviews and seed give the same bytes, whatever the other arguments, the order and the format of the
+    sources, with labels or without. Needs DuckDB and pyarrow; reading a corpus does not.
+    """
+    from trainer.corpus.build import Watch, build
+
+    return build(
+        list(sources),
+        out,
+        shards,
+        seed,
+        text_field,
+        labelling,
+        held_out,
+        memory_limit,
+        threads,
+        strict,
+        watch or Watch(),
+    )

@@ -1,0 +1,1 @@
+"""All weights of a checkpoint trained on the labels of a task."""

@@ -1,0 +1,1 @@
+"""A training run: lanes, the loop, snapshots, validation and what it reports."""

@@ -1,0 +1,102 @@
+"""The journal of a run: every update becomes a record for the metrics, and every ten seconds a line of `log.jsonl`."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trainer.run.metrics import Metrics
+from trainer.run.snapshot import Progress
+
+Report = Callable[[dict[str, Any]], None]
+
+LOSSES = ("bits_per_byte", "label_bits", "unit_label_bits")  # as `Objective.losses` orders them
+_LOG_EVERY_S = 10.0
+
+
+class Journal:
+    """Kept by the first process alone, for all of them."""
+
+    def __init__(
+        self,
+        directory: Path,
+        progress: Progress,
+        report: Report,
+        watch: Report,
+        mfu_of_one_byte_per_s: float,
+        labels: bool = False,
+    ) -> None:
+        """report: gets what is logged; watch: gets the record of every update; labels: whether the run learns them."""
+        self.metrics = Metrics(labels)
+        self._path = directory / "log.jsonl"
+        self._progress = progress
+        self._report = report
+        self._watch = watch
+        self._mfu_of_one_byte_per_s = mfu_of_one_byte_per_s
+        self._last: dict[str, Any] = {}
+        self._forget()
+        try:
+            self.metrics.write_events(directory / "tensorboard", progress.step)
+        except ModuleNotFoundError as error:
+            self.warn(f"no TensorBoard events are written: {error.name} is not installed")
+
+    def update(self, losses: list[float], norm: float, rate: float, waited_s: float, validated: bool) -> None:
+        """Note one update: its losses (`Objective.losses`), gradient norm, learning rate and the time that it waited
+        for data."""
+        progress, now = self._progress, time.monotonic()
+        self._losses.append(losses)
+        self._waited_s += waited_s
+        bytes_per_s = (progress.bytes_seen - self._bytes_at_log) / max(now - self._logged_at, 1e-9)
+        self._last = {
+            "step": progress.step,
+            "bytes_seen": progress.bytes_seen,
+            **{
+                name: sum(found) / len(found)
+                for name, found in zip(LOSSES, zip(*self._losses, strict=True), strict=False)
+            },
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "seconds": round(progress.seconds, 1),
+            "skipped_steps": progress.skipped_steps,
+            "bytes_per_s": round(bytes_per_s),
+            "mfu": round(bytes_per_s * self._mfu_of_one_byte_per_s, 4),
+            "data_wait_s": round(self._waited_s, 3),
+        }
+        if validated:
+            held_out = progress.validation_bits_per_byte
+            self._last["validation_bits_per_byte"] = math.nan if held_out is None else held_out
+            if progress.validation_label_accuracy is not None:
+                self._last["validation_label_accuracy"] = progress.validation_label_accuracy
+                self._last["validation_unit_accuracy"] = progress.validation_unit_accuracy
+        self.metrics.update(self._last, waited_s)
+        self._watch(self._last)
+        if validated or now - self._logged_at >= _LOG_EVERY_S:
+            self._log_last()
+
+    def warn(self, message: str) -> None:
+        """Log what the run survives but its owner should know."""
+        self._write({"step": self._progress.step, "warning": message})
+
+    def close(self) -> None:
+        if self._losses:
+            self._log_last()
+        self.metrics.close()
+
+    def _log_last(self) -> None:
+        self.metrics.log(self._last)
+        self._write(self._last)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._losses: list[list[float]] = []
+        self._waited_s = 0.0
+        self._logged_at, self._bytes_at_log = time.monotonic(), self._progress.bytes_seen
+
+    def _write(self, record: dict[str, Any]) -> None:
+        # JSON has no NaN: null.
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        with self._path.open("a") as log:
+            log.write(json.dumps(finite, allow_nan=False) + "\n")
+        self._report(finite)

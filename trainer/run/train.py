@@ -1,0 +1,301 @@
+"""The training loop: windows of every lane with carried state, one update, snapshots and exact resume.
+
+A run is a directory: `options.json`, `log.jsonl`, `tensorboard/`, `snapshots/step-N`. It can be copied and resumed
+elsewhere, on any number of processes that divides the lanes. With several machines all must see the same directory:
+the first process writes it, the others read it to resume.
+
+With `accumulate` k an update sees k successive windows of each lane, the state being carried from one to the next, and
+averages their gradients: as many bytes as k times the lanes would see, of which each lane reads k windows.
+"""
+
+import math
+import signal
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.checkpoints.durable import exclusively
+from model.network.backpropagation import Backpropagation
+from model.network.cells import GATES, State
+from model.network.language_model import LanguageModel
+from model.network.matrix import fast_dtype
+from model.network.sequence import Window
+from trainer.corpus.corpus import Corpus, CorpusError
+from trainer.run import snapshot
+from trainer.run.beginning import completed, initial_model, make_objective, make_optimizers
+from trainer.run.bookkeeping import Bookkeeper
+from trainer.run.distributed import Gradients, World
+from trainer.run.journal import Journal, Report
+from trainer.run.lanes import Ahead, Cursor, Lanes
+from trainer.run.options import OPTIONS
+from trainer.run.options import Options as Options
+from trainer.run.options import TrainingError as TrainingError
+from trainer.run.peak import measured_peak_flops
+from trainer.run.saving import Saver
+from trainer.run.snapshot import Snapshot, SnapshotError
+from trainer.run.validation import Validated, Validation
+
+ALONE = World()
+
+_LOCK_PATIENCE_S = 10.0  # for a former process of the run to end
+
+
+class Run:
+    """One training run: one such object in each of its processes, all of which call the same methods in turn."""
+
+    def __init__(self, directory: Path, options: Options, report: Report, world: World = ALONE) -> None:
+        """As `create` or `resume` call it. The parameters have no values yet."""
+        self.directory = directory
+        self.world = world
+        self._report = report
+        self._stop = threading.Event()
+        if options.lanes % world.size:
+            raise TrainingError(
+                f"{options.lanes} lanes cannot be shared equally by {world.size} processes: make --lanes a multiple of "
+                f"{world.size} or start another number of processes"
+            )
+        corpus = Corpus(Path(options.corpus))
+        if options.corpus_sha256 not in ("", corpus.sha256):
+            raise TrainingError(
+                f"{corpus.directory} is not the corpus that the run was made with: the SHA-256 of its manifest is "
+                f"{corpus.sha256}, not {options.corpus_sha256}. Name the right one with --corpus"
+            )
+        self.options = options = replace(options, corpus_sha256=corpus.sha256)
+        labels = corpus.manifest.labels
+        if options.learns_labels and labels is None:
+            raise TrainingError(f"{corpus.directory} has no labels: build it with --labels or --label-field")
+        self.device = world.device(options.device)
+        self.dtype = fast_dtype(self.device) if options.dtype == "auto" else getattr(torch, options.dtype)
+        self._mine = world.share(options.lanes)
+        self._validation = Validation(corpus, options, self._mine, self.device)
+        lanes = Lanes(corpus, options.lanes, options.window, self._mine, options.skip_bytes, options.learns_labels)
+        self.lanes = Ahead(lanes, self.device)
+        self.model = LanguageModel(options.architecture).to(self.device)
+        self.objective = make_objective(self.model, options, 0 if labels is None else len(labels.classes))
+        self.gradients = Gradients(self.objective, world, self.objective.terms)
+        self.optimizers = make_optimizers(self.objective, options)
+        self._window = Window(options.cell, self.dtype, options.fuse, options.segment)
+        self._back = Backpropagation(self.objective, self._window)
+        self.state = self.model.zero_state(len(self._mine))
+        self.progress = snapshot.Progress()
+        self._saver = Saver(directory / "snapshots", options.keep)
+
+    @classmethod
+    def create(cls, directory: Path, options: Options, report: Report, world: World = ALONE) -> "Run":
+        """`report` gets every record that goes to the log, in the first process."""
+        [exists] = world.any(world.rank == 0 and (directory / OPTIONS).exists())
+        if exists:
+            raise TrainingError(f"{directory} holds a run already: go on with --resume, or name a new directory")
+        run = cls(directory, completed(options), report, world)
+        run._begin()
+        if world.rank == 0:
+            directory.mkdir(parents=True, exist_ok=True)
+            run.options.write(directory)
+        return run
+
+    @classmethod
+    def resume(cls, directory: Path, report: Report, world: World = ALONE, **changes: Any) -> "Run":
+        """Go on from the newest snapshot that is whole. `changes`: options that may differ from then on."""
+        stored = Options.read(directory)
+        options = stored.with_changes(changes)
+        try:
+            run = cls(directory, options, report, world)
+        except CorpusError as error:
+            raise TrainingError(f"{error}. If the corpus has moved, name its place with --corpus") from error
+        step = world.from_first(run._newest_whole() if world.rank == 0 else 0)
+        if step < 0:
+            run._begin()
+        else:
+            run._restore(directory / "snapshots" / f"step-{step}")
+        if world.rank == 0 and run.options != stored:
+            run.options.write(directory)
+        return run
+
+    def schedule(self) -> float:
+        """What the learning rates of the next update are multiplied by: linear warm-up, linear to zero at the end."""
+        left = max(0.0, 1.0 - self.progress.bytes_seen / self.options.total_bytes)
+        return left * min(1.0, (self.progress.step + 1) / max(1, self.options.warmup_steps))
+
+    def step(self) -> tuple[list[float], float]:
+        """One update. Returns the losses (`Objective.losses`), of which the first is bits per byte, and the gradient
+        norm before clipping, over all processes."""
+        self.gradients.zero()
+        for _ in range(self.options.accumulate):
+            window, targets, begins = self.lanes.next()
+            state = State(*(part.masked_fill(begins, 0.0) for part in self.state))
+            losses, self.state = self._back.run(window, targets, state)
+            self.gradients.add_losses(losses)
+        means, norm = self.gradients.average(self.options.accumulate)
+        if math.isfinite(norm):
+            self.gradients.clip(norm, self.options.clip_norm)
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] * self.schedule()
+                optimizer.step()
+        else:
+            self.progress.skipped_steps += 1
+            # What made the gradient so may have reached the carried state, and would stay there.
+            self.state = self.model.zero_state(len(self._mine))
+        self.progress.step += 1
+        self.progress.bytes_seen += self.options.update_bytes
+        return means, norm
+
+    def validate(self) -> Validated:
+        """What the model makes of held-out text (collective)."""
+        return self._validation.run(self.objective, self._window, self.world)
+
+    def save(self) -> Path:
+        """Write a snapshot, if there is none of this step, and wait until it is durable."""
+        path = self.directory / "snapshots" / f"step-{self.progress.step}"
+        taken = self._snapshot()
+        if self.world.rank == 0 and not path.exists():
+            self._saver.save(taken)
+            self._saver.collect(wait=True)
+        self.world.any(False)  # nobody goes on before it is written
+        return path
+
+    def stop(self) -> None:
+        """Ask all processes to save and return from `train` after the update they are in."""
+        self._stop.set()
+
+    def train(
+        self,
+        metrics_at: tuple[str, int] | None = None,
+        peak_flops: float | None = None,
+        watch: Report = lambda _: None,
+    ) -> None:
+        """Train to `total_bytes`, or until `stop` or SIGTERM or SIGINT in any process; the last step is always saved.
+
+        metrics_at: host and port where the first process serves Prometheus; peak_flops: FLOP/s of one device,
+        measured by default; watch: gets the record of every update in the first process.
+        """
+        with ExitStack() as stack:
+            if threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    stack.callback(signal.signal, number, signal.signal(number, lambda *_: self.stop()))
+            book = None
+            if self.world.rank == 0:
+                self._lock(stack)
+                peak = peak_flops or self._measured_peak()
+                mfu_of_one_byte_per_s = 6 * sum(map(torch.numel, self.model.parameters())) / (peak * self.world.size)
+                journal = Journal(
+                    self.directory,
+                    self.progress,
+                    self._report,
+                    watch,
+                    mfu_of_one_byte_per_s,
+                    self.options.learns_labels,
+                )
+                book = Bookkeeper(self.directory, self.options, journal, self._saver)
+                stack.callback(book.close)
+                if metrics_at is not None:
+                    journal.metrics.serve(*metrics_at)
+            self._train(book)
+
+    def _train(self, book: Bookkeeper | None) -> None:
+        progress, options = self.progress, self.options
+        started, seconds_before = time.monotonic(), progress.seconds
+        [stop] = self.world.any(self._stop.is_set())
+        while progress.bytes_seen < options.total_bytes and not stop:
+            waited_s, next_validation = self.lanes.waited_s, self._next_validation()
+            rate = options.learning_rate * self.schedule()
+            losses, norm = self.step()
+            progress.seconds = seconds_before + time.monotonic() - started
+            validated = progress.bytes_seen >= next_validation
+            best = validated and self._note_validation()
+            if book is not None:
+                book.note(losses, norm, rate, self.lanes.waited_s - waited_s, validated)
+            publish = options.publish_every_steps > 0 and progress.step % options.publish_every_steps == 0
+            stop, due = self.world.any(self._stop.is_set(), book is not None and book.snapshot_due())
+            if due or best or publish:
+                taken = self._snapshot()
+                if book is not None:
+                    book.save(taken, publish)
+        if book is not None:
+            book.settle()
+        last = self.save()
+        if book is not None and not stop:
+            book.publish_last(last)
+
+    def _next_validation(self) -> int:
+        every = self.options.validation_interval
+        return min((self.progress.bytes_seen // every + 1) * every, self.options.total_bytes)
+
+    def _note_validation(self) -> bool:
+        """Validate, and say whether the model is the best so far."""
+        progress = self.progress
+        try:
+            found = self.validate()
+        except Exception:
+            if self.world.size == 1:  # else the others do not take part
+                self.save()
+            raise
+        bits, former = found.bits_per_byte, progress.best_validation_bits_per_byte
+        progress.validation_step = progress.step
+        progress.validation_bits_per_byte = bits if math.isfinite(bits) else None
+        progress.validation_label_accuracy = found.label_accuracy
+        progress.validation_unit_accuracy = found.unit_accuracy
+        if not math.isfinite(bits) or (former is not None and bits >= former):
+            return False
+        progress.best_validation_bits_per_byte = bits
+        return True
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        for parameter, value in zip(self.model.parameters(), initial_model(self.options).parameters(), strict=True):
+            parameter.copy_(value)
+        # Machines differ in the last bits of an orthogonal matrix.
+        self.world.broadcast(parameter.detach() for parameter in self.objective.parameters())
+
+    def _snapshot(self) -> Snapshot:
+        """Of all processes, its tensors being those in use."""
+        state = State(*(self.world.joined(part) for part in self.state))
+        mine = torch.tensor([(cursor.shard, cursor.offset) for cursor in self.lanes.cursors])
+        cursors = [Cursor(*cursor) for cursor in self.world.joined(mine).tolist()]
+        return Snapshot(snapshot.gathered(self.objective, self.optimizers, state), cursors, self.progress)
+
+    def _restore(self, path: Path) -> None:
+        state, cursors, self.progress = snapshot.load(path, self.objective, self.optimizers)
+        lanes = slice(self._mine.start, self._mine.stop)
+        self.state = State(*(part[lanes].to(self.device) for part in state))
+        self.lanes.restore(cursors[lanes])
+
+    def _newest_whole(self) -> int:
+        """The step of the newest snapshot that is not damaged, -1 if none was ever written."""
+        found = snapshot.snapshots(self.directory / "snapshots")
+        for path in reversed(found):
+            try:
+                snapshot.verify(path)
+            except SnapshotError as error:
+                self._report({"step": 0, "warning": f"{error}; the former snapshot is used"})
+            else:
+                return snapshot.step_of(path)
+        if found:
+            raise TrainingError(
+                f"every snapshot of {self.directory} is damaged: delete {found[0].parent} to start over"
+            )
+        return -1
+
+    def _lock(self, stack: ExitStack) -> None:
+        """One training at a time in a run, and nothing in its way that a damaged disk left."""
+        try:
+            stack.enter_context(exclusively(self.directory / "lock", _LOCK_PATIENCE_S))
+        except TimeoutError as error:
+            raise TrainingError(f"{error}: it trains there, wait for it or stop it") from error
+        for path in snapshot.snapshots(self.directory / "snapshots"):
+            if snapshot.step_of(path) > self.progress.step:
+                try:
+                    snapshot.verify(path)
+                except SnapshotError:
+                    path.rename(path.with_name(path.name + ".damaged"))
+                else:
+                    raise TrainingError(f"another process has written {path} meanwhile: go on from there with --resume")
+
+    def _measured_peak(self) -> float:
+        rows, outputs = len(self._mine) * self.options.window, GATES[self.options.cell] * self.options.units
+        return measured_peak_flops(self.device, self.dtype, rows, self.options.units, outputs)

@@ -1,0 +1,71 @@
+"""Validation: what a model makes of the head of the validation shard, read in as many pieces as there are lanes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from model.network.objective import Objective
+from model.network.sequence import Window
+from trainer.corpus.corpus import Corpus
+from trainer.run.distributed import World
+from trainer.run.options import Options, TrainingError
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Of labels None where none are learnt, or none held out. label_accuracy, unit_accuracy: the share of reviews whose
+    label the read-outs name after their last byte, every class of a source weighing alike (labels.py)."""
+
+    bits_per_byte: float
+    label_accuracy: float | None = None
+    unit_accuracy: float | None = None
+
+
+class Validation:
+    """The text, cut and on the device."""
+
+    def __init__(self, corpus: Corpus, options: Options, mine: range, device: torch.device) -> None:
+        """mine: the lanes of this process. Raises TrainingError if the shard is too short."""
+        usable = min(corpus.validation.bytes, options.validation_bytes)
+        steps = (usable - 1) // options.lanes // options.window * options.window
+        if steps <= 0:
+            raise TrainingError(
+                f"the validation shard gives {usable} bytes, too few for {options.lanes} lanes x {options.window}: "
+                "build the corpus with fewer --shards"
+            )
+        data = corpus.read(corpus.validation)
+        columns = [data[lane * steps : (lane + 1) * steps + 1] for lane in mine]
+        self._window = options.window
+        self._text = torch.from_numpy(np.stack(columns, axis=1).astype(np.int64)).to(device)  # (steps + 1, lanes)
+        self._classes, self._last = torch.zeros(0), torch.zeros(0)
+        if options.learns_labels and (reviews := corpus.read_reviews(corpus.validation)) is not None:
+            classes = np.zeros((steps, len(mine)), np.int64)
+            last = np.zeros((steps, len(mine)), np.float32)  # the review's weight at its last byte, else 0
+            for column, lane in enumerate(mine):
+                begin = lane * steps
+                whole = (reviews.starts >= begin) & (reviews.ends <= begin + steps)
+                at = reviews.ends[whole] - 1 - begin
+                classes[at, column], last[at, column] = reviews.classes[whole], reviews.weights[whole]
+            self._classes, self._last = torch.from_numpy(classes).to(device), torch.from_numpy(last).to(device)
+
+    @torch.no_grad()
+    def run(self, objective: Objective, runner: Window, world: World) -> Validated:
+        """Collective."""
+        steps, lanes = len(self._text) - 1, self._text.shape[1]
+        state = objective.model.zero_state(lanes)
+        bits = torch.zeros((), device=self._text.device)
+        right = torch.zeros(3, device=self._text.device)  # by all units, by the one, and the weight of all reviews
+        for begin in range(0, steps, self._window):
+            part = slice(begin, begin + self._window)
+            hidden, cells, state = objective.read(self._text[part], state, runner)
+            bits += objective.model.bits(hidden, self._text[begin + 1 : begin + self._window + 1])
+            if objective.read_out is not None and len(self._last):
+                classes, last = self._classes[part], self._last[part]
+                found = [(logits.argmax(-1) == classes) * last for logits in objective.read_out(cells)]
+                right += torch.stack([part.sum() for part in (*found, last)])
+        of_all, of_unit, weight = world.mean(right).tolist()
+        bits_per_byte = float(world.mean(bits)) / (steps // self._window)
+        if weight == 0:
+            return Validated(bits_per_byte)
+        return Validated(bits_per_byte, of_all / weight, of_unit / weight)

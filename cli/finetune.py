@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from model.checkpoints import checkpoint, volumes
 from model.checkpoints.checkpoint import CheckpointError
 from model.heads.checks import HeadError
+from model.heads.classifier import SENTIMENT_HEAD
 from model.texts.labelled import Labelled, LabelledError, read_labelled
 from trainer.finetuning.finetune import Finetuning, Options, digest
 from trainer.finetuning.tuned import check_size, publish_tuned
@@ -37,7 +38,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--test", "test_file", type=_FILE, help="Others still, looked at once, at the end.")
 @click.option("--out", "volume", required=True, type=click.Path(file_okay=False, path_type=Path), help="Volume.")
 @click.option("--name", help="Of what is published. Default: that of --from and -tuned.")
-@click.option("--head", "head_name", default="sentiment", show_default=True, help="Name of the head.")
+@click.option("--head", "head_name", default=SENTIMENT_HEAD, show_default=True, help="Name of the head.")
 @click.option("--text-column", help="Default: the one that is not the label.")
 @click.option("--label-column", default="label", show_default=True)
 @click.option("--epochs", default=6, show_default=True, help="At most; the learning rate falls to zero over them.")

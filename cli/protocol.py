@@ -12,9 +12,10 @@ import click
 import torch
 from click.core import ParameterSource
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
-from evaluation.features import EvaluationError, Reader, Watch
+from evaluation.features import EvaluationError, Progress, Reader
 from evaluation.report import JSON, MARKDOWN, Report
 from model.checkpoints.checkpoint import CheckpointError
 from model.heads.checks import HeadError
@@ -27,18 +28,18 @@ def run(
 ) -> None:
     """A protocol of one checkpoint."""
 
-    def with_reader(watch: Watch) -> tuple[Report, dict[str, Any]]:
-        reader = Reader(directory, cache, pooling, None if dtype == "auto" else getattr(torch, dtype), watch)
+    def with_reader(progress: Progress) -> tuple[Report, dict[str, Any]]:
+        reader = Reader(directory, cache, pooling, None if dtype == "auto" else getattr(torch, dtype), progress)
         return protocol(reader), reader.described()
 
     write(with_reader, out)
 
 
-def write(protocol: Callable[[Watch], tuple[Report, dict[str, Any]]], out: Path) -> None:
+def write(protocol: Callable[[Progress], tuple[Report, dict[str, Any]]], out: Path) -> None:
     """protocol: to the report, and what it says of what was evaluated."""
     try:
-        with _watched() as watch:
-            report, about = protocol(watch)
+        with _bars() as progress:
+            report, about = protocol(progress)
         report.write(out, {**about, "command": command_line(click.get_current_context())})
     except (EvaluationError, LabelledError, HeadError, CheckpointError) as error:
         raise click.ClickException(str(error)) from error
@@ -50,8 +51,8 @@ def write(protocol: Callable[[Watch], tuple[Report, dict[str, Any]]], out: Path)
 
 
 @contextmanager
-def _watched() -> Iterator[Watch]:
-    """A bar a stage."""
+def _bars() -> Iterator[Progress]:
+    """A bar for each stage."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -59,12 +60,12 @@ def _watched() -> Iterator[Watch]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+    with Bars(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
 
         def begin(stage: str, total: int) -> None:
-            bar.add_task(stage, total=total)
+            bars.add_task(stage, total=total)
 
-        yield Watch(begin, lambda count: bar.advance(bar.task_ids[-1], count))
+        yield Progress(begin, lambda count: bars.advance(bars.task_ids[-1], count))
 
 
 def command_line(context: click.Context) -> str:

@@ -11,8 +11,9 @@ from rich.progress import Progress
 from model.checkpoints.checkpoint import CheckpointError, read_manifest
 from model.checkpoints.manifest import Manifest
 from model.heads.checks import HeadError
+from model.heads.classifier import SENTIMENT_HEAD
 from model.texts.labelled import LabelledError, Sentiment, joined, read_labelled, read_sentiment
-from trainer.publishing.publish import HEAD, publish_run
+from trainer.publishing.publish import publish_run
 from trainer.run.options import TrainingError
 from trainer.run.snapshot import SnapshotError, best
 
@@ -117,6 +118,6 @@ def _read_out(manifest: Manifest) -> str:
     unit = manifest.sentiment
     if unit is None:
         return "no sentiment unit and no head, so it cannot classify: give labelled texts with --eval"
-    head = manifest.heads[HEAD]
+    head = manifest.heads[SENTIMENT_HEAD]
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in head.metrics.items())
-    return f"sentiment unit {unit.unit}, polarity {unit.polarity:+d}; head {HEAD}: C {head.c}, {metrics}"
+    return f"sentiment unit {unit.unit}, polarity {unit.polarity:+d}; head {SENTIMENT_HEAD}: C {head.c}, {metrics}"

@@ -23,15 +23,13 @@ from contract.jobs import (
 from engine.rows import RowRequest, RowResult, Sampling
 from engine.serving import ServedModel
 from model.checkpoints.head_store import StoredHead
-from model.heads.classifier import Head, head_probabilities
+from model.heads.classifier import SENTIMENT_HEAD, Head, head_probabilities
 from model.heads.pooling import pool
 from model.heads.unit import Calibration
 from model.texts.preparation import align, prepare, prepare_prompt
 
 # Draws of the samples of one job are kept apart by this stride between their seeds (the golden ratio of 2^63).
 _SEED_STRIDE = 5700357409661599241
-
-_SENTIMENT_HEAD = "sentiment"  # the checkpoint's, negative and positive (trainer/publishing/publish.py)
 
 
 class JobFailed(Exception):
@@ -224,9 +222,9 @@ def _generate(job: GenerateJob, served: ServedModel, deadline: float) -> Plan:
 
     if job.rank_by == "likelihood" or job.sentiment is None:
         return Plan(requests, shape, stream=job.stream)
-    head = served.manifest.heads.get(_SENTIMENT_HEAD)
+    head = served.manifest.heads.get(SENTIMENT_HEAD)
     if head is None or len(head.labels) != 2:
-        detail = f"the model has no head {_SENTIMENT_HEAD!r} of two labels to rank by: leave rank_by out"
+        detail = f"the model has no head {SENTIMENT_HEAD!r} of two labels to rank by: leave rank_by out"
         raise JobFailed(ErrorCode.UNKNOWN_HEAD, detail)
     return Plan(requests, shape, then=lambda rows: _ranked(job, served, head, rows, deadline))
 

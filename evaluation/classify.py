@@ -17,10 +17,9 @@ from evaluation.features import Features, Reader
 from evaluation.logistic import Chosen, Linear, choose, fit, recipes
 from evaluation.report import COLOURS, Report, Table, percent, plot
 from evaluation.sets import Rows, Sets, Split
-from model.heads.classifier import accuracy
+from model.heads.classifier import SENTIMENT_HEAD, accuracy
 from model.heads.pooling import Pooling
 from model.heads.unit import find_unit, fit_threshold
-from trainer.publishing.publish import HEAD
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ def read_material(reader: Reader, sets: Sets, folds: int, pooling: Pooling | Non
 def fit_all(reader: Reader, material: Material) -> tuple[Chosen, Linear]:
     """The classifier on all units: how it is fitted is chosen on the splits, then it is fitted on the training part."""
     candidates = recipes()
-    reader.watch.begin("choosing C", len(candidates) * len(material.splits))
-    chosen = choose(material.x, material.y, material.splits, candidates, reader.watch.advance)
+    reader.progress.begin("choosing C", len(candidates) * len(material.splits))
+    chosen = choose(material.x, material.y, material.splits, candidates, reader.progress.advance)
     return chosen, fit(material.train_x, material.train_y, [chosen.recipe])[0]
 
 
@@ -79,9 +78,9 @@ def evaluate(reader: Reader, sets: Sets, folds: int) -> Report:
     material = read_material(reader, sets, folds)
     chosen, linear = fit_all(reader, material)
     fitting = sets.fitting
-    reader.watch.begin("tf-idf", baseline_fits(material.splits))
+    reader.progress.begin("tf-idf", baseline_fits(material.splits))
     baseline = fit_baseline(
-        fitting.texts, material.y, material.train_rows, material.splits, reader.baselines, reader.watch.advance
+        fitting.texts, material.y, material.train_rows, material.splits, reader.baselines, reader.progress.advance
     )
 
     values: dict[str, Any] = {
@@ -105,7 +104,7 @@ def evaluate(reader: Reader, sets: Sets, folds: int) -> Report:
         **sets.described(),
     }
     values |= _of_the_unit(reader, material, values["unit"])
-    head = reader.manifest.heads.get(HEAD)
+    head = reader.manifest.heads.get(SENTIMENT_HEAD)
     if head is not None and len(sets.labels) == 2:
         shown = reader.features(sets.test.texts, "reading as the checkpoint's head does", head.pooling)
         values["accuracy_shipped_head"] = accuracy(head, shown, material.test_y)

@@ -36,7 +36,7 @@ def evaluate(reader: Reader, sets: Sets, draws: int, seed: int = 0) -> Report:
     kinds = ["l1", "l2"] + (["unit"] if unit is not None else [])
     candidates = recipes(GRID)
     trials = min(TRIALS, draws)
-    reader.watch.begin("fitting", len(sizes) * 2 * (trials * len(candidates) + draws))
+    reader.progress.begin("fitting", len(sizes) * 2 * (trials * len(candidates) + draws))
 
     points: list[dict[str, Any]] = []
     for size in sizes:
@@ -52,7 +52,7 @@ def evaluate(reader: Reader, sets: Sets, draws: int, seed: int = 0) -> Report:
                 for rows in drawn:
                     [fitted] = fit(material.x[rows], material.y[rows], [recipe], kind == "l1")
                     accuracies.append(fitted.accuracy(material.test_x, material.test_y))
-                    reader.watch.advance(1)
+                    reader.progress.advance(1)
             low, high = np.percentile(accuracies, [10, 90]).tolist()
             points.append(
                 {
@@ -94,7 +94,7 @@ def _best(
     for rows in trials:
         fitted = fit(material.x[rows], material.y[rows], candidates, l1)
         scores.append([linear.accuracy(material.x[judge], material.y[judge]) for linear in fitted])
-        reader.watch.advance(len(candidates))
+        reader.progress.advance(len(candidates))
     return candidates[int(np.mean(scores, axis=0).argmax())]
 
 

@@ -34,8 +34,8 @@ class EvaluationError(Exception):
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Who is told of progress: begin(stage, total), then advance(count)."""
+class Progress:
+    """Callbacks that report progress: begin(stage, total), then advance(count)."""
 
     begin: Callable[[str, int], None] = lambda _stage, _total: None
     advance: Callable[[int], None] = lambda _count: None
@@ -55,7 +55,7 @@ class Reader:
         cache: Path,
         pooling: Pooling = "cell",
         dtype: torch.dtype | None = None,
-        watch: Watch | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """directory: a checkpoint or a volume. dtype of the products; None takes the fastest of the device.
 
@@ -66,7 +66,7 @@ class Reader:
         self.manifest = loaded.manifest
         self.manifest_sha256 = manifest_sha256(directory)
         self.model = FoldedModel(loaded.model, "cuda" if torch.cuda.is_available() else "cpu", dtype)
-        self.watch = watch or Watch()
+        self.progress = progress or Progress()
         self.pooling = pooling
         self.baselines = cache / "tf-idf"  # of baseline.py, which needs no checkpoint
         self._cache = cache / self.manifest_sha256 / str(self.model.dtype).removeprefix("torch.")
@@ -96,7 +96,7 @@ class Reader:
 
     def features(self, texts: Sequence[str], stage: str = "reading", pooling: Pooling | None = None) -> Features:
         """(texts, units) float32, in the order of `texts`. pooling: by default the reader's."""
-        self.watch.begin(stage, len(texts))
+        self.progress.begin(stage, len(texts))
         features = np.empty((len(texts), self.model.units), dtype=np.float32)
         for begin in range(0, len(texts), CHUNK):
             chunk = [prepare(text) for text in texts[begin : begin + CHUNK]]
@@ -111,9 +111,9 @@ class Reader:
         path = self._cache / f"{digest.hexdigest()}.npy"
         kept = _kept(path, (2, len(texts), self.model.units))
         if kept is not None:
-            self.watch.advance(len(texts))
+            self.progress.advance(len(texts))
             return kept[0], kept[1]
-        cells, means = read_texts(self.model, texts, on_progress=self.watch.advance)
+        cells, means = read_texts(self.model, texts, on_progress=self.progress.advance)
         _keep(path, np.stack([cells, means]))
         return cells, means
 

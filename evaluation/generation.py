@@ -8,72 +8,47 @@ Beside the samples as they are drawn stand the best of several, ranked as `rank_
 by the checkpoint's head. Head and judge may have learned from the same labels, but from features that share nothing.
 """
 
+from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
-from engine.folded import Clamps, FoldedModel
-from engine.sampling import Choice, sample
+from engine.plans import mean_log_probability, rank_by_sentiment
+from engine.rows import RowRequest, RowResult, Sampling
 from evaluation.baseline import Baseline, fit_baseline
 from evaluation.baseline import fits as baseline_fits
-from evaluation.features import EvaluationError, Reader, Watch
+from evaluation.features import EvaluationError, Features, Reader
 from evaluation.report import COLOURS, Report, Table, percent, plot
+from evaluation.rows import run_rows
 from evaluation.sets import Sets
-from model.heads.classifier import head_probabilities
+from model.heads.classifier import SENTIMENT_HEAD, Head, head_probabilities
 from model.texts.labelled import Labelled
 from model.texts.preparation import prepare_prompt
-from trainer.publishing.publish import HEAD
 
 PROMPTS = ("", "I couldn't figure out")
 SENTIMENTS = (1.0, 0.0, -1.0)
 
-_END = ord("\n")
 _SHOWN = 5  # samples of each kind in report.md; report.json has all
 
 
-@torch.inference_mode()
-def generate(
-    model: FoldedModel,
-    prompt: str,
-    clamps: dict[int, float],
-    samples: int,
-    length: int,
-    temperature: float,
-    seed: int,
-    watch: Watch | None = None,
-) -> list[str]:
-    """`samples` continuations of at most `length` bytes. clamps: unit -> value it is held at."""
-    device, units = model.device, list(clamps)
-    held = Clamps(
-        torch.arange(samples, device=device).repeat_interleave(len(units)),
-        torch.tensor(units, dtype=torch.int64, device=device).repeat(samples),
-        torch.tensor([clamps[unit] for unit in units], device=device).repeat(samples),
-    )
-    state = model.zero_state(samples)
-    for byte in prepare_prompt(prompt):
-        state = model.step(torch.full((samples,), byte, device=device), state, held)
-    written = torch.full((length, samples), _END, dtype=torch.int64, device=device)
-    ended = torch.zeros(samples, dtype=torch.bool, device=device)
-    for position in range(length):
-        choice = Choice(
-            seed=torch.arange(samples, device=device) + seed * samples,
-            position=torch.full((samples,), position, device=device),
-            temperature=torch.full((samples,), temperature, device=device),
-            top_k=torch.full((samples,), 256, device=device),
-            top_p=torch.ones(samples, device=device),
+def sample_requests(
+    prompt: str, clamps: dict[int, float], samples: int, length: int, temperature: float, seed: int
+) -> list[RowRequest]:
+    """`samples` continuations of at most `length` bytes. clamps: unit -> value it is held at.
+
+    Sample i of seed s draws with seed s * samples + i (engine/sampling.py), so the same arguments give the same texts.
+    """
+    return [
+        RowRequest(
+            prepare_prompt(prompt),
+            generate=length,
+            sampling=Sampling(temperature, seed=seed * samples + index),
+            stop=(b"\n",),
+            clamps=clamps,
         )
-        chosen, _ = sample(model.logits(state.hidden), choice)
-        ended |= chosen == _END
-        written[position] = torch.where(ended, _END, chosen)
-        if bool(ended.all()):
-            break
-        state = model.step(chosen, state, held)
-    if watch is not None:
-        watch.advance(samples)
-    columns = written.T.to("cpu", torch.uint8).numpy()
-    return [column.tobytes().split(b"\n", 1)[0].decode("utf-8", "replace") for column in columns]
+        for index in range(samples)
+    ]
 
 
 def evaluate(
@@ -91,33 +66,33 @@ def evaluate(
     Without `valid` a fifth of the training part stands in for it. best_of: how many are drawn for each sample; with 1,
     or where the checkpoint has no head, nothing is ranked.
     """
-    calibration, head = reader.calibration, reader.manifest.heads.get(HEAD)
+    calibration, head = reader.calibration, reader.manifest.heads.get(SENTIMENT_HEAD)
     best_of = best_of if head is not None else 1
     sets = Sets(train, valid, Labelled([], []))
     if len(sets.labels) != 2:
         raise EvaluationError(f"the judge needs two labels, negative and positive; these are {sets.labels}")
     splits, fitting = sets.splits(folds=1), sets.fitting
     y = sets.numbers(fitting)
-    reader.watch.begin("training the judge", baseline_fits(splits))
-    judge = fit_baseline(fitting.texts, y, len(sets.train.texts), splits, reader.baselines, reader.watch.advance)
+    reader.progress.begin("training the judge", baseline_fits(splits))
+    judge = fit_baseline(fitting.texts, y, len(sets.train.texts), splits, reader.baselines, reader.progress.advance)
 
-    drawn = samples * best_of
-    reader.watch.begin("writing", len(PROMPTS) * len(SENTIMENTS) * drawn)
-    written = {}
-    for prompt in PROMPTS:
-        for sentiment in SENTIMENTS:
-            clamp = {calibration.unit: calibration.value(sentiment)}
-            texts = generate(reader.model, prompt, clamp, drawn, length, temperature, seed, reader.watch)
-            written[prompt, sentiment] = [prompt + text for text in texts]
+    asked, drawn = list(product(PROMPTS, SENTIMENTS)), samples * best_of
+    reader.progress.begin("writing", len(asked) * drawn)
+    requests = [
+        sample_requests(prompt, {calibration.unit: calibration.value(sentiment)}, drawn, length, temperature, seed)
+        for prompt, sentiment in asked
+    ]
+    written = run_rows(reader.model, [one for of_kind in requests for one in of_kind], reader.progress)
 
     kinds: list[dict[str, Any]] = []
-    for (prompt, sentiment), texts in written.items():
+    for number, (prompt, sentiment) in enumerate(asked):
+        rows = written[number * drawn : (number + 1) * drawn]
+        texts = [prompt + row.text for row in rows]
         kind = {"prompt": prompt, "sentiment": sentiment, **_judged(judge, texts[::best_of], sentiment)}
         if head is not None and best_of > 1:
             features = reader.features(texts, "reading what was written", head.pooling)
-            away = np.abs(head_probabilities(head, features)[:, 1] - (1 + sentiment) / 2).reshape(samples, best_of)
-            best = np.arange(0, drawn, best_of) + away.argmin(axis=1)
-            kind["ranked"] = _judged(judge, [texts[number] for number in best], sentiment)
+            best = _best(head, features, rows, sentiment, best_of)
+            kind["ranked"] = _judged(judge, [texts[index] for index in best], sentiment)
         kinds.append(kind)
     values: dict[str, Any] = {
         "accuracy_judge": judge.accuracy,
@@ -152,6 +127,17 @@ def evaluate(
         caption += f" Of the best of {best_of} by the checkpoint's head {percent(values['on_asked_side_ranked'])} are."
     table = Table(caption, ["prompt", "sentiment", *columns, "distinct"], rows)
     return Report("generation", values, [table], {"generation": _figure(kinds, best_of)}, notes=_shown(kinds, best_of))
+
+
+def _best(head: Head, features: Features, rows: list[RowResult], sentiment: float, best_of: int) -> list[int]:
+    """The indexes of the best row by `head` of every `best_of` rows, in order. features: (rows, units)."""
+    positive = head_probabilities(head, features)[:, 1].tolist()
+    likelihoods = [mean_log_probability(row) for row in rows]
+    best = []
+    for begin in range(0, len(rows), best_of):
+        several = slice(begin, begin + best_of)
+        best.append(begin + rank_by_sentiment(positive[several], likelihoods[several], sentiment)[0])
+    return best
 
 
 def _judged(judge: Baseline, texts: list[str], sentiment: float) -> dict[str, Any]:

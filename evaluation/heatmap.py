@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from evaluation.features import Reader
 from evaluation.report import Report, Table
 from evaluation.traces import read_traces
-from model.texts.preparation import ByteOrigin, align, prepare
+from model.texts.preparation import align, prepare
 
 _COLUMNS = 90
 _COLOURS = LinearSegmentedColormap.from_list("sentiment", ["#e96c54", "#eeeeee", "#40b88c"])
@@ -19,17 +19,16 @@ _COLOURS = LinearSegmentedColormap.from_list("sentiment", ["#e96c54", "#eeeeee",
 
 @dataclass(frozen=True)
 class Traced:
-    """A text as sent, and the value of every unit after every byte, (bytes, units)."""
+    """A text as sent, and the values of the traced units after every byte of the prepared text, (bytes, units)."""
 
     text: str
-    origins: list[ByteOrigin]
     values: NDArray[np.float32]
 
 
 def trace(reader: Reader, texts: list[str], units: list[int]) -> list[Traced]:
     """Raises EvaluationError for an unknown unit."""
     values = read_traces(reader, [prepare(text) for text in texts], units)
-    return [Traced(text, align(text), of) for text, of in zip(texts, values, strict=True)]
+    return [Traced(text, of) for text, of in zip(texts, values, strict=True)]
 
 
 def report(reader: Reader, traced: list[Traced], units: list[int], pages: dict[str, str]) -> Report:
@@ -48,7 +47,7 @@ def report(reader: Reader, traced: list[Traced], units: list[int], pages: dict[s
 
 def _figure(reader: Reader, traced: Traced, units: list[int]) -> Figure:
     """A panel a unit; the sentiment unit in its calibrated range, others in that of their own values."""
-    last = {origin.start: byte for byte, origin in enumerate(traced.origins) if origin.start < origin.end}
+    last = {origin.start: byte for byte, origin in enumerate(align(traced.text)) if origin.start < origin.end}
     characters = [(traced.text[start], byte) for start, byte in sorted(last.items())]
     lines = max(1, -(-len(characters) // _COLUMNS))
     figure = Figure(figsize=(10, len(units) * (0.45 + 0.24 * lines)), layout="constrained")

@@ -50,8 +50,8 @@ def paraphrase(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs, f
     x = np.concatenate([_features(reader, part) for part in (train, valid) if part is not None])
     y, rows = sets.numbers(sets.fitting), len(train.first)
     candidates = recipes(GRID)
-    reader.watch.begin("choosing C", len(candidates) * len(splits))
-    chosen = choose(x, y, splits, candidates, reader.watch.advance, l1=False)
+    reader.progress.begin("choosing C", len(candidates) * len(splits))
+    chosen = choose(x, y, splits, candidates, reader.progress.advance, l1=False)
     fitted = chosen.recipe.fit_l2(x[:rows], y[:rows])
     test_x, test_y = _features(reader, test), sets.numbers(sets.test)
     predicted = fitted.predict(test_x)
@@ -102,12 +102,12 @@ def relatedness(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs) 
         mixed = np.random.default_rng(0).permutation(len(train_y))
         held = mixed[: max(1, len(mixed) // _HELD_OUT)]
         fit_rows, judge_x, judge_y = np.setdiff1d(mixed, held), train_x[held], train_y[held]
-    reader.watch.begin("choosing C", len(GRID))
+    reader.progress.begin("choosing C", len(GRID))
     errors = []
     for c in GRID:
         predict = _fit_scores(train_x[fit_rows], train_y[fit_rows], lowest, highest, c)
         errors.append(float(np.square(predict(judge_x) - judge_y).mean()))
-        reader.watch.advance(1)
+        reader.progress.advance(1)
     c = GRID[int(np.argmin(errors))]
     predicted = _fit_scores(train_x, train_y, lowest, highest, c)(standard.scaled(_features(reader, test)))
     if np.ptp(predicted) == 0 or np.ptp(test_y) == 0:

@@ -30,14 +30,14 @@ def evaluate(reader: Reader, sets: Sets, folds: int) -> Report:
     most = min(_MOST, linear.nonzero, len(order) - 1)
     counts = [2**power for power in range(most.bit_length())]
 
-    reader.watch.begin("fitting", 2 * len(counts))
+    reader.progress.begin("fitting", 2 * len(counts))
     steps = []
     for count in counts:
         step: dict[str, Any] = {"units": count}
         for name, kept in (("alone", order[:count]), ("without", order[count:])):
             [fitted] = fit(material.train_x[:, kept], material.train_y, [chosen.recipe])
             step[name] = fitted.accuracy(material.test_x[:, kept], material.test_y)
-            reader.watch.advance(1)
+            reader.progress.advance(1)
         steps.append(step)
 
     top = [{"unit": int(unit), "weight": float(strength[unit])} for unit in order[: min(_SHOWN, linear.nonzero)]]

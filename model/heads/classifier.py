@@ -21,6 +21,9 @@ from model.heads import l1
 from model.heads.checks import Floats, HeadError, Labels, checked
 from model.heads.pooling import Pooling
 
+# A checkpoint's default head, of two labels: negative and positive.
+SENTIMENT_HEAD = "sentiment"
+
 C_GRID = tuple(2.0**exponent for exponent in range(-8, 1))
 
 

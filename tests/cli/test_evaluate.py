@@ -13,7 +13,8 @@ import torch
 from click.testing import Result
 
 from evaluation.features import Reader
-from evaluation.generation import generate
+from evaluation.generation import sample_requests
+from evaluation.rows import run_rows
 from model.checkpoints import checkpoint, volumes
 
 Neuron = Callable[..., Result]
@@ -207,7 +208,8 @@ def test_it_writes_what_generate_writes(neuron: Neuron, volume: Path, tmp_path: 
     )
     reader = Reader(volumes.resolve(volume), tmp_path)
     calibration = reader.calibration
-    (ours,) = set(generate(reader.model, "It", {calibration.unit: calibration.value(1.0)}, 3, 40, 0.0, 0))
+    requests = sample_requests("It", {calibration.unit: calibration.value(1.0)}, 3, 40, 0.0, 0)
+    (ours,) = {row.text for row in run_rows(reader.model, requests)}
     assert ours == json.loads(told.stdout)["results"][0]["text"]
 
 

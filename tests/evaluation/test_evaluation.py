@@ -28,6 +28,7 @@ from evaluation import (
 )
 from evaluation.features import EvaluationError, Reader
 from evaluation.report import Report, Table
+from evaluation.rows import run_rows
 from evaluation.sets import IMDB, SST, Sets, find_sets, read_sets
 from evaluation.traces import read_traces
 from model.checkpoints import volumes
@@ -122,8 +123,8 @@ def test_what_was_read_once_is_not_read_again(directory: Path, tmp_path: Path, m
 
     monkeypatch.setattr(features, "read_texts", counted)
     advanced: list[int] = []
-    watch = features.Watch(advance=advanced.append)
-    assert np.array_equal(Reader(directory, tmp_path, watch=watch).features(texts), before)
+    progress = features.Progress(advance=advanced.append)
+    assert np.array_equal(Reader(directory, tmp_path, progress=progress).features(texts), before)
     assert read == []
     assert sum(advanced) == len(texts)
     Reader(directory, tmp_path).features([*texts[:8], "another", *texts[9:]])
@@ -553,14 +554,16 @@ def test_the_best_of_several_are_those_that_the_head_ranks_first(tmp_path: Path)
 
 def test_a_newline_ends_a_sample_and_a_seed_makes_it_again(reader: Reader) -> None:
     def write(seed: int) -> list[str]:
-        return generation.generate(reader.model, "", {UNIT: 1.0}, 6, 30, 1.0, seed)
+        requests = generation.sample_requests("", {UNIT: 1.0}, 6, 30, 1.0, seed)
+        return [row.text for row in run_rows(reader.model, requests)]
 
     assert write(1) == write(1) != write(2)
     assert all(len(text) == 30 for text in write(1))
     with torch.no_grad():
         model = carrier()
         model.output_b[ord("\n")] = 13.0
-    ended = generation.generate(FoldedModel(model, dtype=torch.float32), "", {UNIT: 1.0}, 20, 30, 1.0, 1)
+    requests = generation.sample_requests("", {UNIT: 1.0}, 20, 30, 1.0, 1)
+    ended = [row.text for row in run_rows(FoldedModel(model, dtype=torch.float32), requests)]
     assert len({len(text) for text in ended}) > 3
     assert not any("\n" in text for text in ended)
 

@@ -19,7 +19,7 @@ from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
 from model.checkpoints.openai_weights import import_openai
 from model.heads import classifier as heads
-from model.heads.classifier import Head
+from model.heads.classifier import SENTIMENT_HEAD, Head
 from model.heads.unit import Calibration
 from model.network.language_model import LanguageModel
 from model.texts.labelled import LabelledError, read_labelled
@@ -95,7 +95,6 @@ OPENAI = Release(
 
 GOLDEN_TOLERANCE = 1e-3  # absolute; float32 products in another order differ by about 1e-5
 LABELS = ["negative", "positive"]
-HEAD = "sentiment"
 CACHE = ".download"
 
 
@@ -198,7 +197,7 @@ def _describe(
     for texts, _ in sets:
         features.append(read_features(folded, texts, on_progress=count))
     (train, valid, test), (train_y, valid_y, test_y) = features, [labels for _, labels in sets]
-    on_message(f"fitting the head {HEAD!r} on {len(train)} sentences")
+    on_message(f"fitting the head {SENTIMENT_HEAD!r} on {len(train)} sentences")
     # Raw features, as in the paper: only so does its C mean the same.
     head: Head = heads.fit_l1(train, train_y, valid, valid_y, LABELS, standardize=False)
     head = replace(head, metrics=head.metrics | {"test_accuracy": heads.accuracy(head, test, test_y)})
@@ -214,7 +213,7 @@ def _describe(
         bits_per_byte=None,
         sha256={},
         sentiment=Calibration(unit=release.sentiment_unit, polarity=1, center=0.0, scale=1.0),
-        heads={HEAD: head},
+        heads={SENTIMENT_HEAD: head},
         feature_mean=train.mean(axis=0, dtype=np.float64).tolist(),
         feature_scale=train.std(axis=0, dtype=np.float64).tolist(),
         notes=release.notes,

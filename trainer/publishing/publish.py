@@ -18,7 +18,7 @@ from engine.folded import FoldedModel
 from engine.reading import read_texts
 from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
-from model.heads.classifier import accuracy, fit_l1
+from model.heads.classifier import SENTIMENT_HEAD, accuracy, fit_l1
 from model.heads.pooling import Pooling, pool
 from model.heads.unit import calibrate, find_unit
 from model.network.language_model import LanguageModel
@@ -30,7 +30,6 @@ from trainer.run.snapshot import Progress, SnapshotError, read_model, read_progr
 
 OnProgress = Callable[[int], None]
 
-HEAD = "sentiment"
 _LABELS = ["negative", "positive"]
 _POOLINGS: tuple[Pooling, ...] = ("cell", "mean")  # of equally good ones the first
 
@@ -173,7 +172,7 @@ def _with_sentiment(
     return replace(
         manifest,
         sentiment=calibration,
-        heads={HEAD: head},
+        heads={SENTIMENT_HEAD: head},
         feature_mean=train.cell.mean(axis=0, dtype=np.float64).tolist(),
         feature_scale=train.cell.std(axis=0, dtype=np.float64).tolist(),
     )

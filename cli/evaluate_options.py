@@ -1,0 +1,64 @@
+"""Options that several commands of `neuron evaluate` share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cli.checkpoint_option import checkpoint_option
+from cli.pooling_option import pooling_option
+from evaluation.sets import Sets, read_sets
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+_DTYPES = ["auto", "float32", "bfloat16"]
+
+
+def _options(*chosen: Callable[[F], F]) -> Callable[[F], F]:
+    def add(command: F) -> F:
+        for option in reversed(chosen):
+            command = option(command)
+        return command
+
+    return add
+
+
+cache_option = click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/features"),
+    show_default=True,
+    help="Where features are kept, by checkpoint and texts; may be deleted at any time.",
+)
+model_options = _options(
+    click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory."),
+    checkpoint_option,
+    cache_option,
+    pooling_option,
+    click.option("--dtype", type=click.Choice(_DTYPES), default="auto", show_default=True, help="Of the products."),
+)
+column_options = _options(
+    click.option("--text", help="Column of the texts. Default: the one that is not the label."),
+    click.option("--label", default="label", show_default=True, help="Column of the labels."),
+)
+train_option = click.option("--train", required=True, type=FILE, help="CSV with a header, also .gz or .xz.")
+valid_option = click.option("--valid", type=FILE, help="What C is chosen on; without it, folds of --train.")
+test_option = click.option("--test", required=True, type=FILE, help="What accuracy is measured on, and nothing else.")
+part_options = _options(train_option, valid_option, test_option, column_options)
+folds_option = click.option(
+    "--folds",
+    type=click.IntRange(1, 5),
+    default=5,
+    show_default=True,
+    help="Without --valid: of five parts of --train, how many are held out in turn. 1 is five times as fast.",
+)
+data_option = click.option("--data", required=True, type=DIRECTORY, help="Directory of the set's CSV files.")
+
+
+def parts_of(options: dict[str, Any]) -> tuple[Callable[[], Sets], dict[str, Any]]:
+    """How to read the parts, and the options that are left."""
+    parts = {name: options.pop(name) for name in ("train", "valid", "test", "text", "label")}
+    return lambda: read_sets(**parts), options

@@ -78,20 +78,20 @@ def evaluate(
 
     asked, drawn = list(product(PROMPTS, SENTIMENTS)), samples * best_of
     reader.progress.begin("writing", len(asked) * drawn)
-    requests = [
-        sample_requests(prompt, {calibration.unit: calibration.value(sentiment)}, drawn, length, temperature, seed)
-        for prompt, sentiment in asked
-    ]
-    written = run_rows(reader.model, [one for of_kind in requests for one in of_kind], reader.progress)
+    requests: list[RowRequest] = []
+    for prompt, sentiment in asked:
+        clamps = {calibration.unit: calibration.value(sentiment)}
+        requests += sample_requests(prompt, clamps, drawn, length, temperature, seed)
+    written = run_rows(reader.model, requests, reader.progress)
 
-    kinds: list[dict[str, Any]] = []
+    kinds = []
     for number, (prompt, sentiment) in enumerate(asked):
-        rows = written[number * drawn : (number + 1) * drawn]
-        texts = [prompt + row.text for row in rows]
+        of_kind = written[number * drawn : (number + 1) * drawn]
+        texts = [prompt + row.text for row in of_kind]
         kind = {"prompt": prompt, "sentiment": sentiment, **_judged(judge, texts[::best_of], sentiment)}
         if head is not None and best_of > 1:
             features = reader.features(texts, "reading what was written", head.pooling)
-            best = _best(head, features, rows, sentiment, best_of)
+            best = _best(head, features, of_kind, sentiment, best_of)
             kind["ranked"] = _judged(judge, [texts[index] for index in best], sentiment)
         kinds.append(kind)
     values: dict[str, Any] = {

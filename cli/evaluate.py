@@ -43,8 +43,8 @@ from sentiment_neuron.heat_maps import heat_maps, html_page
 def evaluate() -> None:
     """Evaluate a checkpoint as the paper does.
 
-    Every command writes report.json, report.md and figures into --out. What is chosen and fitted never sees the test
-    part. Features are kept in --cache, so that the next command on the same texts reads none.
+    Every command writes report.json, report.md and figures into --out. Nothing is chosen or fitted on the test part.
+    Features are cached in --cache, so that the next command on the same texts need not read them.
     """
 
 
@@ -218,9 +218,10 @@ def generation(
     seed: int,
     **where: Any,
 ) -> None:
-    """Write with the sentiment unit held at +1, 0 and -1, judged by tf-idf trained on --train (the IMDB reviews).
+    """Write with the sentiment unit held at +1, 0 and -1; judged by tf-idf trained on --train (the IMDB reviews).
 
-    As the samples are drawn, and the best --best-of by the checkpoint's head, as `neuron generate --rank-by sentiment`.
+    Judged are the samples as drawn, and the best of --best-of by the checkpoint's head, as `neuron generate
+    --rank-by sentiment` ranks them.
     """
 
     def protocol(reader: Reader) -> Report:

@@ -1,6 +1,6 @@
 """`neuron evaluate all`: every protocol on the paper's sets, as one page with a table beside the paper's numbers.
 
-It runs the commands of cli/evaluate.py, to whose group it adds itself.
+It runs the commands of `cli/evaluate.py`, and adds itself to their group.
 """
 
 import os
@@ -39,11 +39,13 @@ _TEXTS = (
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Directory of the CSV files of SST and IMDB.",
 )
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="A directory for each.")
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory of all reports."
+)
 @click.option(
     "--page",
     type=click.Path(dir_okay=False, path_type=Path),
-    help=f"Where that page goes. Default: {RESULTS} in --out.",
+    help=f"File of that page. Default: {RESULTS} in --out.",
 )
 @click.option("--draws", type=click.IntRange(2), default=100, show_default=True, help="Of `curve`.")
 @click.option("--samples", type=click.IntRange(1), default=200, show_default=True, help="Of `generation`.")
@@ -62,9 +64,9 @@ def all_(
 ) -> None:
     """Every protocol on SST and IMDB, and a page of them with a table beside the paper's numbers.
 
-    Runs the other commands, each told before it starts. One whose report of the same checkpoint is in --out already is
-    not run again, so what was interrupted goes on. DIR holds the files that `sst` and `imdb` need. A report of `growth`
-    in --out/growth goes into the page as well.
+    Runs the other commands, and prints each before it starts. A command whose report of the same checkpoint is already
+    in --out is not run again, so an interrupted run continues. DIR holds the files that `sst` and `imdb` need. A report
+    of `growth` in --out/growth goes into the page as well.
     """
     try:
         imdb_train = str(find_files(data, IMDB)["train"])
@@ -102,7 +104,7 @@ def all_(
 
 
 def results_page(out: Path, place: Path) -> str:
-    """The page of all reports that lie in `out`, as Markdown; place: the directory that it is to lie in."""
+    """The page of all reports that lie in `out`, as Markdown. place: the directory of the page."""
     reports = _reports(out)
     bodies = {
         name: embedded((out / name / MARKDOWN).read_text(), os.path.relpath(out / name, place)) for name in reports
@@ -115,7 +117,7 @@ def _reports(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def _report(path: Path) -> dict[str, Any]:
-    """What was left there; nothing where there is none that could be read."""
+    """The report; empty where it is missing or cannot be read."""
     try:
         return read_report(path)
     except (OSError, EvaluationError):

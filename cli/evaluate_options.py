@@ -31,7 +31,7 @@ cache_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("runs/features"),
     show_default=True,
-    help="Where features are kept, by checkpoint and texts; may be deleted at any time.",
+    help="Cache of features, by checkpoint and texts; may be deleted at any time.",
 )
 model_options = _options(
     click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory."),
@@ -53,12 +53,12 @@ folds_option = click.option(
     type=click.IntRange(1, 5),
     default=5,
     show_default=True,
-    help="Without --valid: of five parts of --train, how many are held out in turn. 1 is five times as fast.",
+    help="Without --valid: how many of five parts of --train are held out in turn. 1 is five times as fast.",
 )
 data_option = click.option("--data", required=True, type=DIRECTORY, help="Directory of the set's CSV files.")
 
 
 def parts_of(options: dict[str, Any]) -> tuple[Callable[[], Sets], dict[str, Any]]:
-    """How to read the parts, and the options that are left."""
+    """A function that reads the parts, and the other options."""
     parts = {name: options.pop(name) for name in ("train", "valid", "test", "text", "label")}
     return lambda: read_sets(**parts), options

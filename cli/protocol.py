@@ -1,4 +1,4 @@
-"""A protocol of `neuron evaluate` from the command line: with progress bars, to its report on disk."""
+"""Runs a protocol of `neuron evaluate`: with progress bars, up to its report on disk."""
 
 import json
 import shlex
@@ -26,7 +26,7 @@ from model.texts.labelled import LabelledError
 def run(
     protocol: Callable[[Reader], Report], out: Path, directory: Path, cache: Path, pooling: Pooling, dtype: str
 ) -> None:
-    """A protocol of one checkpoint."""
+    """Run a protocol of one checkpoint and write its report."""
 
     def with_reader(progress: Progress) -> tuple[Report, dict[str, Any]]:
         reader = Reader(directory, cache, pooling, None if dtype == "auto" else getattr(torch, dtype), progress)
@@ -36,7 +36,7 @@ def run(
 
 
 def write(protocol: Callable[[Progress], tuple[Report, dict[str, Any]]], out: Path) -> None:
-    """protocol: to the report, and what it says of what was evaluated."""
+    """Run a protocol and write its report. protocol: returns the report, and the facts about what was evaluated."""
     try:
         with _bars() as progress:
             report, about = protocol(progress)
@@ -82,7 +82,7 @@ def command_line(context: click.Context) -> str:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Raises EvaluationError for what is none, OSError where there is none."""
+    """Raises EvaluationError for a file that is not a report, OSError for one that cannot be read."""
     try:
         report = json.loads(path.read_bytes())
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The paper's evaluation of a checkpoint: a module for each protocol, on features that are read once.
+"""The paper's evaluation of a checkpoint: a module for each protocol, on the engine.
 
     classify     accuracy of all units, of the one unit, and of tf-idf
     curve        accuracy against the number of labels
@@ -11,10 +11,10 @@
     growth       accuracy against bytes read, of a run's checkpoints
     generation   text written with the unit held, judged by tf-idf
 
-    features     texts -> features, kept on disk        report       report.json, report.md, figures
+    features     texts -> features, cached on disk      report       report.json, report.md, figures
     sets         labelled sets and how they are split   logistic     logistic regression, choice of C
     baseline     tf-idf                                 traces       units after every byte
-    summary      many reports in one table
+    rows         rows on an engine                      summary      many reports in one table
 
 No protocol chooses or fits anything on a test set.
 """

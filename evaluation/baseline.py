@@ -1,6 +1,6 @@
 """The baseline: logistic regression on tf-idf of words and pairs of words, min_df and C by grid search.
 
-The search knows no checkpoint, so what it chose is kept by the texts, and found again by whichever protocol asks next.
+The search does not depend on a checkpoint, so its choice is cached by the texts for every protocol that needs it.
 """
 
 import hashlib
@@ -44,10 +44,10 @@ def fit_baseline(
 ) -> Baseline:
     """Choose by mean accuracy over the splits, then fit on the first `train_rows` rows (evaluation/sets.py).
 
-    cache: directory of what was chosen before. advance: called with the number of fits that are done.
+    cache: directory of earlier choices. advance: called with the number of fits just done.
     """
     path = cache / f"{_digest(texts, y, splits)}.json"
-    chosen = _kept(path)
+    chosen = _cached(path)
     if chosen is None:
         chosen = _search(texts, y, splits, advance)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,16 +63,16 @@ def fit_baseline(
 def _search(
     texts: Sequence[str], y: Rows, splits: Sequence[Split], advance: Callable[[int], None]
 ) -> tuple[int, float, float]:
-    """min_df, C, and the accuracy that they were chosen by."""
+    """min_df, C, and the accuracy by which they were chosen."""
     scores: dict[tuple[int, float], list[float]] = {one: [] for one in product(MIN_DF, C)}
-    for fit_rows, judge_rows in splits:
+    for fit_rows, valid_rows in splits:
         for min_df in MIN_DF:
             vectorizer = _vectorizer(min_df)
             fit_x = vectorizer.fit_transform([texts[row] for row in fit_rows])
-            judge_x = vectorizer.transform([texts[row] for row in judge_rows])
+            valid_x = vectorizer.transform([texts[row] for row in valid_rows])
             for c in C:
                 fitted = _regression(c).fit(fit_x, y[fit_rows])
-                scores[min_df, c].append(float(fitted.score(judge_x, y[judge_rows])))
+                scores[min_df, c].append(float(fitted.score(valid_x, y[valid_rows])))
                 advance(1)
     min_df, c = max(scores, key=lambda one: float(np.mean(scores[one])))
     return min_df, c, float(np.mean(scores[min_df, c]))
@@ -85,8 +85,8 @@ def _digest(texts: Sequence[str], y: Rows, splits: Sequence[Split]) -> str:
     return digest.hexdigest()
 
 
-def _kept(path: Path) -> tuple[int, float, float] | None:
-    """What was chosen; None if nothing was, or if the file is damaged: the search then runs again."""
+def _cached(path: Path) -> tuple[int, float, float] | None:
+    """The cached choice; None if there is no file or it is damaged: the search then runs again."""
     try:
         min_df, c, accuracy = json.loads(path.read_bytes())
     except (OSError, ValueError, TypeError):

@@ -1,8 +1,8 @@
-"""The paper's protocol (Radford et al. 2017, section 4): how well features tell the labels of a set.
+"""The paper's protocol (Radford et al. 2017, section 4): how well features predict the labels of a set.
 
-All units: L1 logistic regression. The one unit: its fitted threshold, and its sign without any label of the set. Beside
-them stands tf-idf. Everything is chosen and fitted on the training and validation parts; the test part is looked at
-once by each.
+All units: L1 logistic regression. The one unit: its fitted threshold, and its sign without any label of the set. The
+baseline is tf-idf. Everything is chosen and fitted on the training and validation parts; each classifier sees the test
+part once.
 """
 
 from dataclasses import dataclass
@@ -45,12 +45,12 @@ class Material:
 
 def read_material(reader: Reader, sets: Sets, folds: int, pooling: Pooling | None = None) -> Material:
     """pooling: by default the reader's."""
-    splits = sets.splits(folds)  # before an hour of reading
+    splits = sets.splits(folds)  # first, because it may fail and reading may take an hour
     fitting = sets.fitting
     return Material(
         sets,
         splits,
-        reader.features(fitting.texts, "reading what is fitted on", pooling),
+        reader.features(fitting.texts, "reading the training part", pooling),
         sets.numbers(fitting),
         len(sets.train.texts),
         reader.features(sets.test.texts, "reading the test part", pooling),
@@ -106,16 +106,16 @@ def evaluate(reader: Reader, sets: Sets, folds: int) -> Report:
     values |= _of_the_unit(reader, material, values["unit"])
     head = reader.manifest.heads.get(SENTIMENT_HEAD)
     if head is not None and len(sets.labels) == 2:
-        shown = reader.features(sets.test.texts, "reading as the checkpoint's head does", head.pooling)
-        values["accuracy_shipped_head"] = accuracy(head, shown, material.test_y)
+        test_x = reader.features(sets.test.texts, "reading for the checkpoint's head", head.pooling)
+        values["accuracy_shipped_head"] = accuracy(head, test_x, material.test_y)
     return Report("classify", values, [_table(values)], {"choice": _figure(chosen)})
 
 
 def with_threshold(material: Material, unit: int) -> dict[str, Any]:
     """The one unit with the threshold that is fitted on the training part, and its accuracy on the test part."""
     threshold, polarity, _ = fit_threshold(material.train_x[:, unit], material.train_y)
-    said = (material.test_x[:, unit] > threshold) == (polarity > 0)
-    accuracy_unit = float((said == (material.test_y == 1)).mean())
+    predicted = (material.test_x[:, unit] > threshold) == (polarity > 0)
+    accuracy_unit = float((predicted == (material.test_y == 1)).mean())
     return {"threshold": threshold, "polarity": polarity, "accuracy_unit": accuracy_unit}
 
 
@@ -127,7 +127,7 @@ def _of_the_unit(reader: Reader, material: Material, unit: int | None) -> dict[s
     known = reader.manifest.sentiment
     if known is not None:
         found["accuracy_unit_no_labels"] = float(((known.polarity * test > 0) == positive).mean())
-        if reader.pooling != "mean":  # which the calibration is not for
+        if reader.pooling != "mean":  # the calibration is that of the cell
             center = np.tanh(known.center) if reader.pooling == "tanh" else known.center
             found["accuracy_unit_calibrated"] = float(((known.polarity * (test - center) > 0) == positive).mean())
     return found

@@ -1,9 +1,9 @@
 """Accuracy against the number of labelled examples (Radford et al. 2017, figures 2 and 5).
 
-For each number of examples that many training rows are drawn again and again, and three classifiers are fitted: all
+For each number of examples, that many training rows are drawn repeatedly, and each draw fits three classifiers: all
 units with the L1 penalty, with L2, and the one unit alone with a threshold. C and scaling are chosen for each number
 of examples on the validation part, by the mean over the first draws; without a validation part a fifth of the training
-part stands in for it, and is never drawn from.
+part replaces it, and is never drawn from.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from evaluation.report import COLOURS, Report, Table, percent, plot
 from evaluation.sets import Rows, Sets
 from model.heads.unit import fit_threshold
 
-TRIALS = 5  # draws that C is chosen by
+TRIALS = 5  # draws by which C is chosen
 # Wider and coarser than the paper's: with a few raw examples any C up to 1 leaves no weight at all.
 GRID = tuple(2.0**exponent for exponent in range(-8, 5, 4))
 SMALLEST = 8
@@ -30,7 +30,7 @@ _NAMES = {"l1": "all units, L1", "l2": "all units, L2", "unit": "the one unit"}
 def evaluate(reader: Reader, sets: Sets, draws: int, seed: int = 0) -> Report:
     """draws: for each number of examples; the mean and the 10th and 90th percentile are of these."""
     material = read_material(reader, sets, folds=1)
-    pool, judge = material.splits[0]
+    pool, valid_rows = material.splits[0]
     sizes = _sizes(len(pool))
     unit = the_unit(reader, material)
     kinds = ["l1", "l2"] + (["unit"] if unit is not None else [])
@@ -47,7 +47,7 @@ def evaluate(reader: Reader, sets: Sets, draws: int, seed: int = 0) -> Report:
             if kind == "unit":
                 accuracies = [_unit_accuracy(material, rows, int(unit or 0)) for rows in drawn]
             else:
-                recipe = _best(reader, material, candidates, drawn[:trials], judge, kind == "l1")
+                recipe = _best(reader, material, candidates, drawn[:trials], valid_rows, kind == "l1")
                 accuracies = []
                 for rows in drawn:
                     [fitted] = fit(material.x[rows], material.y[rows], [recipe], kind == "l1")
@@ -70,7 +70,7 @@ def evaluate(reader: Reader, sets: Sets, draws: int, seed: int = 0) -> Report:
 
 
 def _sizes(rows: int) -> list[int]:
-    """Powers of two, up to half of the rows: draws of more would be much the same."""
+    """Powers of two, up to half of the rows: larger draws would overlap too much."""
     sizes, size = [], SMALLEST
     while size <= rows // 2:
         sizes.append(size)
@@ -88,12 +88,12 @@ def _draw(y: Rows, pool: Rows, size: int, draw: np.random.Generator) -> Rows:
 
 
 def _best(
-    reader: Reader, material: Material, candidates: list[Recipe], trials: list[Rows], judge: Rows, l1: bool
+    reader: Reader, material: Material, candidates: list[Recipe], trials: list[Rows], valid_rows: Rows, l1: bool
 ) -> Recipe:
     scores = []
     for rows in trials:
         fitted = fit(material.x[rows], material.y[rows], candidates, l1)
-        scores.append([linear.accuracy(material.x[judge], material.y[judge]) for linear in fitted])
+        scores.append([linear.accuracy(material.x[valid_rows], material.y[valid_rows]) for linear in fitted])
         reader.progress.advance(len(candidates))
     return candidates[int(np.mean(scores, axis=0).argmax())]
 

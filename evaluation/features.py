@@ -1,8 +1,8 @@
-"""`Reader`: the features of texts, each read once by a checkpoint and then kept on disk.
+"""`Reader`: the features of texts, each read once by a checkpoint and then cached on disk.
 
-A kept file holds at most CHUNK texts, so an interrupted reading goes on where it was. Its place says what it is:
-CACHE / sha256 of the checkpoint's manifest / dtype / sha256 of the prepared texts .npy, (2, texts, units) float32: the
-final cells and the means, for one reading gives what every pooling needs.
+A cached file holds at most CHUNK texts, so an interrupted reading continues where it stopped. Its path identifies it:
+CACHE / sha256 of the checkpoint's manifest / dtype / sha256 of the prepared texts .npy. It holds (2, texts, units)
+float32: the final cells and the means, because one reading gives the features of every pooling.
 """
 
 import hashlib
@@ -42,12 +42,12 @@ class Progress:
 
 
 def manifest_sha256(directory: Path) -> str:
-    """What tells a checkpoint from all others."""
+    """Identifies a checkpoint, in hexadecimal digits."""
     return hashlib.sha256((directory / checkpoint.MANIFEST).read_bytes()).hexdigest()
 
 
 class Reader:
-    """A checkpoint that reads texts, with the features that it read before."""
+    """A checkpoint that reads texts, and the cache of the features that it has read."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Reader:
     ) -> None:
         """directory: a checkpoint or a volume. dtype of the products; None takes the fastest of the device.
 
-        Raises model.checkpoint.CheckpointError.
+        Raises model.checkpoints.checkpoint.CheckpointError.
         """
         directory = volumes.resolve(directory)
         loaded = checkpoint.read(directory)
@@ -83,7 +83,7 @@ class Reader:
         return f"{self.manifest.name}/step-{self.manifest.step}"
 
     def described(self) -> dict[str, Any]:
-        """What a report says of the checkpoint."""
+        """The facts about the checkpoint that every report holds."""
         return {
             "checkpoint": self.name,
             "manifest_sha256": self.manifest_sha256,
@@ -109,17 +109,17 @@ class Reader:
         for text in texts:
             digest.update(len(text).to_bytes(8, "little") + text)
         path = self._cache / f"{digest.hexdigest()}.npy"
-        kept = _kept(path, (2, len(texts), self.model.units))
-        if kept is not None:
+        cached = _cached(path, (2, len(texts), self.model.units))
+        if cached is not None:
             self.progress.advance(len(texts))
-            return kept[0], kept[1]
+            return cached[0], cached[1]
         cells, means = read_texts(self.model, texts, on_progress=self.progress.advance)
-        _keep(path, np.stack([cells, means]))
+        _write(path, np.stack([cells, means]))
         return cells, means
 
 
-def _kept(path: Path, shape: tuple[int, ...]) -> Features | None:
-    """What was kept; None if nothing was, or if the file is damaged: it is then read and written again."""
+def _cached(path: Path, shape: tuple[int, ...]) -> Features | None:
+    """The features in the file; None if it is missing or damaged: the texts are then read again."""
     try:
         features = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -128,7 +128,7 @@ def _kept(path: Path, shape: tuple[int, ...]) -> Features | None:
     return features if fits else None
 
 
-def _keep(path: Path, features: Features) -> None:
+def _write(path: Path, features: Features) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:

@@ -4,8 +4,9 @@ Samples are drawn at sentiment +1, 0 and -1, free and after a prompt, as `neuron
 at every byte, the prompt's too, and a newline ends a review. The judge is trained on labelled reviews (the paper's
 readers were people) and sees prompt and continuation.
 
-Beside the samples as they are drawn stand the best of several, ranked as `rank_by: sentiment` of POST /generate does,
-by the checkpoint's head. Head and judge may have learned from the same labels, but from features that share nothing.
+The samples are judged as they are drawn, and again the best of every several, ranked by the checkpoint's head as
+`rank_by: sentiment` of POST /generate ranks. Head and judge may have learned from the same labels, but on features that
+share nothing.
 """
 
 from itertools import product
@@ -63,7 +64,7 @@ def evaluate(
 ) -> Report:
     """train, valid: of the judge; labels are two, the second in order being the positive.
 
-    Without `valid` a fifth of the training part stands in for it. best_of: how many are drawn for each sample; with 1,
+    Without `valid`, a fifth of the training part replaces it. best_of: how many are drawn for each sample; with 1,
     or where the checkpoint has no head, nothing is ranked.
     """
     calibration, head = reader.calibration, reader.manifest.heads.get(SENTIMENT_HEAD)
@@ -90,7 +91,7 @@ def evaluate(
         texts = [prompt + row.text for row in of_kind]
         kind = {"prompt": prompt, "sentiment": sentiment, **_judged(judge, texts[::best_of], sentiment)}
         if head is not None and best_of > 1:
-            features = reader.features(texts, "reading what was written", head.pooling)
+            features = reader.features(texts, "reading the samples", head.pooling)
             best = _best(head, features, of_kind, sentiment, best_of)
             kind["ranked"] = _judged(judge, [texts[index] for index in best], sentiment)
         kinds.append(kind)

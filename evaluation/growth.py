@@ -1,7 +1,7 @@
 """A model while it learned: held-out bits per byte, and accuracy of all units and of one, against bytes read.
 
-Of the checkpoints that a run published on its way (`neuron train --publish-every-steps`). The unit is found anew in
-each, on the training part: where none carries sentiment yet, it is the one that comes nearest.
+The checkpoints are those that a run published on its way (`neuron train --publish-every-steps`). The unit is found
+again in each, on the training part: where no unit carries sentiment yet, it is the one that comes nearest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _NAMES = {"cell": "all units, final cell", "mean": "all units, mean over the tex
 
 def evaluate(readers: Sequence[Reader], sets: Sets, earlier: Sequence[Mapping[str, Any]] = ()) -> Report:
     """readers: of the checkpoints, in any order. sets: of two labels, with a validation part. earlier: the values of
-    former reports, whose points stand for checkpoints that are no longer kept."""
+    earlier reports, whose points are those of checkpoints that are no longer kept."""
     if not readers:
         raise EvaluationError("there is no checkpoint to evaluate")
     if len(sets.labels) != 2:

@@ -46,7 +46,7 @@ def report(reader: Reader, traced: list[Traced], units: list[int], pages: dict[s
 
 
 def _figure(reader: Reader, traced: Traced, units: list[int]) -> Figure:
-    """A panel a unit; the sentiment unit in its calibrated range, others in that of their own values."""
+    """A panel for each unit; the sentiment unit in its calibrated range, others in the range of their own values."""
     last = {origin.start: byte for byte, origin in enumerate(align(traced.text)) if origin.start < origin.end}
     characters = [(traced.text[start], byte) for start, byte in sorted(last.items())]
     lines = max(1, -(-len(characters) // _COLUMNS))
@@ -65,7 +65,7 @@ def _figure(reader: Reader, traced: Traced, units: list[int]) -> Figure:
         axes.imshow(cells.reshape(lines, _COLUMNS), cmap=_COLOURS, vmin=-bound, vmax=bound, aspect="auto")
         for place, (character, _) in enumerate(characters):
             if character.isprintable():
-                # A lone $ pair would be read as mathematics.
+                # A pair of $ would be parsed as mathematics.
                 axes.text(
                     place % _COLUMNS,
                     place // _COLUMNS,

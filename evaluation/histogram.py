@@ -1,4 +1,4 @@
-"""The unit's value by class (Radford et al. 2017, figure 3): one peak a class says that it carries the label."""
+"""The unit's value by class (Radford et al. 2017, figure 3): a peak for each class shows that it carries the label."""
 
 from typing import Any
 

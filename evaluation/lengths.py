@@ -1,4 +1,4 @@
-"""Text length of right and wrong answers against all: whether long texts, or short ones, are what goes wrong."""
+"""Text length of right and wrong answers against all: whether long or short texts are answered wrong."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _PARTS = 5
 
 
 def evaluate(reader: Reader, sets: Sets, folds: int) -> Report:
-    """The classifier is that on all units (classify); lengths are those of the test part, in prepared bytes."""
+    """The classifier is that on all units (`classify.py`); lengths are those of the test part, in prepared bytes."""
     material = read_material(reader, sets, folds)
     chosen, linear = fit_all(reader, material)
     right = linear.predict(material.test_x) == material.test_y

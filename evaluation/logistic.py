@@ -25,7 +25,7 @@ _MAX_ITERATIONS = 1000
 
 @dataclass(frozen=True)
 class Linear:
-    """weights: (rows, features), bias: (rows,); one row for two classes, else a row a class."""
+    """weights: (rows, features), bias: (rows,); one row for two classes, else a row for each class."""
 
     weights: Floats
     bias: Floats
@@ -78,7 +78,7 @@ def fit(x: NDArray[np.floating], y: Rows, recipes: Sequence[Recipe], l1: bool = 
 @dataclass(frozen=True)
 class Chosen:
     recipe: Recipe
-    accuracy: float  # on the rows it was chosen on, mean over the splits
+    accuracy: float  # on the rows by which it was chosen, mean over the splits
     tried: list[tuple[Recipe, float]]
 
 
@@ -94,12 +94,12 @@ def choose(
     advance: Callable[[int], None] = lambda _count: None,
     l1: bool = True,
 ) -> Chosen:
-    """The best by mean accuracy over the splits; of equals the first. l1: else L2. advance: gets their number after
-    every split."""
+    """The best by mean accuracy over the splits; the first of equals. l1: else L2. advance: called after every
+    split with the number of candidates."""
     accuracies = np.empty((len(candidates), len(splits)))
-    for split, (fit_rows, judge_rows) in enumerate(splits):
+    for split, (fit_rows, valid_rows) in enumerate(splits):
         fitted = fit(x[fit_rows], y[fit_rows], candidates, l1)
-        accuracies[:, split] = [linear.accuracy(x[judge_rows], y[judge_rows]) for linear in fitted]
+        accuracies[:, split] = [linear.accuracy(x[valid_rows], y[valid_rows]) for linear in fitted]
         advance(len(candidates))
     tried = [(recipe, float(mean)) for recipe, mean in zip(candidates, accuracies.mean(axis=1), strict=True)]
     recipe, accuracy = max(tried, key=lambda one: one[1])

@@ -36,13 +36,13 @@ class Pairs:
 
 
 def read_pairs(path: Path, first: str, second: str, label: str) -> Pairs:
-    """A CSV with a header and these columns. Raises trainer.labelled.LabelledError."""
+    """A CSV with a header and these columns. Raises model.texts.labelled.LabelledError."""
     one, other = read_labelled(path, first, label), read_labelled(path, second, label)
     return Pairs(one.texts, other.texts, one.labels)
 
 
 def paraphrase(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs, folds: int) -> Report:
-    """Labels are two; the second in order, such as 1, says that a pair is one of paraphrases."""
+    """Labels are two; the second in order, such as 1, is that of paraphrases."""
     sets = Sets(_one(train), _one(valid) if valid else None, _one(test))
     if len(sets.labels) != 2:
         raise EvaluationError(f"paraphrase has two labels, these are {sets.labels}: give --score for scores")
@@ -95,18 +95,18 @@ def relatedness(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs) 
     raw = _features(reader, train)
     standard = Standardization.of(raw)
     train_x = standard.scaled(raw)
-    fit_rows, judge_x, judge_y = np.arange(len(train_y)), train_x, train_y
+    fit_rows, valid_x, valid_y = np.arange(len(train_y)), train_x, train_y
     if valid is not None:
-        judge_x, judge_y = standard.scaled(_features(reader, valid)), _scores("valid", valid)
+        valid_x, valid_y = standard.scaled(_features(reader, valid)), _scores("valid", valid)
     else:
         mixed = np.random.default_rng(0).permutation(len(train_y))
         held = mixed[: max(1, len(mixed) // _HELD_OUT)]
-        fit_rows, judge_x, judge_y = np.setdiff1d(mixed, held), train_x[held], train_y[held]
+        fit_rows, valid_x, valid_y = np.setdiff1d(mixed, held), train_x[held], train_y[held]
     reader.progress.begin("choosing C", len(GRID))
     errors = []
     for c in GRID:
         predict = _fit_scores(train_x[fit_rows], train_y[fit_rows], lowest, highest, c)
-        errors.append(float(np.square(predict(judge_x) - judge_y).mean()))
+        errors.append(float(np.square(predict(valid_x) - valid_y).mean()))
         reader.progress.advance(1)
     c = GRID[int(np.argmin(errors))]
     predicted = _fit_scores(train_x, train_y, lowest, highest, c)(standard.scaled(_features(reader, test)))

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: `report.json`, `report.md` with its tables and figures, and pages of HTML."""
+"""What an evaluation writes: `report.json`, `report.md` with its tables and figures, and pages of HTML."""
 
 import json
 import re
@@ -68,7 +68,7 @@ class Report:
 
 
 def embedded(markdown: str, folder: str) -> str:
-    """The tables, notes and figures of a `report.md`, to stand in a page that sees its folder as `folder`."""
+    """The tables, notes and figures of a `report.md`, for a page whose links reach its directory by `folder`."""
     _, _, body = markdown.split("\n\n", 2)  # its title and the facts about the checkpoint are left out
     return re.sub(r"\]\((\w+\.(?:png|html))\)", rf"]({folder}/\1)", body).strip()
 

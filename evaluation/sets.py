@@ -38,7 +38,7 @@ class Sets:
         for name, part in (("valid", self.valid), ("test", self.test)):
             unknown = sorted(set(part.labels if part else ()) - set(self.labels))
             if unknown:
-                raise LabelledError(f"{name}: labels {unknown[:10]} are none of the training part's: {self.labels}")
+                raise LabelledError(f"{name}: labels {unknown[:10]} are not among the training part's: {self.labels}")
 
     @property
     def labels(self) -> list[str]:
@@ -59,8 +59,8 @@ class Sets:
     def splits(self, folds: int, seed: int = 0) -> list[Split]:
         """(rows to fit on, rows to choose on) of `fitting`.
 
-        With a validation part one split, and `folds` says nothing. Without one the training part is cut into five of
-        equal shares of every label, and the first `folds` of them are held out in turn.
+        With a validation part there is one split, and `folds` is ignored. Without one the training part is cut into
+        five, of equal shares of every label, and the first `folds` of them are held out in turn.
         """
         train = np.arange(len(self.train.texts))
         if self.valid is not None:
@@ -75,7 +75,7 @@ class Sets:
                 "give --valid or more rows"
             )
         parts = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed).split(y, y)
-        return [(fit.astype(np.int64), judge.astype(np.int64)) for fit, judge in list(parts)[:folds]]
+        return [(fit.astype(np.int64), valid.astype(np.int64)) for fit, valid in list(parts)[:folds]]
 
     def described(self) -> dict[str, Any]:
         return {

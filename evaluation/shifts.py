@@ -1,4 +1,4 @@
-"""The size of the unit's changes against position: where in a text the model makes up its mind.
+"""The size of the unit's changes against position: where in a text the model's estimate changes most.
 
 A change is the absolute difference of the unit's value over one byte. It is averaged by the byte's number, and by how
 far into its text the byte stands. Nothing is fitted.
@@ -15,16 +15,16 @@ from model.texts.preparation import prepare
 
 _BYTES = 25  # of a bin by number
 _BINS = 20  # by share of the text
-_LAST = 40  # bins by number; longer texts are left out of that part beyond it
+_LAST = 40  # bins by number; changes at later bytes are not counted there
 
 
 def evaluate(reader: Reader, texts: list[str], unit: int | None) -> Report:
     """unit: by default the checkpoint's sentiment unit."""
     unit = reader.calibration.unit if unit is None else check_unit(reader, unit)
     prepared = [prepare(text) for text in texts]
-    sums = {"byte": np.zeros((_LAST, 2)), "share": np.zeros((_BINS, 2))}  # of change, and how many
+    sums = {"byte": np.zeros((_LAST, 2)), "share": np.zeros((_BINS, 2))}  # sum of the changes, and their number
     for trace in read_traces(reader, prepared, [unit]):
-        change = np.abs(np.diff(trace[:, 0].astype(np.float64), prepend=0.0))  # the state begins at zero
+        change = np.abs(np.diff(trace[:, 0].astype(np.float64), prepend=0.0))  # the state is zero before the first byte
         position = np.arange(len(change))
         _add(sums["byte"], position // _BYTES, change)
         _add(sums["share"], position * _BINS // len(change), change)

@@ -25,11 +25,11 @@ SECTIONS = {
     "generation": "Text written with the unit held, as it is drawn and the best of several, judged by tf-idf.",
 }
 
-Reports = Mapping[str, Mapping[str, Any]]  # by the name of the folder they are in: what report.json holds
+Reports = Mapping[str, Mapping[str, Any]]  # by the name of the folder they are in: the content of report.json
 
 
 def page(reports: Reports, bodies: Mapping[str, str]) -> str:
-    """Markdown. bodies: of each report, what is said of it beside its command."""
+    """Markdown. bodies: the tables, notes and figures of each report."""
     parts = ["# Results", summarize(reports).markdown()]
     if behind := _behind(reports):
         parts.append(
@@ -44,14 +44,13 @@ def page(reports: Reports, bodies: Mapping[str, str]) -> str:
 
 def _behind(reports: Reports) -> list[str]:
     """The classifiers on all units that a bag of words beats."""
-    names = {f"{key}{suffix}": f"{_SETS[key]}{told}" for key in _SETS for suffix, told in _POOLINGS.items()}
+    names = {f"{key}{suffix}": f"{_SETS[key]}{pooling}" for key in _SETS for suffix, pooling in _POOLINGS.items()}
     known = [(name, reports[key]) for key, name in names.items() if key in reports]
     return [name for name, report in known if report["accuracy_all"] < report["accuracy_tfidf"]]
 
 
 def summarize(reports: Reports) -> Table:
-    """reports: `sst`, `sst-mean`, `imdb`, `imdb-mean` and `generation`; a row that needs one that is not there is left
-    out."""
+    """reports: `sst`, `sst-mean`, `imdb`, `imdb-mean` and `generation`; rows of one that is missing are left out."""
     about = next(iter(reports.values()))
     rows: list[list[object]] = [
         ["held-out reviews, bits per byte", about["bits_per_byte"], "", _PAPER["bits_per_byte"]]
@@ -77,8 +76,8 @@ def summarize(reports: Reports) -> Table:
     if written is not None:
         rows.append(["written on the side asked for, at +1 and -1", percent(written["on_asked_side"]), "", "-"])
         if written["on_asked_side_ranked"] is not None:
-            told = f"written on it, the best of {written['best_of']} by the head"
-            rows.append([told, percent(written["on_asked_side_ranked"]), "", "-"])
+            name = f"written on it, the best of {written['best_of']} by the head"
+            rows.append([name, percent(written["on_asked_side_ranked"]), "", "-"])
     caption = (
         f"{about['checkpoint']}: {about['units']:,} units, {about['bytes_seen']:,} bytes read. "
         "Final cell, L1, C chosen without the test part, as in the paper, unless a row says otherwise."

@@ -30,6 +30,7 @@ from model.network.language_model import Architecture, LanguageModel
 
 Json = dict[str, Any]
 
+ROOT = Path(__file__).parents[2]
 UNITS = 8
 MANIFEST = Manifest(
     name="tiny-model.v1",
@@ -225,9 +226,10 @@ TAKE_TURNS = """
     from dataclasses import replace
     from pathlib import Path
     import torch
-    from model.checkpoint import CheckpointError, latest, publish, read
-    from model.manifest import Manifest
-    from model.language_model import Architecture, LanguageModel
+    from model.checkpoints.checkpoint import CheckpointError, read
+    from model.checkpoints.manifest import Manifest
+    from model.checkpoints.volumes import latest, publish
+    from model.network.language_model import Architecture, LanguageModel
 
     torch.set_num_threads(1)
     volume, publishers, stride = Path(sys.argv[1]), 3, int(sys.argv[2])
@@ -258,7 +260,7 @@ TAKE_TURNS = """
 @pytest.mark.parametrize("stride", [1, 3], ids=["the same steps", "steps in turn"])
 def test_publishers_take_turns(tmp_path: Path, stride: int) -> None:
     script = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(TAKE_TURNS), str(tmp_path), str(stride)]
-    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=Path(checkpoint.__file__).parents[1])
+    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert latest(tmp_path).name == "step-59"
     assert not list(tmp_path.rglob("*.partial"))
@@ -380,9 +382,10 @@ PUBLISH_AND_KILL = """
     from dataclasses import replace
     from pathlib import Path
     import torch
-    from model.checkpoint import latest, publish, read
-    from model.manifest import Manifest
-    from model.language_model import Architecture, LanguageModel
+    from model.checkpoints.checkpoint import read
+    from model.checkpoints.manifest import Manifest
+    from model.checkpoints.volumes import latest, publish
+    from model.network.language_model import Architecture, LanguageModel
 
     torch.set_num_threads(1)
     volume, draw = Path(sys.argv[1]), random.Random(0)
@@ -416,7 +419,7 @@ PUBLISH_AND_KILL = """
 
 def test_kill_9_while_publishing_never_leaves_half_a_checkpoint(tmp_path: Path) -> None:
     script = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(PUBLISH_AND_KILL), str(tmp_path)]
-    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=Path(checkpoint.__file__).parents[1])
+    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     steps = [int(line) for line in done.stdout.split()]
     assert len(steps) == 40

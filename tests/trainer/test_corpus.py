@@ -592,7 +592,7 @@ def test_reading_a_corpus_needs_neither_duckdb_nor_pyarrow(tmp_path: Path) -> No
     build_corpus([write(tmp_path / "a.txt", REVIEWS)], tmp_path / "corpus", shards=3)
     program = (
         "import sys; sys.modules |= dict.fromkeys(['duckdb', 'pyarrow']); from pathlib import Path;"
-        "from trainer.corpus import Corpus; corpus = Corpus(Path(sys.argv[1])); corpus.verify()"
+        "from trainer.corpus.corpus import Corpus; corpus = Corpus(Path(sys.argv[1])); corpus.verify()"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "corpus")], check=True)
 

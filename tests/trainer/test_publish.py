@@ -294,8 +294,8 @@ SAVE = """
     from pathlib import Path
     import torch
     from tests.trainer.test_publish import RunOnDisk
-    from trainer.options import Options
-    from trainer.snapshot import prune
+    from trainer.run.options import Options
+    from trainer.run.snapshot import prune
 
     torch.set_num_threads(1)
     run = RunOnDisk(Path(sys.argv[1]), Options.read(Path(sys.argv[1])))
@@ -308,10 +308,11 @@ KILL = """
     import os, random, signal, sys, time
     from pathlib import Path
     import torch
-    from model.checkpoint import latest, read
+    from model.checkpoints.checkpoint import read
+    from model.checkpoints.volumes import latest
     from tests.trainer.test_publish import RunOnDisk
-    from trainer.options import Options
-    from trainer.publish import publish_run
+    from trainer.publishing.publish import publish_run
+    from trainer.run.options import Options
 
     torch.set_num_threads(1)
     directory, volume, evaluation = map(Path, sys.argv[1:])
@@ -341,7 +342,7 @@ THRICE = """
     from pathlib import Path
     import sklearn.linear_model  # once, before the fork
     import torch
-    from trainer.publish import publish_run
+    from trainer.publishing.publish import publish_run
 
     torch.set_num_threads(1)
     children = []

@@ -356,8 +356,8 @@ TRAIN = """
     import json, sys
     from pathlib import Path
     import torch
-    from trainer.options import Options
-    from trainer.train import Run
+    from trainer.run.options import Options
+    from trainer.run.train import Run
 
     torch.set_num_threads(1)
     options = Options(**json.loads(sys.argv[2]))

@@ -8,8 +8,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from trainer.corpus.build import REPORTED, Malformed, Watch
-from trainer.corpus.corpus import Corpus, CorpusError, CorpusManifest, build_corpus
+from trainer.corpus.build import REPORTED, BuildProgress, Malformed, build_corpus
+from trainer.corpus.corpus import Corpus, CorpusError, CorpusManifest
 from trainer.corpus.labels import Labelling
 
 
@@ -96,7 +96,7 @@ def build(
                 memory_limit=memory_limit,
                 threads=threads,
                 strict=strict,
-                watch=Watch(begin, lambda size: bar.advance(task, size), report),
+                progress=BuildProgress(begin, lambda size: bar.advance(task, size), report),
             )
         except CorpusError as error:
             raise click.ClickException(str(error)) from error

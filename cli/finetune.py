@@ -16,7 +16,9 @@ from model.checkpoints import checkpoint, volumes
 from model.checkpoints.checkpoint import CheckpointError
 from model.heads.checks import HeadError
 from model.texts.labelled import Labelled, LabelledError, read_labelled
-from trainer.finetuning.finetune import Finetuning, Options, digest
+from trainer.finetuning.finetune import Finetuning
+from trainer.finetuning.options import FinetuningOptions
+from trainer.finetuning.task import digest
 from trainer.finetuning.tuned import check_size, publish_tuned
 from trainer.run.options import TrainingError
 from trainer.run.snapshot import SnapshotError
@@ -88,7 +90,7 @@ def finetune(
         check_size(start.architecture.units, len(labels))
         name = name or f"{start.name[:57]}-tuned"
         volumes.check_place(volume, name, 0, rollback=True)
-        options = Options(start_from, labels, digest(train, valid), **chosen)
+        options = FinetuningOptions(start_from, labels, digest(train, valid), **chosen)
         place = directory or volume / f"{name}.finetuning"
         tuning = Finetuning.begin(place, options, train, valid, lambda record: click.echo(json.dumps(record), err=True))
         if not _run(tuning):

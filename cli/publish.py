@@ -71,7 +71,7 @@ def publish(
             sentiment = read_sentiment(evaluation)
         elif valid_file is not None:
             sentiment = Sentiment(
-                joined(read_labelled(path).head(limit) for path in train_files),
+                joined(read_labelled(path).first(limit) for path in train_files),
                 read_labelled(valid_file),
                 None if test_file is None else read_labelled(test_file),
             )

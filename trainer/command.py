@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from trainer.corpus.corpus import CorpusError
+from trainer.publishing.publish import publish_run
 from trainer.run.distributed import World
 from trainer.run.options import OPTIONS, Options, TrainingError
 from trainer.run.snapshot import SnapshotError
@@ -86,14 +87,14 @@ def train(
     task = bar.add_task("train", total=None, note="", start=False)
     held_out = ""
 
-    def watch(record: dict[str, Any]) -> None:
+    def on_update(record: dict[str, Any]) -> None:
         nonlocal held_out
         if "validation_bits_per_byte" in record:
             held_out = f"  held-out {record['validation_bits_per_byte']:.4f}"
         note = f"train {record['bits_per_byte']:.4f}{held_out} bits per byte  {record['bytes_per_s']:,} bytes/s"
         bar.update(task, completed=record["bytes_seen"], note=note)
 
-    def report(record: dict[str, Any]) -> None:
+    def on_log(record: dict[str, Any]) -> None:
         if "warning" in record:
             click.echo(f"Warning: {record['warning']}", err=True)
         elif bar.disable:
@@ -103,15 +104,15 @@ def train(
         try:
             [exists] = world.any(world.rank == 0 and (directory / OPTIONS).exists())
             if exists and resume:
-                run = Run.resume(directory, report, world, **given)
+                run = Run.resume(directory, on_log, world, **given)
             elif "corpus" in given:
-                run = Run.create(directory, Options(**given), report, world)
+                run = Run.create(directory, Options(**given), on_log, world)
             else:
                 raise click.UsageError(f"name a corpus with --corpus: {directory} holds no run to go on with")
             bar.disable |= world.rank > 0
             bar.update(task, total=run.options.total_bytes, completed=run.progress.bytes_seen)
             bar.start_task(task)
             with bar:
-                run.train(metrics_at, peak_flops, watch)
+                run.train(metrics_at, peak_flops, on_update, publish_run)
         except (TrainingError, CorpusError, SnapshotError, OSError) as error:
             raise click.ClickException(str(error)) from error

@@ -105,7 +105,10 @@ def test_going_back_on_purpose(neuron: Neuron, run: RunOnDisk, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--step", 11), "step-11 is not there; a run keeps its newest snapshots and its best, now: step-10, step-20"),
+        (
+            ("--step", 11),
+            "step-11 does not exist; a run keeps its newest snapshots and its best, now: step-10, step-20",
+        ),
         (("--name", "../evil"), "name '../evil'"),
         (("--eval", "."), "holds no train.csv"),
     ],

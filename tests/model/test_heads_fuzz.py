@@ -17,8 +17,8 @@ from model.checkpoints.checkpoint import MANIFEST, CheckpointError
 from model.heads.checks import HeadError
 from model.heads.classifier import Head, fit_l1, head_probabilities
 from model.heads.unit import calibrate, find_unit, fit_threshold
-from tests.model.test_checkpoint import MANIFEST as VALID
-from tests.model.test_checkpoint import UNITS, tiny_model
+from tests.support.checkpoints import MANIFEST as VALID
+from tests.support.checkpoints import UNITS, tiny_model
 from tests.support.hostile import SPITEFUL, distorted
 
 FUZZ = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))

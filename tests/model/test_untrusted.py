@@ -39,7 +39,7 @@ def test_nothing_else_is_opened(tmp_path: Path) -> None:
             with pytest.raises(OSError):  # noqa: PT011 - the reason is another for each
                 open_plain(tmp_path / name)
     for device in ("/dev/zero", "/dev/null"):
-        with pytest.raises(OSError, match="no plain file"):
+        with pytest.raises(OSError, match="not a plain file"):
             open_plain(Path(device))
 
 

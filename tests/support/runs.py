@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from model.checkpoints.volumes import SHIPPED
-from trainer.corpus.corpus import MANIFEST, CorpusManifest, ShardEntry, build_corpus
+from trainer.corpus.build import build_corpus
+from trainer.corpus.corpus import MANIFEST, CorpusManifest, ShardEntry
 from trainer.corpus.labels import Labelling
 from trainer.run.options import Options
 from trainer.run.train import Run

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from model.texts.preparation import clean, prepare_prompt
 from tests.support.runs import write_corpus
 from trainer.corpus import sources
-from trainer.corpus.build import REPORTED, Malformed, Watch
+from trainer.corpus.build import REPORTED, BuildProgress, Malformed, build_corpus
 from trainer.corpus.cleaning import parse_size
-from trainer.corpus.corpus import Corpus, CorpusError, CorpusManifest, build_corpus
+from trainer.corpus.corpus import Corpus, CorpusError, CorpusManifest
 from trainer.corpus.shuffle import Buckets, Shards, shard_counts
 
 REVIEWS = [f"review number {number}, {'good' if number % 3 else 'bad'}" for number in range(53)]
@@ -87,7 +87,7 @@ def left_in(directory: Path) -> list[str]:
 
 def build_noting(files: list[Path], out: Path, **options: Any) -> tuple[CorpusManifest, list[tuple[str, int, str]]]:
     noted: list[Malformed] = []
-    manifest = build_corpus(files, out, 3, watch=Watch(malformed=noted.append), **options)
+    manifest = build_corpus(files, out, 3, progress=BuildProgress(malformed=noted.append), **options)
     return manifest, [(found.path.name, found.line, found.reason) for found in noted]
 
 
@@ -375,7 +375,7 @@ def test_globs_directories_and_missing_files(tmp_path: Path) -> None:
     assert manifest.duplicates == 0  # a file that two names stand for is read once
     with pytest.raises(CorpusError, match="raw is a directory"):
         build_corpus([tmp_path / "raw"], tmp_path / "other", 3)
-    with pytest.raises(CorpusError, match="cannot be looked at: File name too long"):
+    with pytest.raises(CorpusError, match="cannot be read: File name too long"):
         build_corpus([tmp_path / ("x" * 300)], tmp_path / "other", 3)
     with pytest.raises(CorpusError, match=r"nothing\*: no such file"):
         build_corpus([tmp_path / "nothing*"], tmp_path / "other", 3)
@@ -432,7 +432,8 @@ def test_nothing_is_written_where_something_is(tmp_path: Path) -> None:
 _LIMITED = """
 import resource, sys
 from pathlib import Path
-from trainer.corpus import CorpusError, build_corpus
+from trainer.corpus.build import build_corpus
+from trainer.corpus.corpus import CorpusError
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 try:
     build_corpus([Path(sys.argv[1])], Path(sys.argv[2]), 3)
@@ -452,7 +453,7 @@ def test_a_disk_that_takes_no_more_is_told_and_nothing_is_left(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"memory_limit": "much"}, "'much' is no size"),
+        ({"memory_limit": "much"}, "'much' is not a size"),
         ({"memory_limit": "1MB"}, r"1,000,000 bytes is too low for 1 threads: raise --memory-limit to 48,000,000"),
         ({"memory_limit": "100MB", "threads": 3}, "too low for 3 threads: raise --memory-limit to 144,000,000"),
         ({"threads": 0}, "threads is 0"),
@@ -604,8 +605,8 @@ def test_progress_covers_every_byte(tmp_path: Path) -> None:
     def advance(size: int) -> None:
         stages[-1][2] += size
 
-    watch = Watch(lambda name, size: stages.append([name, size, 0]), advance)
-    manifest = build_corpus(files, tmp_path / "corpus", 3, text_field="text", watch=watch)
+    progress = BuildProgress(lambda name, size: stages.append([name, size, 0]), advance)
+    manifest = build_corpus(files, tmp_path / "corpus", 3, text_field="text", progress=progress)
     read = sum(path.stat().st_size for path in files)
     assert stages[0] == ["reading", read, read]
     assert stages[1][0] == "writing"

@@ -23,7 +23,7 @@ def test_a_run_goes_on_where_nothing_can_be_published(tmp_path: Path) -> None:
             assert process.wait(120) == 0, output.read_text()
             warnings = [record["warning"] for record in logged(tmp_path / "run") if "warning" in record]
             assert "step-8 was not published: exit code 1" in warnings[-1]
-            assert f"{volume / 'reviews-mlstm-16' / 'step-8'} is not published, for {volume} is full" in (
+            assert f"{volume / 'reviews-mlstm-16' / 'step-8'} is not published, because {volume} is full" in (
                 output.read_text()
             )
             assert not [path for path in volume.rglob("*") if path.name not in ("filler", ".lock", "reviews-mlstm-16")]

@@ -19,7 +19,9 @@ from model.network.language_model import Architecture, LanguageModel
 from model.texts.labelled import Labelled
 from model.texts.preparation import prepare
 from trainer.finetuning import finetune
-from trainer.finetuning.finetune import Finetuning, Options, Task, digest
+from trainer.finetuning.finetune import Finetuning
+from trainer.finetuning.options import FinetuningOptions
+from trainer.finetuning.task import Task, digest
 from trainer.finetuning.tuned import check_size, publish_tuned
 from trainer.run.options import TrainingError
 
@@ -45,8 +47,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return volumes.publish(tmp_path_factory.mktemp("start"), model, manifest, torch.float32)
 
 
-def options(start: Path, train: Labelled, valid: Labelled, **changes: Any) -> Options:
-    tiny = Options(
+def options(start: Path, train: Labelled, valid: Labelled, **changes: Any) -> FinetuningOptions:
+    tiny = FinetuningOptions(
         str(start),
         sorted(set(train.labels)),
         digest(train, valid),

@@ -27,7 +27,8 @@ from model.network.objective import Objective
 from model.texts.labelled import Labelled, LabelledError, Sentiment
 from model.texts.preparation import prepare
 from tests.conftest import wait_until
-from trainer.corpus.corpus import MANIFEST, Corpus, build_corpus
+from trainer.corpus.build import build_corpus
+from trainer.corpus.corpus import MANIFEST, Corpus
 from trainer.publishing.publish import publish, publish_run
 from trainer.run.options import Options, TrainingError
 from trainer.run.snapshot import Progress, Snapshot, SnapshotError, gathered, snapshots, write

@@ -9,7 +9,7 @@ from click.testing import Result
 
 from model.checkpoints.checkpoint import read_manifest
 from model.checkpoints.volumes import latest
-from tests.trainer.test_publish import UNITS, RunOnDisk
+from tests.support.snapshots import UNITS, RunOnDisk
 from trainer.run.options import Options
 
 Neuron = Callable[..., Result]

@@ -15,9 +15,9 @@ from model.checkpoints import head_store
 from model.checkpoints.head_store import HeadExistsError, HeadStoreError, NoSuchHeadError, StoredHead, stored_head
 from model.heads.classifier import head_probabilities
 from model.heads.cross_validation import Fitted
-from tests.model.test_heads_fuzz import FEATURES, assert_probabilities
 from tests.support.checkpoints import MANIFEST as VALID
 from tests.support.checkpoints import UNITS
+from tests.support.features import FEATURES, assert_probabilities
 from tests.support.hostile import damaged, distorted
 
 MANIFEST = replace(VALID, sha256={"model.safetensors": "ab" * 32})

@@ -129,5 +129,12 @@ def torchrun(processes: int, *command: str, restarts: int = 0, log: Path) -> "su
         return subprocess.Popen([*launcher, *command], stdout=out, stderr=out, env=environment())
 
 
+def start(directory: Path, chosen: Options, *more: str) -> "subprocess.Popen[bytes]":
+    """A training process; what it prints goes to `output.txt` beside the run."""
+    command = [sys.executable, "-m", "trainer", str(directory), *arguments(chosen), *more]
+    with (directory.parent / "output.txt").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment())
+
+
 def logged(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]

@@ -6,9 +6,8 @@ import pytest
 
 from model.checkpoints import checkpoint, volumes
 from model.checkpoints.checkpoint import CheckpointError
-from tests.support.runs import STEP_BYTES, ignore, logged, options, write_corpus
+from tests.support.runs import STEP_BYTES, ignore, logged, options, start, write_corpus
 from tests.support.small_disk import full, small_disk
-from tests.trainer.test_metrics import start
 from trainer.publishing.publish import publish_run
 from trainer.run.train import Run
 

@@ -1,4 +1,4 @@
-"""A corpus of training shards as it lies on disk: `Corpus` reads it. Built by `build.py`; reading needs no DuckDB.
+"""A corpus of training shards as it lies on disk: `Corpus` reads it. build.py makes it; reading needs no DuckDB.
 
 A corpus is a directory of `shard-00000.bin` ... and `manifest.json`. A shard is plain bytes: every review prepared
 as in model/texts/preparation.py without the space at its end, so that the newline before a review separates it

@@ -124,7 +124,7 @@ class Finetuning:
         self._stop.set()
 
     def best(self) -> LanguageModel:
-        """Load and return the model of the epoch with the best accuracy on the validation texts, the first of equals."""
+        """Load the model of the epoch with the best accuracy on the validation texts, the first of equals."""
         best = self._best()
         if best is None:
             raise TrainingError(f"{self.directory} has no epoch yet: run it first")

@@ -33,7 +33,7 @@ class Cursor:
 
 class Cut(NamedTuple):
     """A window of every lane. bytes: (window + 1, lanes), the last row being targets only; begins: (lanes,), whether
-    a shard begins; labels: classes and weights, (window, lanes) each (labels.py), if they are read."""
+    a shard begins; labels: classes and weights, (window, lanes) each, if they are read."""
 
     bytes: NDArray[np.uint8]
     begins: NDArray[np.bool_]
@@ -108,7 +108,7 @@ def _shards_of(entries: Sequence[ShardEntry], size: int) -> int:
 
 
 class Ahead:
-    """Windows as tensors, cut by a separate thread `depth` ahead of the training, which so does not wait for the disk."""
+    """Windows as tensors, cut by a separate thread `depth` ahead, so that training does not wait for the disk."""
 
     def __init__(self, lanes: Lanes, device: torch.device, depth: int = 2) -> None:
         self._lanes = lanes

@@ -23,8 +23,8 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
 @click.argument("directory", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--corpus", type=_DIRECTORY, help="Built by `neuron corpus build`; with --resume, where it is now.")
 @click.option("--resume", is_flag=True, help="Go on from the newest snapshot in RUN; start if there is no run.")
-@click.option("--from", "start_from", type=_DIRECTORY, help="Begin with the weights of this checkpoint.")
-@click.option("--skip-bytes", type=int, help="Begin so far into the corpus: what that checkpoint has read of it.")
+@click.option("--from", "start_from", type=_DIRECTORY, help="Start with the weights of this checkpoint.")
+@click.option("--skip-bytes", type=int, help="Start so far into the corpus: what that checkpoint has read of it.")
 @click.option("--cell", type=click.Choice(["mlstm", "lstm", "gru"]))
 @click.option("--units", type=int, help="Default: 4096, the paper's.")
 @click.option("--embedding-size", type=int, help="Default: 64, the paper's.")
@@ -39,7 +39,9 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
 @click.option(
     "--label-weight", type=float, help="Of the labels' cross-entropy beside the bits per byte. Default: 0, the paper's."
 )
-@click.option("--unit-weight", type=float, help="The same of one unit alone, which is to carry sentiment. Default: 0.")
+@click.option(
+    "--unit-weight", type=float, help="The same for one unit alone, which learns to carry sentiment. Default: 0."
+)
 @click.option("--label-unit", type=int, help="That unit. Default: the sentiment unit of --from, else unit 0.")
 @click.option("--learning-rate", type=float, help="Of Adam. Default: 5e-4, the paper's for 128 lanes x 256.")
 @click.option("--muon-learning-rate", type=float, help="Default: 0.02.")
@@ -51,15 +53,15 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]))
 @click.option("--fuse/--no-fuse", default=None, help="Compile the element-wise functions. Default: if possible.")
 @click.option("--segment", type=int, help="Keep the activations of so many steps: less memory, a third more work.")
-@click.option("--snapshot-every-s", type=float, help="What a crash can cost at most. Default: 300.")
+@click.option("--snapshot-every-s", type=float, help="The most that a crash can cost. Default: 300.")
 @click.option("--keep", type=int, help="Newest snapshots to keep; the best is kept as well. Default: 2.")
 @click.option("--validate-every-bytes", type=int, help="Each new best is saved. Default: 200 times in the run.")
 @click.option("--validation-bytes", type=int, help="Bytes to validate on: more are surer, fewer quicker.")
 @click.option("--publish-to", type=click.Path(file_okay=False, resolve_path=True), help="Volume of checkpoints.")
-@click.option("--publish-every-steps", type=int, help="Publish while training. Default: at the end alone.")
+@click.option("--publish-every-steps", type=int, help="Publish while training. Default: only at the end.")
 @click.option("--publish-eval", type=_DIRECTORY, help="Labelled texts that find the sentiment unit when publishing.")
 @click.option("--metrics-port", type=int, help="Serve Prometheus metrics there. Default: not at all.")
-@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines ask.")
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="0.0.0.0 serves other machines too.")
 @click.option("--peak-flops", type=float, help="FLOP/s of one device, for MFU. Default: measured at the start.")
 def train(
     directory: Path,
@@ -108,7 +110,7 @@ def train(
             elif "corpus" in given:
                 run = Run.create(directory, Options(**given), on_log, world)
             else:
-                raise click.UsageError(f"name a corpus with --corpus: {directory} holds no run to go on with")
+                raise click.UsageError(f"name a corpus with --corpus: {directory} holds no run to resume")
             bar.disable |= world.rank > 0
             bar.update(task, total=run.options.total_bytes, completed=run.progress.bytes_seen)
             bar.start_task(task)

@@ -1,4 +1,4 @@
-"""Fine-tuning on a task: `Finetuning` trains all weights of a checkpoint to name the labels of texts.
+"""Fine-tuning on a task: `Finetuning` trains all weights of a checkpoint to predict the labels of texts.
 
 As Dai & Le 2015 (arXiv 1511.01432) and Kant et al. 2018 (arXiv 1812.01207) do, with the loss of the language model kept
 as an auxiliary. A run (trainer/run/train.py) reads a stream on lanes; this reads text by text: a batch holds texts of

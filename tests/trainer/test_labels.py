@@ -209,6 +209,12 @@ def test_a_rare_class_weighs_no_more_than_its_limit() -> None:
     assert labels_of([[0, 0, 1, 0, 999]]).balance[0].tolist() == pytest.approx([0, 8, 8, 0, 500 / 999], rel=1e-3)
 
 
+def test_weights_are_derived_once() -> None:
+    labels = labels_of([[7, 10, 10, 50, 60]])
+    assert labels.balance is labels.balance
+    assert labels.class_of_code is labels.class_of_code
+
+
 def test_every_byte_has_the_class_and_the_weight_of_its_review(tmp_path: Path) -> None:
     corpus = build(write(tmp_path / "a.csv", ROWS), tmp_path / "built")
     labels = corpus.manifest.labels

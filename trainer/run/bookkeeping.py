@@ -21,15 +21,13 @@ class Bookkeeper:
     def __init__(
         self, directory: Path, options: Options, journal: Journal, saver: Saver, publish: Publish | None
     ) -> None:
-        """publish: how a snapshot is published, needed where the options name a volume."""
+        """publish: how a snapshot is published; needed where the options name a volume."""
         self._journal = journal
         self._saver = saver
         self._save_every_s = options.snapshot_every_s
         self._saved_at = time.monotonic()
         self._publisher: AutoPublisher | None = None
-        if options.publish_to is not None:
-            if publish is None:
-                raise ValueError(f"the run publishes to {options.publish_to}: hand in how, as `publish`")
+        if options.publish_to is not None and publish is not None:
             labelled = None if options.publish_eval is None else Path(options.publish_eval)
             self._publisher = AutoPublisher(publish, directory, Path(options.publish_to), labelled, self._published)
 

@@ -172,6 +172,8 @@ class Run:
         measured by default; on_update: gets the record of every update in the first process; publish: publishes a
         snapshot, needed where the options name a volume.
         """
+        if self.options.publish_to is not None and publish is None:
+            raise ValueError(f"the run publishes to {self.options.publish_to}: hand in how, as `publish`")
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
                 for number in (signal.SIGTERM, signal.SIGINT):

@@ -23,7 +23,7 @@ def mean_and_deviation(x: NDArray[np.floating]) -> tuple[Floats, Floats]:
 
 def is_constant(mean: ArrayLike, deviation: ArrayLike) -> NDArray[np.bool_]:
     """Whether a unit of this mean and deviation is constant. Any shape."""
-    return np.asarray(deviation) <= np.maximum(_ROUNDING * np.abs(mean), _LEAST_DEVIATION)
+    return ~(np.asarray(deviation) > np.maximum(_ROUNDING * np.abs(mean), _LEAST_DEVIATION))  # True for NaN
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Standardization:
 
     @classmethod
     def in_place(cls, x: NDArray[np.float32]) -> "Standardization":
-        """As `of`, and scales x, (rows, units), where it lies: no copy of it is ever made."""
+        """As `of`, and scales x, (rows, units), in place, without a copy."""
         mean = x.mean(axis=0, dtype=np.float64)
         x -= mean.astype(np.float32)
         squares = np.zeros(x.shape[1])

@@ -155,8 +155,8 @@ def test_json_lines_read_alike(tmp_path: Path, name: str) -> None:
         ('{"text": "a"}', "line 1: its fields are"),
         ('{"text": "a", "title": "b", "label": 1}', "name those of the text and the label"),
         ('{"text": 1, "label": 1}', "the text is not a string"),
-        ('{"text": "a", "label": true}', "the label neither text nor a number"),
-        ('{"text": "a", "label": 0.5}', "the label neither text nor a number"),
+        ('{"text": "a", "label": true}', "the label is neither a string nor a whole number"),
+        ('{"text": "a", "label": 0.5}', "the label is neither a string nor a whole number"),
         ("\n", "holds no rows"),
     ],
 )

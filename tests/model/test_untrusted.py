@@ -53,8 +53,8 @@ def test_json_is_parsed() -> None:
     [
         (b'{"a": 1, "a": 1}', "twice"),
         (b'[{"b": {"a": 1, "\\u0061": 2}}]', "twice"),
-        (b"[NaN]", "NaN is no number"),
-        (b'{"a": -Infinity}', "-Infinity is no number"),
+        (b"[NaN]", "NaN is not a number"),
+        (b'{"a": -Infinity}', "-Infinity is not a number"),
         (b"[" * 10**6, "nested too deep"),
         (b'{"a":' * 10**5, "nested too deep"),
         (b"9" * 10**5, "digits"),

@@ -34,7 +34,7 @@ def test_the_last_two_shards_are_held_out(tmp_path: Path) -> None:
 def test_an_unfinished_corpus_is_refused(tmp_path: Path) -> None:
     build_corpus([write(tmp_path / "a.txt", REVIEWS)], tmp_path / "corpus", shards=3)
     (tmp_path / "corpus" / "manifest.json").unlink()
-    with pytest.raises(CorpusError, match="no corpus"):
+    with pytest.raises(CorpusError, match="not a corpus"):
         Corpus(tmp_path / "corpus")
 
 

@@ -250,7 +250,7 @@ def test_what_cannot_be_published_is_named(run: RunOnDisk, tmp_path: Path) -> No
     with pytest.raises(TrainingError, match="no snapshot yet"):
         publish_run(run.directory, volume)
     run.save(10)
-    with pytest.raises(SnapshotError, match=r"step-3 is not there; .* now: step-10"):
+    with pytest.raises(SnapshotError, match=r"step-3 does not exist; .* now: step-10"):
         publish_run(run.directory, volume, snapshot=run.snapshots / "step-3")
     with pytest.raises(LabelledError, match=r"holds no train\.csv"):
         publish_run(run.directory, volume, evaluation=tmp_path)

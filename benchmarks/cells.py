@@ -17,8 +17,8 @@ import click
 from benchmarks import contest, report
 from model.network.cells import CellName
 from model.network.language_model import Architecture, LanguageModel
+from trainer.run.distributed import ALONE
 from trainer.run.options import Options
-from trainer.run.train import ALONE
 
 CELLS: list[tuple[CellName, float]] = [("mlstm", 1.0), ("lstm", 1.0), ("gru", 1.0), ("mlstm", 3.75), ("lstm", 3.75)]
 

@@ -12,8 +12,8 @@ import click
 
 from benchmarks import contest, report
 from trainer.command import train
+from trainer.run.distributed import ALONE
 from trainer.run.options import Options
-from trainer.run.train import ALONE
 
 
 @click.command()

@@ -36,7 +36,7 @@ def checkpoint_group() -> None:
 @_directory
 @click.option("--json", "as_json", is_flag=True)
 def show(directory: Path, as_json: bool) -> None:
-    """What the manifest in DIR says; the weights are not read."""
+    """Show the manifest in DIR; the weights are not read."""
     try:
         manifest = checkpoint.read_manifest(volumes.resolve(directory))
     except CheckpointError as error:
@@ -84,7 +84,7 @@ def list_(volume: Path) -> None:
 @checkpoint_group.command("serve")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def serve(directory: Path) -> None:
-    """Verify DIRECTORY (VOLUME/NAME/step-N) and make it the LATEST of its volume: so a model is rolled back."""
+    """Verify DIRECTORY (VOLUME/NAME/step-N) and make it the LATEST of its volume, for example to roll back."""
     try:
         volumes.make_latest(directory.absolute())
     except CheckpointError as error:
@@ -114,11 +114,11 @@ def import_(directory: Path, out: Path) -> None:
 @checkpoint_group.command("fetch")
 @click.argument("release", type=click.Choice([OPENAI.name]), expose_value=False)
 @_out
-@click.option("--mirror", metavar="URL_OR_FOLDER", help="Where else the published files are, under the same paths.")
+@click.option("--mirror", metavar="URL_OR_FOLDER", help="Another place of the published files, under the same paths.")
 def fetch(out: Path, mirror: str | None) -> None:
     """Download, verify and publish the paper's model, with its sentiment unit and a head.
 
-    What has arrived before a failure is kept and not asked for again.
+    Files that arrived before a failure are kept and not requested again.
     """
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))

@@ -8,8 +8,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from trainer.corpus.build import REPORTED, Malformed, Watch
-from trainer.corpus.corpus import Corpus, CorpusError, CorpusManifest, build_corpus
+from trainer.corpus.build import REPORTED, BuildProgress, Malformed, build_corpus
+from trainer.corpus.corpus import Corpus, CorpusError, CorpusManifest
 from trainer.corpus.labels import Labelling
 
 
@@ -72,13 +72,13 @@ def build(
     all others are text with a review a line. Each may be packed as .gz, .xz or .zst.
 
     With --label-field or --labels the shards keep the label of every review. A label of no class, or none at all, is
-    allowed: nothing is learnt from it but the text.
+    allowed: then only the text is learnt.
     """
     labelling = _labelling(label_field, labels_directory, positive, negative, named_classes)
     with _progress() as bar:
         task = bar.add_task("")
 
-        def begin(name: str, size: int) -> None:
+        def stage(name: str, size: int) -> None:
             bar.reset(task, description=name, total=size)
 
         def report(found: Malformed) -> None:
@@ -96,7 +96,7 @@ def build(
                 memory_limit=memory_limit,
                 threads=threads,
                 strict=strict,
-                watch=Watch(begin, lambda size: bar.advance(task, size), report),
+                progress=BuildProgress(stage, lambda size: bar.advance(task, size), report),
             )
         except CorpusError as error:
             raise click.ClickException(str(error)) from error

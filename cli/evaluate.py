@@ -134,7 +134,7 @@ def histogram(source: Path, text: str | None, label: str, unit: int | None, **wh
 def shifts(source: Path, text: str | None, label: str, unit: int | None, limit: int, **where: Any) -> None:
     """The size of the unit's changes against position in the text."""
     run(
-        lambda reader: shifts_protocol.evaluate(reader, read_labelled(source, text, label).head(limit).texts, unit),
+        lambda reader: shifts_protocol.evaluate(reader, read_labelled(source, text, label).first(limit).texts, unit),
         **where,
     )
 

@@ -17,7 +17,9 @@ from model.checkpoints.checkpoint import CheckpointError
 from model.heads.checks import HeadError
 from model.heads.classifier import SENTIMENT_HEAD
 from model.texts.labelled import Labelled, LabelledError, read_labelled
-from trainer.finetuning.finetune import Finetuning, Options, digest
+from trainer.finetuning.finetune import Finetuning
+from trainer.finetuning.options import FinetuningOptions
+from trainer.finetuning.task import digest
 from trainer.finetuning.tuned import check_size, publish_tuned
 from trainer.run.options import TrainingError
 from trainer.run.snapshot import SnapshotError
@@ -31,11 +33,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "start_from",
     default=str(volumes.SHIPPED),
     type=click.Path(exists=True, file_okay=False, resolve_path=True),
-    help="Checkpoint or volume to begin with. Default: the shipped model.",
+    help="Checkpoint or volume to start from. Default: the shipped model.",
 )
 @click.option("--train", "train_file", required=True, type=_FILE, help="Labelled texts: CSV or JSON lines.")
-@click.option("--valid", "valid_file", required=True, type=_FILE, help="Others, that say when to stop.")
-@click.option("--test", "test_file", type=_FILE, help="Others still, looked at once, at the end.")
+@click.option(
+    "--valid", "valid_file", required=True, type=_FILE, help="Other labelled texts, which decide when to stop."
+)
+@click.option("--test", "test_file", type=_FILE, help="Yet others, used once, at the end.")
 @click.option("--out", "volume", required=True, type=click.Path(file_okay=False, path_type=Path), help="Volume.")
 @click.option("--name", help="Of what is published. Default: that of --from and -tuned.")
 @click.option("--head", "head_name", default=SENTIMENT_HEAD, show_default=True, help="Name of the head.")
@@ -71,7 +75,7 @@ def finetune(
     directory: Path | None,
     **chosen: Any,
 ) -> None:
-    """Train all weights of a checkpoint to name the labels of texts, 2 to 100 of them, and publish the result.
+    """Train all weights of a checkpoint to predict the labels of texts, 2 to 100 of them, and publish the result.
 
     Its loss as a language model is kept as an auxiliary. The epoch with the best accuracy on --valid is published with
     its read-out as the head. Ctrl-C stops it; the same command goes on.
@@ -89,7 +93,7 @@ def finetune(
         check_size(start.architecture.units, len(labels))
         name = name or f"{start.name[:57]}-tuned"
         volumes.check_place(volume, name, 0, rollback=True)
-        options = Options(start_from, labels, digest(train, valid), **chosen)
+        options = FinetuningOptions(start_from, labels, digest(train, valid), **chosen)
         place = directory or volume / f"{name}.finetuning"
         tuning = Finetuning.begin(place, options, train, valid, lambda record: click.echo(json.dumps(record), err=True))
         if not _run(tuning):
@@ -105,12 +109,12 @@ def finetune(
 
 
 def _labels(train: Labelled, others: dict[str, Labelled | None]) -> list[str]:
-    """Those of the training texts, sorted; whole numbers by their value."""
+    """The labels of the training texts, sorted; whole numbers by their value."""
     found = set(train.labels)
     for name, part in others.items():
         unknown = sorted(set(part.labels) - found) if part is not None else []
         if unknown:
-            raise click.ClickException(f"--{name} has labels that --train has not: {', '.join(unknown[:10])}")
+            raise click.ClickException(f"--{name} has labels that --train does not have: {', '.join(unknown[:10])}")
     return sorted(found, key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0, label))
 
 

@@ -28,7 +28,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     "--eval",
     "evaluation",
     type=_DIRECTORY,
-    help="Labelled texts: train.csv, valid.csv and perhaps test.csv, also as .csv.gz and .csv.xz.",
+    help="Labelled texts: train.csv, valid.csv and optionally test.csv, also as .csv.gz and .csv.xz.",
 )
 @click.option("--step", type=int, help="The snapshot of this step.")
 @click.option("--best", "take_best", is_flag=True, help="The snapshot that predicts held-out text best.")
@@ -38,7 +38,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--train", "train_files", multiple=True, type=_FILE, help="Instead of --eval; may be given repeatedly.")
 @click.option("--valid", "valid_file", type=_FILE)
 @click.option("--test", "test_file", type=_FILE)
-@click.option("--limit", type=click.IntRange(1), help="Rows of each --train file, from its beginning.")
+@click.option("--limit", type=click.IntRange(1), help="First rows of each --train file.")
 def publish(
     run_directory: Path,
     volume: Path,
@@ -53,7 +53,7 @@ def publish(
     test_file: Path | None,
     limit: int | None,
 ) -> None:
-    """Publish the newest snapshot of RUN, which may go on training meanwhile.
+    """Publish the newest snapshot of RUN, which may go on training.
 
     With labelled texts (CSV with the columns `label`, 0 or 1, and the text) the sentiment unit is found and calibrated
     and the head `sentiment` is fitted on the training part, its C chosen on the validation part. Workers on the volume
@@ -72,7 +72,7 @@ def publish(
             sentiment = read_sentiment(evaluation)
         elif valid_file is not None:
             sentiment = Sentiment(
-                joined(read_labelled(path).head(limit) for path in train_files),
+                joined(read_labelled(path).first(limit) for path in train_files),
                 read_labelled(valid_file),
                 None if test_file is None else read_labelled(test_file),
             )

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from trainer.corpus.corpus import CorpusError
+from trainer.publishing.publish import publish_run
 from trainer.run.distributed import World
 from trainer.run.options import OPTIONS, Options, TrainingError
 from trainer.run.snapshot import SnapshotError
@@ -22,8 +23,8 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
 @click.argument("directory", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--corpus", type=_DIRECTORY, help="Built by `neuron corpus build`; with --resume, where it is now.")
 @click.option("--resume", is_flag=True, help="Go on from the newest snapshot in RUN; start if there is no run.")
-@click.option("--from", "start_from", type=_DIRECTORY, help="Begin with the weights of this checkpoint.")
-@click.option("--skip-bytes", type=int, help="Begin so far into the corpus: what that checkpoint has read of it.")
+@click.option("--from", "start_from", type=_DIRECTORY, help="Start with the weights of this checkpoint.")
+@click.option("--skip-bytes", type=int, help="Start so far into the corpus: what that checkpoint has read of it.")
 @click.option("--cell", type=click.Choice(["mlstm", "lstm", "gru"]))
 @click.option("--units", type=int, help="Default: 4096, the paper's.")
 @click.option("--embedding-size", type=int, help="Default: 64, the paper's.")
@@ -38,7 +39,9 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
 @click.option(
     "--label-weight", type=float, help="Of the labels' cross-entropy beside the bits per byte. Default: 0, the paper's."
 )
-@click.option("--unit-weight", type=float, help="The same of one unit alone, which is to carry sentiment. Default: 0.")
+@click.option(
+    "--unit-weight", type=float, help="The same for one unit alone, which learns to carry sentiment. Default: 0."
+)
 @click.option("--label-unit", type=int, help="That unit. Default: the sentiment unit of --from, else unit 0.")
 @click.option("--learning-rate", type=float, help="Of Adam. Default: 5e-4, the paper's for 128 lanes x 256.")
 @click.option("--muon-learning-rate", type=float, help="Default: 0.02.")
@@ -50,15 +53,15 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]))
 @click.option("--fuse/--no-fuse", default=None, help="Compile the element-wise functions. Default: if possible.")
 @click.option("--segment", type=int, help="Keep the activations of so many steps: less memory, a third more work.")
-@click.option("--snapshot-every-s", type=float, help="What a crash can cost at most. Default: 300.")
+@click.option("--snapshot-every-s", type=float, help="The most that a crash can cost. Default: 300.")
 @click.option("--keep", type=int, help="Newest snapshots to keep; the best is kept as well. Default: 2.")
 @click.option("--validate-every-bytes", type=int, help="Each new best is saved. Default: 200 times in the run.")
 @click.option("--validation-bytes", type=int, help="Bytes to validate on: more are surer, fewer quicker.")
 @click.option("--publish-to", type=click.Path(file_okay=False, resolve_path=True), help="Volume of checkpoints.")
-@click.option("--publish-every-steps", type=int, help="Publish while training. Default: at the end alone.")
+@click.option("--publish-every-steps", type=int, help="Publish while training. Default: only at the end.")
 @click.option("--publish-eval", type=_DIRECTORY, help="Labelled texts that find the sentiment unit when publishing.")
 @click.option("--metrics-port", type=int, help="Serve Prometheus metrics there. Default: not at all.")
-@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines ask.")
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="0.0.0.0 serves other machines too.")
 @click.option("--peak-flops", type=float, help="FLOP/s of one device, for MFU. Default: measured at the start.")
 def train(
     directory: Path,
@@ -86,14 +89,14 @@ def train(
     task = bar.add_task("train", total=None, note="", start=False)
     held_out = ""
 
-    def watch(record: dict[str, Any]) -> None:
+    def on_update(record: dict[str, Any]) -> None:
         nonlocal held_out
         if "validation_bits_per_byte" in record:
             held_out = f"  held-out {record['validation_bits_per_byte']:.4f}"
         note = f"train {record['bits_per_byte']:.4f}{held_out} bits per byte  {record['bytes_per_s']:,} bytes/s"
         bar.update(task, completed=record["bytes_seen"], note=note)
 
-    def report(record: dict[str, Any]) -> None:
+    def on_log(record: dict[str, Any]) -> None:
         if "warning" in record:
             click.echo(f"Warning: {record['warning']}", err=True)
         elif bar.disable:
@@ -103,15 +106,15 @@ def train(
         try:
             [exists] = world.any(world.rank == 0 and (directory / OPTIONS).exists())
             if exists and resume:
-                run = Run.resume(directory, report, world, **given)
+                run = Run.resume(directory, on_log, world, **given)
             elif "corpus" in given:
-                run = Run.create(directory, Options(**given), report, world)
+                run = Run.create(directory, Options(**given), on_log, world)
             else:
-                raise click.UsageError(f"name a corpus with --corpus: {directory} holds no run to go on with")
+                raise click.UsageError(f"name a corpus with --corpus: {directory} holds no run to resume")
             bar.disable |= world.rank > 0
             bar.update(task, total=run.options.total_bytes, completed=run.progress.bytes_seen)
             bar.start_task(task)
             with bar:
-                run.train(metrics_at, peak_flops, watch)
+                run.train(metrics_at, peak_flops, on_update, publish_run)
         except (TrainingError, CorpusError, SnapshotError, OSError) as error:
             raise click.ClickException(str(error)) from error

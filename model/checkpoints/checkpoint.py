@@ -1,7 +1,7 @@
 """A checkpoint: a directory with `model.safetensors` and `manifest.json` that never change.
 
-Nothing is read whose SHA-256 does not match its manifest (manifest.py). What passes computes finite numbers whatever
-its weights: `_MAX_PARAMETER`.
+Weights whose SHA-256 does not match the manifest (manifest.py) are refused. Weights that pass compute finite numbers:
+`_MAX_PARAMETER`.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _MAX_HEADER_BYTES = 65_536  # of the weights; that of thirteen tensors has some 
 _MAX_PARAMETER = 1e5
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
-# What tells whether a checkpoint's files have changed: device, inode, size and time of change of each; None: not there.
+# By which a change of a checkpoint's files is noticed: device, inode, size and time of change of each; None: not there.
 Fingerprint = tuple[tuple[int, ...] | None, ...]
 
 
@@ -36,12 +36,17 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """A checkpoint in memory: what its manifest says, and the model on the CPU in float32."""
+
     manifest: Manifest
     model: LanguageModel
 
 
 def write(final: Path, weights: bytes, manifest: Manifest) -> None:
-    """Let `final` appear, whole and readable, or nothing. weights: the file's bytes. Raises CheckpointError."""
+    """Write the checkpoint `final`: it appears whole and readable, or not at all. weights: the file's bytes.
+
+    Raises CheckpointError.
+    """
     with new_directory(final) as temporary:
         (temporary / WEIGHTS).write_bytes(weights)
         record = asdict(manifest) | {"format_version": FORMAT_VERSION}
@@ -53,7 +58,7 @@ def write(final: Path, weights: bytes, manifest: Manifest) -> None:
 
 
 def fingerprint(directory: Path) -> Fingerprint:
-    """Of the files of a checkpoint, without reading them. A file written in place or replaced has another one."""
+    """Of a checkpoint, whose files are not read. It changes if a file is written in place or replaced."""
     return tuple(_fingerprint(directory / name) for name in (MANIFEST, WEIGHTS))
 
 
@@ -114,7 +119,7 @@ def _fill(model: LanguageModel, path: Path, tensors: dict[str, Tensor]) -> None:
         if tensor.dtype not in _DTYPES:
             raise CheckpointError(f"{path}: tensor {name!r} is {tensor.dtype}, not one of {_DTYPES}")
         least, most = (float(value) for value in torch.aminmax(tensor))
-        if not -_MAX_PARAMETER <= least <= most <= _MAX_PARAMETER:  # nor is NaN
+        if not -_MAX_PARAMETER <= least <= most <= _MAX_PARAMETER:  # False for NaN
             raise CheckpointError(
                 f"{path}: tensor {name!r} holds values that are not finite or beyond {_MAX_PARAMETER:g}: "
                 f"{least:g} to {most:g}"

@@ -1,6 +1,6 @@
 """Directories that appear whole or not at all, even if the process dies or the power fails while writing.
 
-`exclusively` lets one writer at a time into a directory that several share, `sweep` clears what killed writers left.
+`exclusively` lets one writer at a time into a shared directory, `sweep` deletes what killed writers left there.
 """
 
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 def new_directory(final: Path) -> Iterator[Path]:
     """Yields a temporary directory beside `final`; on success everything in it is synced and it takes the name.
 
-    Raises FileExistsError if `final` exists: what was written once is never changed. On an error nothing is left.
+    Raises FileExistsError if `final` exists: it is never changed. On an error nothing is left.
     """
     if final.exists():
         raise FileExistsError(f"{final} exists already and is never overwritten")
@@ -49,7 +49,7 @@ def replace_file(path: Path, content: str) -> None:
 
 
 def sweep(directory: Path) -> None:
-    """Delete what writers that were killed left in `directory`. For whoever knows that nobody else writes there."""
+    """Delete what killed writers left in `directory`. Only for callers that know that no other process writes there."""
     for left in directory.glob(".*.partial"):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)
@@ -59,7 +59,7 @@ def sweep(directory: Path) -> None:
 
 @contextmanager
 def exclusively(lock: Path, patience_s: float) -> Iterator[None]:
-    """Hold the file `lock`, which is made if need be and stays. It is free again when its holder ends, even by kill -9.
+    """Hold the file `lock`, which is made if needed and stays. It is free again when its holder ends, even by kill -9.
 
     Raises TimeoutError if another still holds it after `patience_s`.
     """
@@ -87,7 +87,7 @@ def _beside(final: Path) -> Path:
 
 
 def make(directory: Path) -> None:
-    """Make a directory and its parents, and see to it that their names last as long as what will be in them."""
+    """Make a directory and its parents, and sync their names, which must last as long as their content."""
     missing = [place for place in (directory, *directory.parents) if not place.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     for made in missing:

@@ -1,8 +1,8 @@
 """Heads that users fitted: a directory with a file `NAME.json` for each, beside the checkpoints they belong to.
 
-A head's weights mean something on the features of one checkpoint alone, so the file names it, with the SHA-256 of its
-weights. A file appears whole or not at all and is never changed: to replace a head, delete it first. It is read as
-whatever somebody else may have written: with a bounded size, strict JSON, checked field by field; no link is followed.
+A head's weights mean something only on the features of one checkpoint, so the file names it, with the SHA-256 of its
+weights. A file appears whole or not at all and is never changed: to replace a head, delete it first. Anybody may
+have written it, so it is read with a bounded size, as strict JSON, checked field by field; no link is followed.
 """
 
 import json
@@ -21,7 +21,7 @@ from model.heads.cross_validation import Fitted
 from model.heads.pooling import Pooling
 
 FORMAT_VERSION = 1
-MAX_HEADS = 1000  # every worker looks at them all at every poll, and tells them all
+MAX_HEADS = 1000  # every worker reads all of them at every poll, and reports all of them
 MAX_LABELS = 100
 MAX_LABEL_CHARACTERS = 100
 
@@ -29,7 +29,7 @@ MAX_LABEL_CHARACTERS = 100
 _MAX_FILE_BYTES = 32 * 2**20
 _SUFFIX = ".json"
 _LOCK = ".lock"
-_PATIENCE_S = 60.0  # with another writer, who needs milliseconds
+_PATIENCE_S = 60.0  # that another writer may hold the lock; it needs milliseconds
 _MAX_COUNT = 10**15
 
 Fingerprint = tuple[int, int, int, int]  # device, inode, size and time of change of a file
@@ -67,7 +67,7 @@ class StoredHead:
         return self.sha256 == manifest.sha256[WEIGHTS]
 
     def report(self) -> dict[str, Any]:
-        """What is told of it, without its weights but for those of the top units, (rows of the head,) each."""
+        """The head as the service reports it: of its weights only those of the top units, (rows of the head,) each."""
         metrics = self.head.metrics
         return {
             "name": self.name,
@@ -119,7 +119,7 @@ def check_name(name: str) -> None:
 
 
 def names(directory: Path) -> dict[str, Fingerprint]:
-    """The files there are, by the names of their heads; none where there is no directory. Raises HeadStoreError."""
+    """The fingerprint of each head's file by name; empty where there is no directory. Raises HeadStoreError."""
     found = {}
     try:
         _check_directory(directory)
@@ -138,7 +138,7 @@ def names(directory: Path) -> dict[str, Fingerprint]:
 
 
 def fingerprint(directory: Path, name: str) -> Fingerprint:
-    """Of a head's file, without reading it. Raises NoSuchHeadError, HeadStoreError."""
+    """The fingerprint of a head's file, which is not read. Raises NoSuchHeadError, HeadStoreError."""
     check_name(name)
     path = directory / (name + _SUFFIX)
     try:
@@ -150,7 +150,7 @@ def fingerprint(directory: Path, name: str) -> Fingerprint:
 
 
 def read(directory: Path, name: str) -> StoredHead:
-    """Raises NoSuchHeadError, or HeadStoreError for what is no head of that name."""
+    """The head of that name. Raises NoSuchHeadError, or HeadStoreError for a file that does not hold it."""
     check_name(name)
     path = directory / (name + _SUFFIX)
     try:
@@ -167,7 +167,7 @@ def read(directory: Path, name: str) -> StoredHead:
 
 
 def check_writable(directory: Path) -> None:
-    """Raise HeadStoreError where `create` and `delete` would fail for who we are; to be asked before long work."""
+    """Raise HeadStoreError where this process may not `create` and `delete`; call it before long work."""
     _check_directory(directory)
     place = directory
     while not place.exists() and place != place.parent:
@@ -178,7 +178,7 @@ def check_writable(directory: Path) -> None:
 
 @contextmanager
 def alone_in(directory: Path) -> Iterator[None]:
-    """No other process creates or deletes a head meanwhile. Raises HeadStoreError."""
+    """Holds the lock of the directory: no other process creates or deletes a head. Raises HeadStoreError."""
     try:
         _check_directory(directory)
         make(directory)
@@ -197,7 +197,7 @@ def create(directory: Path, stored: StoredHead) -> None:
             f"head {stored.name!r} takes {len(content):,} bytes, more than the {_MAX_FILE_BYTES:,} allowed: use fewer "
             "labels"
         )
-    _parse(stored.name, parse_json(content.encode()))  # what is written can be read
+    _parse(stored.name, parse_json(content.encode()))  # it must be readable
     there = names(directory)
     path = directory / (stored.name + _SUFFIX)
     if stored.name in there or path.exists():
@@ -235,7 +235,7 @@ def _parse(name: str, raw: Any) -> StoredHead:
     )
     units, head = raw["units"], raw.pop("head")
     require(is_whole(units) and 1 <= units <= MAX_UNITS, f"units is {units!r}, not 1 to {MAX_UNITS}")
-    require(isinstance(head, dict), "head is no JSON object")
+    require(isinstance(head, dict), "head is not a JSON object")
     stored = StoredHead(head=parse_head(name, units, head), **raw)
     require(stored.name == name, f"it is a head {stored.name!r}")
     labels = stored.head.labels
@@ -243,8 +243,8 @@ def _parse(name: str, raw: Any) -> StoredHead:
         len(labels) <= MAX_LABELS and all(0 < len(label) <= MAX_LABEL_CHARACTERS for label in labels),
         f"not 2 to {MAX_LABELS} labels of 1 to {MAX_LABEL_CHARACTERS} characters",
     )
-    require(isinstance(stored.checkpoint, str) and bool(NAME.fullmatch(stored.checkpoint)), "checkpoint is no name")
-    require(isinstance(stored.sha256, str) and bool(SHA256.fullmatch(stored.sha256)), "sha256 is none")
+    require(isinstance(stored.checkpoint, str) and bool(NAME.fullmatch(stored.checkpoint)), "checkpoint is not a name")
+    require(isinstance(stored.sha256, str) and bool(SHA256.fullmatch(stored.sha256)), "sha256 is not a SHA-256")
     for label, count in (("step", stored.step), ("examples", stored.examples)):
         require(is_whole(count) and 0 <= count < _MAX_COUNT, f"{label} is {count!r}")
     require(isinstance(stored.unit_only, bool), "unit_only is neither true nor false")
@@ -256,6 +256,6 @@ def _parse(name: str, raw: Any) -> StoredHead:
         and all(is_whole(unit) and unit in stored.head.weights for unit in stored.top_units),
         "top_units are not units with weights",
     )
-    require(is_finite(stored.created), "created is no time")
-    require(is_text(stored.made_by) and len(stored.made_by) <= 64, "made_by is no id")
+    require(is_finite(stored.created), "created is not a time")
+    require(is_text(stored.made_by) and len(stored.made_by) <= 64, "made_by is not an id")
     return stored

@@ -1,7 +1,7 @@
 """What is known of a checkpoint beside its weights: `Manifest`, and how its JSON is read.
 
-It is read as anybody's: bounded, strict JSON, every field checked. Heads that users fit are of the same form
-(head_store.py).
+Anybody may have written it, so its size is bounded, its JSON strict and every field checked. Heads that users fit have
+the same form (head_store.py).
 """
 
 import re
@@ -25,7 +25,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _UNIT = re.compile(r"0|[1-9][0-9]{0,5}")
-_MAX_LABEL_CHARACTERS = 65_536  # of all heads together: a worker tells them with every heartbeat
+_MAX_LABEL_CHARACTERS = 65_536  # of all heads together: a worker reports them with every heartbeat
 MAX_STEEPNESS = 100.0
 
 
@@ -47,7 +47,7 @@ class Manifest:
 
 
 def parse_manifest(content: bytes) -> Manifest:
-    """Raises ValueError, TypeError, KeyError or AttributeError for what is none."""
+    """Raises ValueError, TypeError, KeyError or AttributeError for anything but a manifest."""
     raw = parse_json(content)
     require(isinstance(raw, dict), "not a JSON object")
     version = raw.pop("format_version", None)
@@ -103,7 +103,7 @@ def parse_manifest(content: bytes) -> Manifest:
 
 
 def parse_head(name: str, units: int, raw: dict[str, Any]) -> Head:
-    """A head of a model of so many units. Raises ValueError, TypeError, KeyError or AttributeError where it is none."""
+    """A head on `units` units. Raises ValueError, TypeError, KeyError or AttributeError for anything else."""
     weights = {_unit(key): row for key, row in raw.pop("weights").items()}
     head = Head(weights=weights, **raw)
     rows = 1 if len(head.labels) == 2 else len(head.labels)
@@ -129,6 +129,6 @@ def parse_head(name: str, units: int, raw: dict[str, Any]) -> Head:
 
 
 def _unit(key: str) -> int:
-    """One spelling for each: `int` takes " 1", "+1" and "1_0" as well."""
-    require(bool(_UNIT.fullmatch(key)), f"{key!r} is no unit")
+    """Each unit has one spelling; `int` takes " 1", "+1" and "1_0" as well."""
+    require(bool(_UNIT.fullmatch(key)), f"{key!r} is not a unit")
     return int(key)

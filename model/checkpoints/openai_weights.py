@@ -34,7 +34,7 @@ FILES = tuple(f"{number}.npy" for number in range(15))
 Array = NDArray[np.float32]
 
 # As NumPy writes it; the L is Python 2's. NumPy's own reader evaluates this text, and maps a file, which may then be
-# cut under whoever reads it.
+# cut while it is read.
 _MAGIC = b"\x93NUMPY\x01\x00"  # format version 1.0: a header of at most 64 KiB
 _HEADER = re.compile(
     rb"\{'descr': '([^']{1,40})', 'fortran_order': (False|True), 'shape': \(([0-9L, ]{0,60})\), ?\} *\n?"

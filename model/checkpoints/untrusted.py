@@ -1,6 +1,6 @@
-"""Reading what somebody else may have written: plain files alone, no more bytes than expected, strict JSON.
+"""Reading files that anybody may have written: only plain files, no more bytes than expected, strict JSON.
 
-A link may lead out of the directory that was named, a pipe would be waited for without end, a device has none.
+A link may lead out of the directory that was named, a pipe may never deliver, and a device has no end.
 """
 
 import errno
@@ -14,10 +14,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-# What its library raises for a damaged file, beside its own error: unknown types, shapes of more than 2^63.
+# What the safetensors library raises for a damaged file, beside its own error: unknown types, shapes of more than 2^63.
 NOT_SAFETENSORS = (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, AssertionError)
 
-# Without O_NONBLOCK the opening of a pipe waits for its writer. Windows has the last alone.
+# Without O_NONBLOCK the opening of a pipe waits for its writer. Windows has only the last.
 _FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
 _TEXT = re.compile(r"[\t\n -~\xa0-\ud7ff\ue000-\U0010ffff]*")  # no control characters, no half of a surrogate pair
@@ -33,7 +33,7 @@ def open_plain(path: Path) -> BufferedReader:
     descriptor = os.open(path, os.O_RDONLY | _FLAGS)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        raise OSError(errno.EINVAL, "it is not a plain file", str(path))
     return os.fdopen(descriptor, "rb")
 
 
@@ -49,13 +49,13 @@ def read_plain(path: Path, limit: int) -> bytes:
 def parse_json(content: bytes) -> Any:
     """Parse UTF-8. Raises ValueError, also for a key that comes twice, NaN, Infinity and what is nested too deep."""
     try:
-        return json.loads(content.decode(), object_pairs_hook=_once, parse_constant=_no_number)
+        return json.loads(content.decode(), object_pairs_hook=_without_repeats, parse_constant=_no_number)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 
 
 def is_text(value: object) -> bool:
-    """Also False for what a terminal would obey and for what UTF-8 cannot say."""
+    """False also for control characters, which a terminal would obey, and for what UTF-8 cannot encode."""
     return isinstance(value, str) and bool(_TEXT.fullmatch(value))
 
 
@@ -64,7 +64,7 @@ def is_whole(value: object) -> bool:
 
 
 def is_finite(value: object) -> bool:
-    """Also False for numbers so large that a sum of products of them is not finite."""
+    """False also for numbers so large that a sum of products of them is not finite."""
     return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= _MAX_NUMBER
 
 
@@ -75,11 +75,11 @@ def require(condition: bool, message: str) -> None:
 
 
 def brief(error: Exception) -> str:
-    """What an error says, fit for a log line: it may quote what it found, of any length and with control characters."""
+    """An error's message, cut and escaped for a log line: it may quote a file at length, with control characters."""
     return str(error)[:300].encode("unicode_escape").decode()
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key comes twice in one object")
@@ -87,4 +87,4 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a number in JSON")

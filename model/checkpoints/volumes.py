@@ -26,13 +26,13 @@ LATEST = "LATEST"
 SHIPPED = Path(__file__).parent.parent / "pretrained"
 
 _LOCK = ".lock"
-_PATIENCE_S = 600.0  # with another publisher, who needs seconds to write a checkpoint
+_PATIENCE_S = 600.0  # that another publisher may hold the lock; it needs seconds to write a checkpoint
 _STEP = re.compile(r"step-[0-9]{1,15}")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_place(volume: Path, name: str, step: int, rollback: bool = False) -> None:
-    """Raise CheckpointError where `publish` would refuse the name or the step; to be asked before long preparations."""
+    """Raise CheckpointError where `publish` would refuse the name or the step; call it before long preparations."""
     if not NAME.fullmatch(name):
         raise CheckpointError(f"name {name!r}: use 1 to 64 of a-z, 0-9, '.', '_', '-', first a letter or digit")
     if not (is_whole(step) and 0 <= step < MAX_STEPS):
@@ -40,7 +40,7 @@ def check_place(volume: Path, name: str, step: int, rollback: bool = False) -> N
     try:
         now = read_manifest(latest(volume))
     except CheckpointError:
-        return  # there is no LATEST that could be read, so nothing better is lost
+        return  # no LATEST can be read, so nothing better is replaced
     if now.name == name and now.step > step and not rollback:
         raise CheckpointError(
             f"{volume} serves step {now.step} of {name}, later than step {step}: publish a later step, give this one "
@@ -53,7 +53,7 @@ def publish(
 ) -> Path:
     """Write `volume/name/step-N` and make it `LATEST`. The manifest's sha256 is filled in here.
 
-    A step that is there already with the same content is only made `LATEST`: whoever wrote it may have died before
+    A step that is there already with the same content is only made `LATEST`: its publisher may have died before
     that. Raises CheckpointError for a name outside [a-z0-9._-], a step that is there already with other content, one
     before the `LATEST` of its name, unless `rollback`, and a full disk, which leaves the volume as it was.
     """
@@ -64,7 +64,7 @@ def publish(
     try:
         volume.mkdir(parents=True, exist_ok=True)
         with _alone_in(volume):
-            check_place(volume, manifest.name, manifest.step, rollback)  # LATEST may have moved while we waited
+            check_place(volume, manifest.name, manifest.step, rollback)  # LATEST may have moved during the wait
             _check_inside(volume, final)
             sweep(volume)
             sweep(final.parent)
@@ -78,14 +78,14 @@ def publish(
             raise
         free = shutil.disk_usage(volume).free
         raise CheckpointError(
-            f"{final} is not published, for {volume} is full: the weights have {len(weights):,} bytes, {free:,} are "
-            f"free ({error.strerror})"
+            f"{final} is not published, because {volume} is full: the weights have {len(weights):,} bytes, "
+            f"{free:,} are free ({error.strerror})"
         ) from error
     return final
 
 
 def make_latest(directory: Path) -> None:
-    """Verify a checkpoint that lies in a volume and swap the volume's `LATEST` to it, whatever it was.
+    """Verify a checkpoint that lies in a volume and swap the volume's `LATEST` to it, also to an earlier step.
 
     Raises CheckpointError if it is damaged, or not at `NAME/step-N` in the volume.
     """
@@ -108,6 +108,7 @@ def published(volume: Path) -> list[Path]:
 
 @contextmanager
 def _alone_in(volume: Path) -> Iterator[None]:
+    """Holds the lock of the volume: no other process publishes in it. Raises CheckpointError."""
     try:
         with exclusively(volume / _LOCK, _PATIENCE_S):
             yield
@@ -120,6 +121,7 @@ def _swap_latest(directory: Path) -> None:
 
 
 def _check_same(final: Path, manifest: Manifest) -> None:
+    """Raise CheckpointError unless the checkpoint that is there already is whole and has this manifest."""
     there = read(final).manifest
     differing = [name for name, value in vars(manifest).items() if value != getattr(there, name)]
     if differing:
@@ -130,7 +132,7 @@ def _check_same(final: Path, manifest: Manifest) -> None:
 
 
 def latest(volume: Path) -> Path:
-    """The directory that `LATEST` names. Raises CheckpointError if there is none or it lies outside `volume`."""
+    """The directory that `LATEST` names. Raises CheckpointError if it cannot be read or lies outside `volume`."""
     try:
         pointer = read_plain(volume / LATEST, 256).decode("utf-8", errors="replace").strip()
     except OSError as error:

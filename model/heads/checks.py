@@ -1,4 +1,4 @@
-"""What heads are fitted to and applied to: checked features and labels, and the error for others."""
+"""Checks of the features and labels that heads are fitted to and applied to: `checked`, and `HeadError`."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,18 +15,20 @@ class HeadError(ValueError):
 
 
 def checked(what: str, features: ArrayLike, labels: ArrayLike, classes: int) -> tuple[Floats, Labels]:
+    """Features (rows, units) in float64 and labels (rows,), 0 to classes - 1. what: their name in a HeadError."""
     x = numbers(what, features)
     y = integers(what, labels, classes)
     if x.ndim != 2 or x.shape[1] == 0 or len(x) != len(y) or len(y) == 0:
         raise HeadError(
             f"{what} features have shape {x.shape} and labels {y.shape}: need (rows, units) and (rows,), rows > 0"
         )
-    if not (np.abs(x) <= MAX_FEATURE).all():  # nor is NaN
+    if not (np.abs(x) <= MAX_FEATURE).all():  # False for NaN
         raise HeadError(f"{what} features hold values that are not finite or beyond {MAX_FEATURE:g}")
     return x, y
 
 
 def numbers(what: str, features: ArrayLike) -> Floats:
+    """Any shape, in float64. Raises HeadError for what is not an array of numbers."""
     try:
         return np.ascontiguousarray(features, dtype=np.float64)
     except (ValueError, TypeError, OverflowError) as error:
@@ -34,6 +36,7 @@ def numbers(what: str, features: ArrayLike) -> Floats:
 
 
 def integers(what: str, labels: ArrayLike, classes: int) -> Labels:
+    """(rows,), 0 to classes - 1. Raises HeadError for anything else."""
     try:
         y = np.asarray(labels)
     except ValueError as error:

@@ -8,8 +8,8 @@ the training set for each C in 2^-8 ... 2^0, C chosen by accuracy on the validat
 time, more than two labels are fitted one against the rest. A softmax over those log-odds names the same label
 as the highest of them; its probabilities are a normalization and somewhat more certain than those that were fitted.
 
-Features x are (rows, units): in the paper the raw final cell, otherwise as the head's `pooling` says. NumPy alone is
-needed.
+Features x are (rows, units): in the paper the raw final cell, otherwise as the head's `pooling` says. Only NumPy
+is needed.
 """
 
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class Head:
     bias: list[float]
     c: float | None = None  # inverse L1 strength it was fitted with
     metrics: dict[str, float] = field(default_factory=dict)
-    pooling: Pooling = "cell"  # of the features it takes; files from before there was a choice say nothing
+    pooling: Pooling = "cell"  # of the features it takes; files written before there was a choice do not have it
 
 
 def fit_l1(
@@ -50,7 +50,7 @@ def fit_l1(
     """Fit on train, choose C on valid (the smallest of equals, so the sparsest), return a head for raw features.
 
     features: (rows, units); labels of rows: (rows,) integers, the index in `labels`. standardize: fit on features of
-    mean 0 and deviation 1 over train, then fold both into weights and bias, so that one C penalizes every unit alike;
+    mean 0 and deviation 1 over train, then fold both into weights and bias, so that one C penalizes every unit equally;
     the paper fits the raw features (False). Metrics of the head: train_accuracy, valid_accuracy, nonzero_units.
     Raises HeadError if shapes differ, a label has no training row, or a value is not finite.
     """

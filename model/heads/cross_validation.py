@@ -1,15 +1,15 @@
 """Heads from one labelled set: C by cross-validation, an honest estimate of the accuracy, a fit on all rows.
 
-`fit_cv` fits all units with L1 (l1.py), `fit_unit_cv` the single most telling unit with a threshold. Folds are
-stratified: every label is shared out evenly, five folds, or as many as the rarest label has rows. A label of one row
-cannot be held out: then there is no estimate, and C is four times the least that leaves any weight.
+`fit_cv` fits all units with L1 (l1.py), `fit_unit_cv` a threshold on the one unit that separates the labels best.
+Folds are stratified: every label is spread evenly over five folds, or over as many as the rarest label has rows. A
+label of one row cannot be held out: then there is no estimate, and C is four times the least that leaves any weight.
 
 The estimate is the mean over folds of the accuracy on the rows held out, with everything that looks at labels done
-without them: the unit and its threshold are found anew in every fold, and a fold is judged with the C that the *other*
-folds choose, for the best of many estimates is too good. Units are scaled by mean and deviation of all rows, which no
-label touches. Everything is drawn from a seed.
+without them: the unit and its threshold are found again in every fold, and a fold is judged with the C that the *other*
+folds choose, because the best of many estimates is too good. Units are scaled by mean and deviation of all rows, which
+no label touches. Everything is drawn from a seed.
 
-Features are raw, of any pooling. NumPy alone is needed, so that a process that only fits starts at once.
+Features are raw, of any pooling. Only NumPy is needed, so that a process that only fits starts quickly.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from model.heads.classifier import C_GRID, Head
 from model.heads.l1 import COLUMNS, Matrix, signs_of, solve
 from model.heads.pooling import Pooling
 from model.heads.standardization import Standardization
-from model.heads.unit import fit_threshold, strongest, telling_units
+from model.heads.unit import fit_threshold, separating_units, strongest
 
 TOP_UNITS = 10
 _FOLDS = 5
@@ -40,7 +40,7 @@ class Fitted:
     c: float | None  # None: a threshold has none
     folds: int  # 0: too few rows for an estimate
     accuracy: float | None  # mean over the folds
-    accuracy_deviation: float | None
+    accuracy_deviation: float | None  # over the folds
     top_units: list[int]  # by weight times deviation, the heaviest first
 
     def head(self, labels: list[str], pooling: Pooling) -> Head:
@@ -85,9 +85,9 @@ def fit_cv(
 def fit_unit_cv(features: Matrix, labels: Labels, seed: int = 0, on_step: Callable[[], None] = lambda: None) -> Fitted:
     """One unit and a threshold. features, on_step, errors: as in `fit_cv`; labels: (rows,), 0 or 1.
 
-    The unit is the heaviest of an L1 logistic regression in which both classes weigh the same, as `heads.find_unit`
-    has it. The head says label 1 on one side of the threshold; how sure it is grows with the distance, by the
-    difference of the classes' means over the unit's variance, as for two Gaussians.
+    The unit is the heaviest of an L1 logistic regression in which both classes weigh the same, as in
+    `find_unit` (unit.py). The head predicts label 1 on one side of the threshold; its log-odds grow with the distance,
+    by the difference of the classes' means over the unit's variance, as for two Gaussians.
     """
     _check(features, labels, 2)
     standard = Standardization.in_place(features)
@@ -95,7 +95,7 @@ def fit_unit_cv(features: Matrix, labels: Labels, seed: int = 0, on_step: Callab
     count = 0 if folds is None else int(folds.max()) + 1
     every = np.ones(len(labels), dtype=bool)
     parts = [every] if folds is None else [every, *(folds != fold for fold in range(count))]
-    unit, *of_folds = telling_units(features, labels, parts, on_step)
+    unit, *of_folds = separating_units(features, labels, parts, on_step)
     right = []
     for part, found in zip(parts[1:], of_folds, strict=True):
         threshold, polarity, _ = fit_threshold(features[part, found], labels[part])
@@ -115,7 +115,7 @@ def _check(features: Matrix, labels: Labels, classes: int) -> None:
             f"features are {features.dtype} of shape {features.shape} and labels {labels.shape}: need float32 "
             "(rows, units) and (rows,), both more than 0"
         )
-    if not max(-float(features.min()), float(features.max())) <= MAX_FEATURE:  # nor is NaN
+    if not max(-float(features.min()), float(features.max())) <= MAX_FEATURE:  # False for NaN
         raise HeadError(f"features hold values that are not finite or beyond {MAX_FEATURE:g}")
     counts = np.bincount(labels, minlength=classes)
     if classes < 2 or len(counts) != classes or not counts.all():
@@ -159,13 +159,13 @@ def _judge(
                 [np.where(folds == fold, 0, some[at]).astype(np.float32) for at, _, fold in chunk], axis=1
             )
             weights, bias = solve(x, gram, signs, row_weights, on_step)
-            told = x @ weights + bias
+            logits = x @ weights + bias
             for column, (at, row, fold) in enumerate(chunk):
                 held = folds == fold
-                scores[at, row, held] = told[held, column]
+                scores[at, row, held] = logits[held, column]
         for at in range(len(some)):
-            said = scores[at, 0] > 0 if len(positives) == 1 else scores[at].argmax(axis=0)
-            right[first + at] = [(said == labels)[folds == fold].mean() for fold in range(count)]
+            chosen = scores[at, 0] > 0 if len(positives) == 1 else scores[at].argmax(axis=0)
+            right[first + at] = [(chosen == labels)[folds == fold].mean() for fold in range(count)]
     return right
 
 

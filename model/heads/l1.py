@@ -77,7 +77,7 @@ def solve(
 
     x: (rows, units), each unit of mean 0 and deviation 1 or 0 over all rows; gram: xᵀx, (units, units); signs,
     row_weights: (rows, problems); penalty: (units, problems), 1 if left out, 0 only where the unit is. A problem ends
-    where no gradient pulls any more or, should its classes be easy to tell apart, after so many steps, near there.
+    where no gradient exceeds its penalty or, where classes are easy to separate, near there after `_MAX_STEPS`.
     on_step is called before every look at the features; what it raises ends the fit.
     """
     diagonal = np.diag(gram).copy()
@@ -86,7 +86,7 @@ def solve(
     weights = np.zeros((x.shape[1], signs.shape[1]), np.float32)
     bias = np.zeros(signs.shape[1], np.float32)
     bound = np.maximum(row_weights.max(axis=0) / 4, np.finfo(np.float32).tiny)  # (problems,): a
-    # Of so many rows as there are, the intercept puts the right share on either side, to a thousandth.
+    # The intercept puts the right share of the rows on either side, to a thousandth of all rows.
     bias_tolerance = np.minimum(_TOLERANCE, row_weights.sum(axis=0) / 1000)
     left = np.arange(signs.shape[1])  # problems that are not done
     for _ in range(_MAX_STEPS):
@@ -113,7 +113,7 @@ def solve(
 def _descend(gram: Matrix, diagonal: Matrix, weights: Matrix, gradient: Matrix, penalty: Matrix) -> Matrix:
     """Sweep over the coordinates of the quadratic around `weights`; gradient and penalty are divided by a."""
     weights, gradient = weights.copy(), gradient.copy()
-    # What is zero and does not pull hard enough stays zero. If others' moves change that, the next step will see.
+    # What is zero and does not pull hard enough stays zero. If other units' moves change that, the next step finds it.
     units = np.flatnonzero(((weights != 0) | (np.abs(gradient) > penalty)).any(axis=1) & (diagonal > 0))
     for _ in range(_SWEEPS):
         for unit in units:

@@ -1,4 +1,4 @@
-"""`pool`: what was read of a text becomes its feature vector. NumPy alone is needed."""
+"""`pool`: what was read of a text becomes its feature vector. Only NumPy is needed."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ Pooling = Literal["cell", "tanh", "mean"]
 
 def pool(cell: NDArray[np.float32], mean: NDArray[np.float32] | None, pooling: Pooling) -> NDArray[np.float32]:
     """The feature vector: the final cell itself (the released code), its tanh (the paper's text), or the mean of the
-    hidden vector over all bytes. Raises ValueError if that is asked for and not there."""
+    hidden vector over all bytes. Raises ValueError for a mean that is not there."""
     match pooling:
         case "cell":
             return cell

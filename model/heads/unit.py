@@ -1,7 +1,7 @@
 """The sentiment unit: found among all units, its threshold, and the straight line from its value to sentiment.
 
 Features are (rows, units). The unit is found as in the paper (Radford et al. 2017, section 4): by the weights of an L1
-logistic regression. NumPy alone is needed.
+logistic regression. Only NumPy is needed.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from model.heads import l1
 from model.heads.checks import Bools, Floats, HeadError, Labels, checked, numbers
-from model.heads.standardization import Standardization
+from model.heads.standardization import Standardization, is_constant
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ def find_unit(features: ArrayLike, labels: ArrayLike) -> int:
     x, y = checked("labelled", features, labels, 2)
     _both_classes(y)
     scaled = Standardization.of(x).scaled(x).astype(np.float32)
-    return telling_units(scaled, y, [np.ones(len(y), np.bool_)])[0]
+    return separating_units(scaled, y, [np.ones(len(y), np.bool_)])[0]
 
 
-def telling_units(
+def separating_units(
     x: l1.Matrix, labels: Labels, parts: Sequence[Bools], on_step: Callable[[], None] = lambda: None
 ) -> list[int]:
     """As `find_unit`, for each part of the rows.
 
-    x: (rows, units), scaled; parts: (rows,) each; on_step: see `l1.solve`.
+    x: (rows, units), standardized; parts: (rows,) each; on_step: see `l1.solve`.
     """
     signs = np.stack([l1.signs_of(labels, 1)] * len(parts), axis=1)
     columns = []
@@ -101,7 +101,7 @@ def calibrate(values: ArrayLike, labels: ArrayLike, unit: int) -> Calibration:
     positive = polarity * (x[y == 1] - center)
     negative = polarity * (x[y == 0] - center)
     scale = float(abs(np.percentile(positive, 95)) + abs(np.percentile(negative, 5))) / 2
-    if x.min() == x.max() or scale <= 0.0:
+    if is_constant(x.mean(), x.std()) or scale <= 0.0:
         raise HeadError(f"unit {unit} stays at {x.mean():g} on {len(x)} rows: it cannot be calibrated, take another")
     return Calibration(unit=unit, polarity=polarity, center=center, scale=scale)
 

@@ -1,7 +1,7 @@
 """Loss and gradients of one window: `Backpropagation`, run as written on a CPU, as one CUDA graph on a GPU.
 
 A window of 256 steps is some two thousand kernels, most of them shorter than the time that the host takes to launch
-one. The graph records them once, loss, weight norm and all, and launches them together ever after.
+one. The graph records them once, with loss and weight norm, and launches them together from then on.
 """
 
 import torch
@@ -58,7 +58,7 @@ class Backpropagation:
                 self._eager(*self._inputs)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # thread_local: the trainer's other threads may copy snapshots and windows meanwhile.
+        # thread_local: other threads of the trainer may copy snapshots and windows during the capture.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._outputs = self._eager(*self._inputs)
         for gradient, value in zip(gradients, before, strict=True):

@@ -13,7 +13,7 @@ Equations, with x the embedded byte, (h, c) the state before it and (h', c') aft
     steepness s:  σ(a) becomes σ(s*a); being linear it is folded into the weights of the gates that σ squashes
 
 A byte has only 256 values, so x·Wx + b and x·Wmx are tables with a row per byte (`CellWeights.input_table`,
-`.multiplier_table`): training and inference alike look them up instead of multiplying.
+`.multiplier_table`): both training and inference look them up instead of multiplying.
 """
 
 from dataclasses import dataclass

@@ -1,11 +1,12 @@
-"""What training minimizes: bits per byte, and beside it how well a label can be read off the cell (`Objective`).
+"""What training minimizes (`Objective`): bits per byte and, with labels, how well a label can be read off the cell.
 
-    loss = bits per byte + W·(label bits of all units) + V·(label bits of one unit)
+    loss = L·(bits per byte) + W·(label bits of all units) + V·(label bits of one unit)
 
 The label bits are, at every byte of a labelled review, the cross-entropy of its label, from a linear read-out of the
 cell: of all its units, and of one alone, the sentiment unit. It is the auxiliary loss of semi-supervised sequence
 learning (Dai & Le 2015, arXiv 1511.01432) and of the fine-tuning of Kant et al. 2018 (arXiv 1812.01207), but read in
-the stream, on lanes and windows as they are. With W = V = 0 it is the language model of Radford et al. 2017.
+the stream, on lanes and windows as they are. L = 1 but in a fine-tuning; with W = V = 0 that is the language model of
+Radford et al. 2017.
 """
 
 import math
@@ -20,7 +21,7 @@ from model.network.sequence import Window
 
 
 class Targets(NamedTuple):
-    """What is to be predicted at every byte of a window. (steps, rows) each.
+    """The targets of every byte of a window. (steps, rows) each.
 
     bytes: the next byte, int64. classes: of the label, int64; weights: how much it counts, float32, 0 where it is
     unknown and the class of no meaning. Both are None in a run without labels.
@@ -34,8 +35,8 @@ class Targets(NamedTuple):
 class ReadOut(nn.Module):
     """Linear classifiers of the cell: of all its units, and of `unit` alone.
 
-    They begin at zero, but for the unit's weights, which rise evenly over the classes: so the unit has a direction from
-    the beginning, up for the last.
+    They start at zero, except the unit's weights, which rise evenly over the classes: so the unit has a direction from
+    the start, up for the last class.
     """
 
     def __init__(self, units: int, classes: int, unit: int) -> None:
@@ -56,13 +57,18 @@ class Objective(nn.Module):
     """A language model and, if it learns labels, its read-out."""
 
     def __init__(
-        self, model: LanguageModel, read_out: ReadOut | None = None, label_weight: float = 0.0, unit_weight: float = 0.0
+        self,
+        model: LanguageModel,
+        read_out: ReadOut | None = None,
+        label_weight: float = 0.0,
+        unit_weight: float = 0.0,
+        language_weight: float = 1.0,
     ) -> None:
-        """label_weight, unit_weight: W and V."""
+        """label_weight, unit_weight, language_weight: W, V and L."""
         super().__init__()
         self.model = model
         self.read_out = read_out
-        self._weights = [1.0] if read_out is None else [1.0, label_weight, unit_weight]
+        self._weights = [language_weight] + ([] if read_out is None else [label_weight, unit_weight])
 
     @property
     def terms(self) -> int:

@@ -1,26 +1,19 @@
 """A window of bytes through a cell, forward and backward: `Window.run`, the heart of training.
 
-The backward pass is written by hand. Only the chain through time is sequential: its products (one a step for LSTM and
-GRU, two for the mLSTM) and fused element-wise kernels (elementwise.py), each way. Everything that can wait is then done
-at once for the whole window: the gradients of the recurrent matrices as one product each, and those of the byte tables
-as a product with the one-hot bytes.
-
-    mLSTM, after dz of the gates:   dm = dz·Whᵀ;   d(h·Wmh) = dm*(x·Wmx);   d(x·Wmx) = dm*(h·Wmh);   dh = d(h·Wmh)·Wmhᵀ
-    window:                         dWh = mᵀ·dz;   dWmh = hᵀ·d(h·Wmh);   dTables = onehotᵀ·dz, onehotᵀ·d(x·Wmx)
+The chain of steps itself, its equations and its adjoint are in chains.py: here a window is cut into segments.
 
 With `segment`, a window keeps the activations of one segment of its steps alone and computes those of the others again
 on the way back: a third more work in the chain for a fraction of the memory (Chen et al. 2016, arXiv 1604.06174).
 """
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.network.cells import GATES, CellName, CellWeights, State
+from model.network.cells import CellName, CellWeights, State
+from model.network.chains import Buffers, GRUChain, LSTMChain
 from model.network.elementwise import Elementwise
-from model.network.matrix import Matrix
 
 
 class Window:
@@ -39,7 +32,7 @@ class Window:
         self.compute_dtype = compute_dtype
         self.elementwise = Elementwise(fuse)
         self.segment = segment
-        self._buffers: dict[str, Tensor] = {}
+        self.buffers = Buffers()
 
     def run(self, weights: CellWeights, window: Tensor, state: State) -> tuple[Tensor, State]:
         """window: (steps, rows) int64 bytes; state: (rows, units) each -> hidden (steps, rows, units), last state.
@@ -69,13 +62,6 @@ class Window:
         )
         return hidden, every_cell, State(cell, last)
 
-    def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Uninitialised memory, that of the last call for `name` if it suffices."""
-        size, held = math.prod(shape), self._buffers.get(name)
-        if held is None or len(held) < size or held.dtype != dtype or held.device != device:
-            held = self._buffers[name] = torch.empty(size, dtype=dtype, device=device)
-        return held[:size].view(shape)
-
 
 class _Window(torch.autograd.Function):
     """The part of a window that is the same for every cell: segments, the output, gradients summed over segments."""
@@ -96,17 +82,18 @@ class _Window(torch.autograd.Function):
         steps, rows = window.shape
         low, device, units = runner.compute_dtype, cell.device, cell.shape[1]
         length = min(runner.segment or steps, steps)
-        begins = range(0, steps, length)
-        chain_type = _GRUChain if runner.name == "gru" else _LSTMChain
-        chain = chain_type(runner, length, CellWeights(input_table, recurrent, multiplier_table, multiplier), cell)
-        hiddens = runner.buffer("hiddens", (steps + 1, rows, units), low, device)
-        # The cell at the beginning of every segment, and at the end of the window.
-        cells = runner.buffer("segment_cells", (len(begins) + 1, rows, units), cell.dtype, device)
+        starts = range(0, steps, length)
+        weights = CellWeights(input_table, recurrent, multiplier_table, multiplier)
+        chain_type = GRUChain if runner.name == "gru" else LSTMChain
+        chain = chain_type(runner.buffers, runner.elementwise, low, length, weights, cell)
+        hiddens = runner.buffers.get("hiddens", (steps + 1, rows, units), low, device)
+        # The cell before every segment, and after the window.
+        cells = runner.buffers.get("segment_cells", (len(starts) + 1, rows, units), cell.dtype, device)
         cells[0].copy_(hidden if runner.name == "gru" else cell)
         hiddens[0].copy_(hidden)
         every_cell = cell.new_empty((steps if with_cells else 0, rows, units))
-        for number, begin in enumerate(begins):
-            part = slice(begin, min(begin + length, steps))
+        for number, start in enumerate(starts):
+            part = slice(start, min(start + length, steps))
             found = chain.forward(window[part], cells[number], hiddens[part.start : part.stop + 1])
             cells[number + 1].copy_(found[-1])
             if with_cells:
@@ -121,7 +108,7 @@ class _Window(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         d_hiddens, d_cells, d_cell, d_hidden = gradients
         window, hiddens, cells = ctx.saved_tensors
-        chain: _LSTMChain | _GRUChain = ctx.chain
+        chain: LSTMChain | GRUChain = ctx.chain
         steps = window.shape[0]
         chain.begin_backward(d_cell, d_hidden)
         sums: list[Tensor] = []
@@ -134,195 +121,3 @@ class _Window(torch.autograd.Function):
             sums = [total.add_(value) for total, value in zip(sums, found, strict=True)] if sums else found
         d_cell, d_hidden = chain.end_backward()
         return (None, None, None, d_cell, d_hidden, *sums, *[None] * (4 - len(sums)))
-
-
-class _LSTMChain:
-    """mLSTM and LSTM through one segment: activations kept in buffers, then the adjoints."""
-
-    def __init__(self, runner: Window, steps: int, weights: CellWeights, cell: Tensor) -> None:
-        low, exact, device = runner.compute_dtype, cell.dtype, cell.device
-        rows, units = cell.shape
-
-        def buffer(name: str, *shape: int, dtype: torch.dtype = low) -> Tensor:
-            return runner.buffer(name, shape, dtype, device)
-
-        self._kernels = runner.elementwise
-        self._exact = exact
-        self._gates = buffer("gates", steps, rows, 4 * units)
-        self._cells = buffer("cells", steps + 1, rows, units, dtype=exact)
-        self._squashed = buffer("squashed", steps, rows, units)
-        self._dz = buffer("dz", steps, rows, 4 * units)
-        self._input_table = weights.input_table.detach().to(low)
-        self._recurrent = weights.recurrent.detach().to(low)
-        self._by_recurrent = Matrix(self._recurrent, rows)
-        self._multiplier: Tensor | None = None
-        if weights.multiplier is not None and weights.multiplier_table is not None:
-            self._products = buffer("products", steps, rows, units)  # h·Wmh
-            self._mixed = buffer("mixed", steps, rows, units)  # m
-            self._d_products = buffer("d_products", steps, rows, units)
-            self._d_table_rows = buffer("d_table_rows", steps, rows, units)
-            self._multiplier_table = weights.multiplier_table.detach().to(low)
-            self._multiplier = weights.multiplier.detach().to(low)
-            self._by_multiplier = Matrix(self._multiplier, rows)
-
-    def forward(self, window: Tensor, cell: Tensor, hiddens: Tensor) -> Tensor:
-        """hiddens: (steps + 1, rows, units), the first given, the others written. Returns the cells after each step."""
-        self._cells[0].copy_(cell)
-        for t, byte in enumerate(window):
-            inputs = hiddens[t]
-            if self._multiplier is not None:
-                product = self._by_multiplier(inputs)
-                self._kernels.mix(product, self._multiplier_table, byte, self._products[t], self._mixed[t])
-                inputs = self._mixed[t]
-            self._kernels.lstm(
-                self._by_recurrent(inputs),
-                self._input_table,
-                byte,
-                self._cells[t],
-                self._gates[t],
-                self._cells[t + 1],
-                self._squashed[t],
-                hiddens[t + 1],
-            )
-        return self._cells[1 : len(window) + 1]
-
-    def begin_backward(self, d_cell: Tensor, d_hidden: Tensor) -> None:
-        rows = d_cell.shape[0]
-        self._d_cell, self._d_hidden = d_cell.clone(), d_hidden.to(self._dz.dtype)
-        self._by_recurrent_back = Matrix(self._recurrent.t(), rows)
-        if self._multiplier is not None:
-            self._by_multiplier_back = Matrix(self._multiplier.t(), rows)
-
-    def backward(self, window: Tensor, d_hiddens: Tensor, d_cells: Tensor | None) -> None:
-        for t in reversed(range(len(window))):
-            if d_cells is not None:
-                self._d_cell.add_(d_cells[t])
-            self._kernels.lstm_adjoint(
-                d_hiddens[t],
-                self._d_hidden,
-                self._d_cell,
-                self._gates[t],
-                self._cells[t],
-                self._squashed[t],
-                self._dz[t],
-            )
-            self._d_hidden = self._by_recurrent_back(self._dz[t])
-            if self._multiplier is not None:
-                self._kernels.mix_adjoint(
-                    self._d_hidden,
-                    self._products[t],
-                    self._multiplier_table,
-                    window[t],
-                    self._d_products[t],
-                    self._d_table_rows[t],
-                )
-                self._d_hidden = self._by_multiplier_back(self._d_products[t])
-
-    def weight_gradients(self, window: Tensor, hiddens: Tensor) -> list[Tensor]:
-        """Of input table, recurrent, multiplier table and multiplier. hiddens: those before each step."""
-        steps = len(window)
-        dz = self._dz[:steps].flatten(0, 1)
-        rows = _OneHot(window, dz.dtype)
-        if self._multiplier is None:
-            gradients = [rows.table_gradient(dz), _turned(hiddens) @ dz]
-        else:
-            gradients = [
-                rows.table_gradient(dz),
-                _turned(self._mixed[:steps]) @ dz,
-                rows.table_gradient(self._d_table_rows[:steps].flatten(0, 1)),
-                _turned(hiddens) @ self._d_products[:steps].flatten(0, 1),
-            ]
-        return [gradient.to(self._exact) for gradient in gradients]
-
-    def end_backward(self) -> tuple[Tensor, Tensor]:
-        """Gradients of the cell and hidden before the window."""
-        return self._d_cell, self._d_hidden.to(self._exact)
-
-
-class _GRUChain:
-    """A GRU through one segment. Its cell is its hidden, so the state's gradient is one: that of the hidden."""
-
-    def __init__(self, runner: Window, steps: int, weights: CellWeights, cell: Tensor) -> None:
-        low, exact, device = runner.compute_dtype, cell.dtype, cell.device
-        rows, units = cell.shape
-        outputs = GATES["gru"] * units
-        self._kernels = runner.elementwise
-        self._exact = exact
-        self._gates = runner.buffer("gates", (steps, rows, outputs), low, device)
-        self._candidate_products = runner.buffer("candidate_products", (steps, rows, units), low, device)
-        self._states = runner.buffer("cells", (steps + 1, rows, units), exact, device)
-        self._dx = runner.buffer("dx", (steps, rows, outputs), low, device)
-        self._d_products = runner.buffer("d_products", (steps, rows, outputs), low, device)
-        self._input_table = weights.input_table.detach().to(low)
-        self._recurrent = weights.recurrent.detach().to(low)
-        self._by_recurrent = Matrix(self._recurrent, rows)
-
-    def forward(self, window: Tensor, cell: Tensor, hiddens: Tensor) -> Tensor:
-        self._states[0].copy_(cell)
-        for t, byte in enumerate(window):
-            self._kernels.gru(
-                self._by_recurrent(hiddens[t]),
-                self._input_table,
-                byte,
-                self._states[t],
-                self._gates[t],
-                self._candidate_products[t],
-                self._states[t + 1],
-                hiddens[t + 1],
-            )
-        return self._states[1 : len(window) + 1]
-
-    def begin_backward(self, d_cell: Tensor, d_hidden: Tensor) -> None:
-        self._d_state = d_cell + d_hidden
-        self._by_recurrent_back = Matrix(self._recurrent.t(), d_cell.shape[0])
-
-    def backward(self, window: Tensor, d_hiddens: Tensor, d_cells: Tensor | None) -> None:
-        for t in reversed(range(len(window))):
-            if d_cells is not None:
-                self._d_state.add_(d_cells[t])
-            self._kernels.gru_adjoint(
-                d_hiddens[t],
-                self._d_state,
-                self._gates[t],
-                self._candidate_products[t],
-                self._states[t],
-                self._dx[t],
-                self._d_products[t],
-            )
-            self._d_state.add_(self._by_recurrent_back(self._d_products[t]))
-
-    def weight_gradients(self, window: Tensor, hiddens: Tensor) -> list[Tensor]:
-        steps = len(window)
-        dx = self._dx[:steps].flatten(0, 1)
-        gradients = [
-            _OneHot(window, dx.dtype).table_gradient(dx),
-            _turned(hiddens) @ self._d_products[:steps].flatten(0, 1),
-        ]
-        return [gradient.to(self._exact) for gradient in gradients]
-
-    def end_backward(self) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(self._d_state), self._d_state
-
-
-def _turned(values: Tensor) -> Tensor:
-    """(steps, rows, units) -> (units, steps * rows). On a CPU copied: oneDNN multiplies such a view more slowly, by
-    more than the copy costs."""
-    turned = values.flatten(0, 1).t()
-    return turned.contiguous() if values.device.type == "cpu" else turned
-
-
-class _OneHot:
-    """The bytes of a window as a matrix of ones: the adjoint of looking rows up in a table is a product with it."""
-
-    def __init__(self, window: Tensor, dtype: torch.dtype) -> None:
-        flat = window.flatten()
-        if window.device.type == "cpu":
-            self._present = torch.unique(flat)  # text uses a third of all bytes
-        else:
-            self._present = torch.arange(256, device=window.device)  # to find which, the host would have to wait
-        self._columns = (self._present[:, None] == flat).to(dtype)  # (present, bytes)
-
-    def table_gradient(self, gradient: Tensor) -> Tensor:
-        """gradient: (bytes, outputs) of the rows that were looked up -> (256, outputs) of the table."""
-        table = gradient.new_zeros(256, gradient.shape[1])
-        return table.index_copy_(0, self._present, self._columns @ gradient)

@@ -28,6 +28,8 @@ class LabelledError(Exception):
 
 @dataclass(frozen=True)
 class Labelled:
+    """texts and labels: (texts,) each."""
+
     texts: list[str]
     labels: list[str]
 
@@ -38,7 +40,7 @@ class Labelled:
             raise LabelledError(f"labels {unknown[:10]} are neither 0 (negative) nor 1 (positive)")
         return np.array([int(label) for label in self.labels], dtype=np.int64)
 
-    def head(self, limit: int | None) -> "Labelled":
+    def first(self, limit: int | None) -> "Labelled":
         """The first `limit` rows; all for None."""
         return Labelled(self.texts[:limit], self.labels[:limit])
 
@@ -60,7 +62,7 @@ class Sentiment:
                 raise LabelledError(f"{name}: {error}") from error
 
     def __len__(self) -> int:
-        """Of all texts."""
+        """The number of all texts."""
         return sum(len(part.texts) for part in (self.train, self.valid, self.test) if part is not None)
 
 
@@ -126,7 +128,7 @@ def _read_objects(path: Path, lines: Iterable[str], text_column: str | None, lab
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise LabelledError(f"{path}, line {number}: it is no JSON: {error}") from error
+            raise LabelledError(f"{path}, line {number}: it is not JSON: {error}") from error
         fields = list(row) if isinstance(row, dict) else []
         others = [field for field in fields if field != label_column]
         chosen = text_column or (others[0] if len(others) == 1 else None)
@@ -134,7 +136,9 @@ def _read_objects(path: Path, lines: Iterable[str], text_column: str | None, lab
             raise LabelledError(f"{path}, line {number}: its fields are {fields}; name those of the text and the label")
         text, label = row[chosen], row[label_column]
         if not isinstance(text, str) or isinstance(label, bool) or not isinstance(label, str | int):
-            raise LabelledError(f"{path}, line {number}: the text is no text, or the label neither text nor a number")
+            raise LabelledError(
+                f"{path}, line {number}: the text is not a string, or the label is neither a string nor a whole number"
+            )
         texts.append(text)
         labels.append(str(label))
     if not texts:
@@ -143,5 +147,6 @@ def _read_objects(path: Path, lines: Iterable[str], text_column: str | None, lab
 
 
 def joined(parts: Iterable[Labelled]) -> Labelled:
+    """The rows of all parts, in order."""
     parts = list(parts)
     return Labelled([text for part in parts for text in part.texts], [label for part in parts for label in part.labels])

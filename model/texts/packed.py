@@ -14,8 +14,7 @@ PACKED = (".gz", ".xz", ".zst")
 def open_packed(path: Path, raw: BinaryIO | None = None) -> BinaryIO:
     """The unpacked bytes of a file, by its suffix.
 
-    raw: the same file, opened by the caller, who can then tell from its position how much has been read and who
-    closes it.
+    raw: the same file, opened by the caller, which closes it and finds in its position how much has been read.
     """
     match path.suffix.lower():
         case ".gz":

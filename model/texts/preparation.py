@@ -2,7 +2,7 @@
 
 The preparation is that of the published system (Radford et al. 2017, arXiv 1704.01444, and its released
 code): unescape HTML entities, newlines to spaces, strip, then a newline and a space before and a space after,
-as UTF-8. A newline separates reviews in the training text, so the leading one says "a review begins".
+as UTF-8. A newline separates reviews in the training text, so the leading one says that a review starts.
 """
 
 import html
@@ -29,7 +29,7 @@ def prepare(text: str) -> bytes:
 def prepare_prompt(prompt: str) -> bytes:
     """The bytes that the model reads before it continues `prompt`: as `prepare`, without the end space.
 
-    A space at the end of the prompt is kept: whether the next word has begun is the caller's to say.
+    A space at the end of the prompt is kept: the caller decides whether the next word starts there.
     """
     cleaned = html.unescape(prompt).replace("\n", " ").lstrip()
     return (PREFIX + cleaned).encode("utf-8")
@@ -56,7 +56,7 @@ def align(text: str) -> list[ByteOrigin]:
         if unescaped == match.group():
             continue
         characters += [(text[i], i, i + 1) for i in range(position, match.start())]
-        # Where only the beginning was a reference ("&notit;" is "¬it;"), the whole still belongs together.
+        # Where only the start was a reference ("&notit;" is "¬it;"), the whole still belongs together.
         characters += [(character, match.start(), match.end()) for character in unescaped]
         position = match.end()
     characters += [(text[i], i, i + 1) for i in range(position, len(text))]

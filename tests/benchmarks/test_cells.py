@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.cells import CELLS, matching_units
 from model.network.language_model import Architecture, LanguageModel
-from trainer.corpus.corpus import build_corpus
+from trainer.corpus.build import build_corpus
 
 
 def parameters(model: LanguageModel) -> int:

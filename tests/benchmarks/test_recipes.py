@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.contest import of_the_last_tenth
 from benchmarks.recipes import options
-from trainer.corpus.corpus import build_corpus
+from trainer.corpus.build import build_corpus
 from trainer.run.options import Options
 
 

@@ -62,7 +62,7 @@ def test_no_more_than_twenty_malformed_records_are_named(tmp_path: Path, neuron:
         (["--text-field", "text"], "has no text field 'text' (--text-field); there are: overall, reviewText"),
         ([], "name the field that holds the text with --text-field; there are: overall, reviewText"),
         (["--text-field", "reviewText", "--shards", "31"], "30 different reviews do not fill 31 shards"),
-        (["--text-field", "reviewText", "--memory-limit", "lots"], "'lots' is no size"),
+        (["--text-field", "reviewText", "--memory-limit", "lots"], "'lots' is not a size"),
         (["--text-field", "reviewText", "--memory-limit", "50MB", "--threads", "2"], "too low for 2 threads"),
     ],
 )

@@ -76,7 +76,7 @@ def test_what_is_refused(neuron: Neuron, volume: Path, files: list[object], tmp_
     other.write_text("text,label\nfine,2\n")
     whole = ("finetune", "--from", volume, *files, "--out", tmp_path / "out")
     for options, said in (
-        (("--valid", other), "--valid has labels that --train has not: 2"),
+        (("--valid", other), "--valid has labels that --train does not have: 2"),
         (("--label-column", "stars"), "name those of the text and the label"),
         (("--rows", 0), "--rows is 0, it must be at least 1"),
         (("--name", "No Name"), "name 'No Name'"),

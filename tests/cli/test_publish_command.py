@@ -9,7 +9,7 @@ from click.testing import Result
 
 from model.checkpoints.checkpoint import read_manifest
 from model.checkpoints.volumes import latest
-from tests.trainer.test_publish import UNITS, RunOnDisk
+from tests.support.snapshots import UNITS, RunOnDisk
 from trainer.run.options import Options
 
 Neuron = Callable[..., Result]
@@ -105,7 +105,10 @@ def test_going_back_on_purpose(neuron: Neuron, run: RunOnDisk, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--step", 11), "step-11 is not there; a run keeps its newest snapshots and its best, now: step-10, step-20"),
+        (
+            ("--step", 11),
+            "step-11 does not exist; a run keeps its newest snapshots and its best, now: step-10, step-20",
+        ),
         (("--name", "../evil"), "name '../evil'"),
         (("--eval", "."), "holds no train.csv"),
     ],

@@ -28,7 +28,9 @@ def test_a_model_that_has_no_room_is_not_published(tmp_path: Path, accounted: Ac
                 for free in (0, size // 2, size - 1):
                     with full(volume, but=free), pytest.raises(CheckpointError) as refused:
                         publish_tiny(volume, step=2)
-                    assert f"{volume / 'tiny' / 'step-2'} is not published, for {volume} is full" in str(refused.value)
+                    assert f"{volume / 'tiny' / 'step-2'} is not published, because {volume} is full" in str(
+                        refused.value
+                    )
                     assert latest(volume) == old
                     assert sorted(path.name for path in volume.rglob("*")) == sorted(
                         [".lock", "LATEST", "manifest.json", "model.safetensors", "step-1", "tiny"]

@@ -19,8 +19,8 @@ from model.checkpoints.checkpoint import MANIFEST, Checkpoint, CheckpointError
 from model.checkpoints.manifest import WEIGHTS
 from model.checkpoints.volumes import LATEST
 from model.heads.classifier import head_probabilities
-from tests.model.test_checkpoint import MANIFEST as VALID
-from tests.model.test_checkpoint import UNITS, forge, header_of, tiny_model
+from tests.support.checkpoints import MANIFEST as VALID
+from tests.support.checkpoints import UNITS, forge, header_of, tiny_model
 from tests.support.hostile import SPITEFUL, damaged, distorted
 
 FUZZ = settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))

@@ -25,7 +25,7 @@ def test_it_is_told_what_has_no_room_and_where(
         patch.setattr(place, fail)
         with pytest.raises(CheckpointError) as refused:
             publish_tiny(tmp_path, step=2)
-    assert f"{tmp_path / 'tiny' / 'step-2'} is not published, for {tmp_path} is full" in str(refused.value)
+    assert f"{tmp_path / 'tiny' / 'step-2'} is not published, because {tmp_path} is full" in str(refused.value)
     assert latest(tmp_path) == old
     assert not list(tmp_path.rglob("*.partial"))
     assert read(publish_tiny(tmp_path, step=2)).manifest.step == 2

@@ -112,7 +112,7 @@ def test_the_lock_is_held_by_one_and_freed_by_an_error(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from model.durable import exclusively
+from model.checkpoints.durable import exclusively
 
 with exclusively(Path(sys.argv[1]), 0.0):
     print("held", flush=True)
@@ -122,7 +122,7 @@ with exclusively(Path(sys.argv[1]), 0.0):
 
 def test_kill_9_frees_the_lock_and_who_waits_gets_it(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    root = Path(durable.__file__).parents[1]
+    root = Path(__file__).parents[2]
     command = [sys.executable, "-c", HOLD, str(lock)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as holder:
         assert holder.stdout is not None

@@ -15,9 +15,9 @@ from model.checkpoints import head_store
 from model.checkpoints.head_store import HeadExistsError, HeadStoreError, NoSuchHeadError, StoredHead, stored_head
 from model.heads.classifier import head_probabilities
 from model.heads.cross_validation import Fitted
-from tests.model.test_checkpoint import MANIFEST as VALID
-from tests.model.test_checkpoint import UNITS
-from tests.model.test_heads_fuzz import FEATURES, assert_probabilities
+from tests.support.checkpoints import MANIFEST as VALID
+from tests.support.checkpoints import UNITS
+from tests.support.features import FEATURES, assert_probabilities
 from tests.support.hostile import damaged, distorted
 
 MANIFEST = replace(VALID, sha256={"model.safetensors": "ab" * 32})
@@ -146,7 +146,7 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
 
 def test_no_pipe_is_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "mine.json")
-    with pytest.raises(HeadStoreError, match="no plain file"):
+    with pytest.raises(HeadStoreError, match="not a plain file"):
         head_store.read(tmp_path, "mine")
 
 
@@ -210,7 +210,7 @@ RECORD = json.loads(json.dumps(asdict(HEAD) | {"format_version": 1}))
         ({"created": None}, "created"),
         ({"made_by": "x" * 65}, "made_by"),
         ({"surprise": 1}, "surprise"),
-        ({"head": []}, "head is no JSON object"),
+        ({"head": []}, "head is not a JSON object"),
     ],
 )
 def test_each_field_is_checked(tmp_path: Path, change: dict[str, object], words: str) -> None:

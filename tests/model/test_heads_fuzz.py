@@ -17,19 +17,12 @@ from model.checkpoints.checkpoint import MANIFEST, CheckpointError
 from model.heads.checks import HeadError
 from model.heads.classifier import Head, fit_l1, head_probabilities
 from model.heads.unit import calibrate, find_unit, fit_threshold
-from tests.model.test_checkpoint import MANIFEST as VALID
-from tests.model.test_checkpoint import UNITS, tiny_model
+from tests.support.checkpoints import MANIFEST as VALID
+from tests.support.checkpoints import UNITS, tiny_model
+from tests.support.features import FEATURES, assert_probabilities
 from tests.support.hostile import SPITEFUL, distorted
 
 FUZZ = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
-FEATURES = [np.zeros((1, UNITS)), np.full((2, UNITS), 1e12), np.linspace(-1e12, 1e12, 3 * UNITS).reshape(3, UNITS)]
-
-
-def assert_probabilities(head: Head, features: np.ndarray) -> None:
-    found = head_probabilities(head, features)
-    assert found.shape == (len(features), len(head.labels))
-    assert ((found >= 0) & (found <= 1)).all()
-    assert found.sum(axis=1) == pytest.approx(1.0)
 
 
 @pytest.fixture(scope="module")

@@ -88,8 +88,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_head_and_joined() -> None:
-    assert EXPECTED.head(2) == Labelled(EXPECTED.texts[:2], ["1", "0"])
-    assert EXPECTED.head(None) == EXPECTED
+    assert EXPECTED.first(2) == Labelled(EXPECTED.texts[:2], ["1", "0"])
+    assert EXPECTED.first(None) == EXPECTED
     other = Labelled(["x"], ["0"])
     assert joined(iter([EXPECTED, other])) == Labelled([*EXPECTED.texts, "x"], ["1", "0", "1", "0"])
 
@@ -149,14 +149,14 @@ def test_json_lines_read_alike(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "line 1: it is no JSON"),
-        ("[" * 100_000, "line 1: it is no JSON"),
+        ("{", "line 1: it is not JSON"),
+        ("[" * 100_000, "line 1: it is not JSON"),
         (LINES + "[]", "line 4: its fields are \\[\\]"),
         ('{"text": "a"}', "line 1: its fields are"),
         ('{"text": "a", "title": "b", "label": 1}', "name those of the text and the label"),
-        ('{"text": 1, "label": 1}', "the text is no text"),
-        ('{"text": "a", "label": true}', "the label neither text nor a number"),
-        ('{"text": "a", "label": 0.5}', "the label neither text nor a number"),
+        ('{"text": 1, "label": 1}', "the text is not a string"),
+        ('{"text": "a", "label": true}', "the label is neither a string nor a whole number"),
+        ('{"text": "a", "label": 0.5}', "the label is neither a string nor a whole number"),
         ("\n", "holds no rows"),
     ],
 )

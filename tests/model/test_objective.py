@@ -111,6 +111,13 @@ def test_without_read_out_no_cells_are_kept_and_the_loss_is_the_language_model_s
     torch.testing.assert_close(losses[0], plain, rtol=1e-12, atol=0)
 
 
+def test_the_total_weighs_each_loss() -> None:
+    model, losses = objective("mlstm").model, tuple(torch.tensor([2.0, 3.0, 5.0]))
+    assert float(Objective(model, ReadOut(UNITS, 2, 0), 0.5, 0.25).total(losses)) == 2 + 1.5 + 1.25
+    assert float(Objective(model, ReadOut(UNITS, 2, 0), 1.0, 0.0, 0.25).total(losses)) == 0.5 + 3
+    assert float(Objective(model).total(losses[:1])) == 2
+
+
 def test_label_bits_by_hand() -> None:
     logits = torch.tensor([[[0.0, 0.0]], [[0.0, math.log(3.0)]]])  # P(1) = 1/2, then 3/4
     classes, weights = torch.tensor([[0], [1]]), torch.tensor([[1.0], [2.0]])

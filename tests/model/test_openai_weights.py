@@ -219,7 +219,7 @@ def test_sparse_files_pipes_and_links_are_refused(tmp_path: Path) -> None:
         import_openai(tmp_path)
     (tmp_path / "7.npy").unlink()
     os.mkfifo(tmp_path / "7.npy")
-    with pytest.raises(CheckpointError, match=r"7\.npy cannot be read: it is no plain file"):
+    with pytest.raises(CheckpointError, match=r"7\.npy cannot be read: it is not a plain file"):
         import_openai(tmp_path)
     (tmp_path / "7.npy").unlink()
     (tmp_path / "seven").write_bytes(content)

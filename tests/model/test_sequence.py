@@ -83,7 +83,7 @@ def test_segments_computed_again_change_nothing(name: CellName, segment: int) ->
     runner = Window(name, torch.float64, fuse=False, segment=segment)
     for _ in range(2):  # the second finds the buffers of the first
         assert_same(gradients(model, runner, window, random_state(4)), whole)
-    activations = runner.buffer("gates", (min(segment, 11), 4, GATES[name] * UNITS), torch.float64, window.device)
+    activations = runner.buffers.get("gates", (min(segment, 11), 4, GATES[name] * UNITS), torch.float64, window.device)
     assert activations.any(), "only one segment's activations are kept"
 
 

@@ -39,7 +39,7 @@ def test_nothing_else_is_opened(tmp_path: Path) -> None:
             with pytest.raises(OSError):  # noqa: PT011 - the reason is another for each
                 open_plain(tmp_path / name)
     for device in ("/dev/zero", "/dev/null"):
-        with pytest.raises(OSError, match="no plain file"):
+        with pytest.raises(OSError, match="not a plain file"):
             open_plain(Path(device))
 
 
@@ -53,8 +53,8 @@ def test_json_is_parsed() -> None:
     [
         (b'{"a": 1, "a": 1}', "twice"),
         (b'[{"b": {"a": 1, "\\u0061": 2}}]', "twice"),
-        (b"[NaN]", "NaN is no number"),
-        (b'{"a": -Infinity}', "-Infinity is no number"),
+        (b"[NaN]", "NaN is not a number"),
+        (b'{"a": -Infinity}', "-Infinity is not a number"),
         (b"[" * 10**6, "nested too deep"),
         (b'{"a":' * 10**5, "nested too deep"),
         (b"9" * 10**5, "digits"),

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from model.checkpoints.volumes import SHIPPED
-from trainer.corpus.corpus import MANIFEST, CorpusManifest, ShardEntry, build_corpus
+from trainer.corpus.build import build_corpus
+from trainer.corpus.corpus import MANIFEST, CorpusManifest, ShardEntry
 from trainer.corpus.labels import Labelling
 from trainer.run.options import Options
 from trainer.run.train import Run
@@ -126,6 +127,13 @@ def torchrun(processes: int, *command: str, restarts: int = 0, log: Path) -> "su
     launcher += [f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
     with log.open("ab") as out:
         return subprocess.Popen([*launcher, *command], stdout=out, stderr=out, env=environment())
+
+
+def start(directory: Path, chosen: Options, *more: str) -> "subprocess.Popen[bytes]":
+    """A training process; what it prints goes to `output.txt` beside the run."""
+    command = [sys.executable, "-m", "trainer", str(directory), *arguments(chosen), *more]
+    with (directory.parent / "output.txt").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment())
 
 
 def logged(directory: Path) -> list[dict[str, Any]]:

@@ -6,9 +6,8 @@ import pytest
 
 from model.checkpoints import checkpoint, volumes
 from model.checkpoints.checkpoint import CheckpointError
-from tests.support.runs import STEP_BYTES, ignore, logged, options, write_corpus
+from tests.support.runs import STEP_BYTES, ignore, logged, options, start, write_corpus
 from tests.support.small_disk import full, small_disk
-from tests.trainer.test_metrics import start
 from trainer.publishing.publish import publish_run
 from trainer.run.train import Run
 
@@ -23,7 +22,7 @@ def test_a_run_goes_on_where_nothing_can_be_published(tmp_path: Path) -> None:
             assert process.wait(120) == 0, output.read_text()
             warnings = [record["warning"] for record in logged(tmp_path / "run") if "warning" in record]
             assert "step-8 was not published: exit code 1" in warnings[-1]
-            assert f"{volume / 'reviews-mlstm-16' / 'step-8'} is not published, for {volume} is full" in (
+            assert f"{volume / 'reviews-mlstm-16' / 'step-8'} is not published, because {volume} is full" in (
                 output.read_text()
             )
             assert not [path for path in volume.rglob("*") if path.name not in ("filler", ".lock", "reviews-mlstm-16")]

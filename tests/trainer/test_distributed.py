@@ -36,9 +36,9 @@ SCRIPT = """
     from pathlib import Path
 
     import torch
-    from trainer.distributed import World
-    from trainer.options import Options, TrainingError
-    from trainer.train import Run
+    from trainer.run.distributed import World
+    from trainer.run.options import Options, TrainingError
+    from trainer.run.train import Run
 
     directory, options = Path(sys.argv[1]), Options(**json.loads(sys.argv[2]))
     found = {}

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,22 +17,15 @@ from model.heads.unit import Calibration
 from model.network.language_model import Architecture, LanguageModel
 from model.texts.labelled import Labelled
 from model.texts.preparation import prepare
+from tests.support.tasks import labelled
 from trainer.finetuning import finetune
-from trainer.finetuning.finetune import Finetuning, Options, Task, digest
+from trainer.finetuning.finetune import Finetuning
+from trainer.finetuning.options import FinetuningOptions
+from trainer.finetuning.task import digest
 from trainer.finetuning.tuned import check_size, publish_tuned
 from trainer.run.options import TrainingError
 
 UNITS, UNIT = 24, 7
-WORDS = {"0": ["dull", "slow", "bad"], "1": ["fine", "fast", "good"], "2": ["red", "blue", "green"]}
-
-
-def labelled(count: int, labels: str = "01", begin: int = 0) -> Labelled:
-    rows = [
-        (f"{'so ' * (number % 5)}{WORDS[label][number % 3]}{'!' * (number % 7)}", label)
-        for number in range(begin, begin + count)
-        for label in [labels[number % len(labels)]]
-    ]
-    return Labelled([text for text, _ in rows], [label for _, label in rows])
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +37,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return volumes.publish(tmp_path_factory.mktemp("start"), model, manifest, torch.float32)
 
 
-def options(start: Path, train: Labelled, valid: Labelled, **changes: Any) -> Options:
-    tiny = Options(
+def options(start: Path, train: Labelled, valid: Labelled, **changes: Any) -> FinetuningOptions:
+    tiny = FinetuningOptions(
         str(start),
         sorted(set(train.labels)),
         digest(train, valid),
@@ -133,43 +125,6 @@ def test_another_fine_tuning_in_the_same_directory_is_refused(tmp_path: Path, st
         begun(tmp_path / "run", start, epochs=5)
     with pytest.raises(TrainingError, match="differs in labels"):
         begun(tmp_path / "run", start, "012")
-
-
-def test_windows_hold_every_byte_once_and_a_text_weighs_one() -> None:
-    task = Task(labelled(7), ["0", "1"])
-    chosen = np.arange(7)
-    longest = max(len(text) for text in task.texts)
-    for window in (1, 4, longest - 1, longest, 100):
-        texts = [b""] * 7
-        weight, ends, predicted = torch.zeros(7), torch.zeros(7), 0
-        for text, targets, last in task.windows(chosen, window):
-            assert targets.classes is not None
-            assert targets.weights is not None
-            assert len(text) <= window + 1
-            assert (targets.bytes != -100).any(), "every window has something to predict"
-            assert (targets.classes == torch.from_numpy(task.classes)).all()
-            for row in range(7):
-                counted = targets.weights[:, row] > 0
-                texts[row] += bytes(text[counted, row].tolist())
-            weight += targets.weights.sum(0)
-            ends += last.sum(0)
-            predicted += int((targets.bytes != -100).sum())
-        assert texts == task.texts
-        torch.testing.assert_close(weight, torch.ones(7))
-        assert (ends == 1).all()
-        assert predicted == sum(len(text) - 1 for text in texts)
-
-
-def test_batches_hold_every_text_once_and_lengths_alike() -> None:
-    task = Task(labelled(301), ["0", "1"])
-    for generator in (None, np.random.default_rng(0)):
-        batches = task.batches(16, generator)
-        assert sorted(np.concatenate(batches).tolist()) == list(range(301))
-        spread = [len(task.texts[batch[0]]) - len(task.texts[batch[-1]]) for batch in batches]
-        assert min(spread) >= 0
-        assert max(spread) <= 3
-    one, two = (task.batches(16, np.random.default_rng([0, epoch])) for epoch in (0, 1))
-    assert any(not np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from trainer.corpus.build import build_corpus
 from trainer.corpus.codes import Codes
-from trainer.corpus.corpus import MANIFEST, Corpus, CorpusError, build_corpus
+from trainer.corpus.corpus import MANIFEST, Corpus, CorpusError
 from trainer.corpus.labels import Labelling, Labels, LabelsError
 
 ROWS = [
@@ -198,14 +199,20 @@ def labels_of(counts: list[list[int]]) -> Labels:
 
 
 def test_classes_weigh_alike_within_a_source() -> None:
-    weights = labels_of([[7, 10, 10, 50, 60], [1, 0, 30, 1, 10], [3, 0, 0, 9, 80]]).balance()
+    weights = labels_of([[7, 10, 10, 50, 60], [1, 0, 30, 1, 10], [3, 0, 0, 9, 80]]).balance
     assert weights[0].tolist() == pytest.approx([0, 2.0, 2.0, 0, 2 / 3])  # 20 and 60 of 80
     assert weights[1].tolist() == pytest.approx([0, 2 / 3, 2 / 3, 0, 2.0])
     assert not weights[2].any(), "a source of one class says nothing of the label"
 
 
 def test_a_rare_class_weighs_no_more_than_its_limit() -> None:
-    assert labels_of([[0, 0, 1, 0, 999]]).balance()[0].tolist() == pytest.approx([0, 8, 8, 0, 500 / 999], rel=1e-3)
+    assert labels_of([[0, 0, 1, 0, 999]]).balance[0].tolist() == pytest.approx([0, 8, 8, 0, 500 / 999], rel=1e-3)
+
+
+def test_weights_are_derived_once() -> None:
+    labels = labels_of([[7, 10, 10, 50, 60]])
+    assert labels.balance is labels.balance
+    assert labels.class_of_code is labels.class_of_code
 
 
 def test_every_byte_has_the_class_and_the_weight_of_its_review(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -13,8 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from model.checkpoints import checkpoint, volumes
 from tests.conftest import free_port, wait_until
-from tests.support.runs import STEP_BYTES, arguments, environment, ignore, logged, options, write_corpus
-from trainer.run.options import Options
+from tests.support.runs import STEP_BYTES, ignore, logged, options, start, write_corpus
 from trainer.run.peak import measured_peak_flops
 from trainer.run.train import Run
 
@@ -30,12 +27,6 @@ NAMES = {
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus") / "built")
-
-
-def start(directory: Path, chosen: Options, *more: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "trainer", str(directory), *arguments(chosen), *more]
-    with (directory.parent / "output.txt").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment())
 
 
 def ask(port: int) -> dict[str, float]:

@@ -301,7 +301,7 @@ def test_what_is_no_plain_file_in_the_cache_is_neither_read_nor_written(
         there.symlink_to(outside)
         if kind == "link":
             outside.write_bytes(b"mine")
-    with pytest.raises(FetchError, match=r"13\.npy.* is no plain file.*: delete it"):
+    with pytest.raises(FetchError, match=r"13\.npy.* is not a plain file.*: delete it"):
         fetch(tmp_path / "volume", release, server.url)
     assert not outside.exists() or outside.read_bytes() == b"mine"
 

@@ -53,5 +53,5 @@ def test_only_a_plain_file_is_read(tmp_path: Path) -> None:
         Options.read(tmp_path)
     (tmp_path / OPTIONS).unlink()
     os.mkfifo(tmp_path / OPTIONS)
-    with pytest.raises(TrainingError, match="cannot be read: it is no plain file"):
+    with pytest.raises(TrainingError, match="cannot be read: it is not a plain file"):
         Options.read(tmp_path)

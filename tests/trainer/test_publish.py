@@ -8,7 +8,7 @@ import math
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +22,17 @@ from model.checkpoints.manifest import Manifest
 from model.checkpoints.volumes import latest
 from model.heads.classifier import accuracy, fit_l1
 from model.network.cells import step
-from model.network.language_model import Architecture, LanguageModel
-from model.network.objective import Objective
+from model.network.language_model import Architecture
 from model.texts.labelled import Labelled, LabelledError, Sentiment
 from model.texts.preparation import prepare
 from tests.conftest import wait_until
-from trainer.corpus.corpus import MANIFEST, Corpus, build_corpus
+from tests.support.snapshots import UNITS, RunOnDisk, untrained
+from trainer.corpus.build import build_corpus
+from trainer.corpus.corpus import MANIFEST, Corpus
 from trainer.publishing.publish import publish, publish_run
 from trainer.run.options import Options, TrainingError
-from trainer.run.snapshot import Progress, Snapshot, SnapshotError, gathered, snapshots, write
+from trainer.run.snapshot import SnapshotError, snapshots
 
-UNITS = 24
 GOOD, BAD = ["great", "lovely", "superb"], ["awful", "boring", "broken"]
 
 
@@ -45,12 +45,6 @@ def labelled(rows: int, seed: int) -> Labelled:
 
 
 SENTIMENT = Sentiment(labelled(160, 1), labelled(80, 2), labelled(80, 3))
-
-
-def untrained(seed: int = 0) -> LanguageModel:
-    model = LanguageModel(Architecture("mlstm", UNITS, 8))
-    model.reset(torch.Generator().manual_seed(seed), embedding_std=1.0)
-    return model
 
 
 def manifest(step: int, name: str = "tiny") -> Manifest:
@@ -165,25 +159,6 @@ def test_the_model_itself_is_left_as_it_was(tmp_path: Path) -> None:
 # ---- snapshots of a run
 
 
-@dataclass(frozen=True)
-class RunOnDisk:
-    """What a run leaves in its directory, without the training."""
-
-    directory: Path
-    options: Options
-
-    @property
-    def snapshots(self) -> Path:
-        return self.directory / "snapshots"
-
-    def save(self, step: int, validation: tuple[int, float] | None = None) -> Path:
-        """A snapshot of step N has the model of seed N. validation: the step that it was made at, bits per byte."""
-        at, bits = validation or (None, None)
-        model = untrained(step)
-        progress = Progress(step, 10 * step, validation_bits_per_byte=bits, validation_step=at)
-        return write(self.snapshots, Snapshot(gathered(Objective(model), [], model.zero_state(2)), [], progress))
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("corpus")
@@ -275,7 +250,7 @@ def test_what_cannot_be_published_is_named(run: RunOnDisk, tmp_path: Path) -> No
     with pytest.raises(TrainingError, match="no snapshot yet"):
         publish_run(run.directory, volume)
     run.save(10)
-    with pytest.raises(SnapshotError, match=r"step-3 is not there; .* now: step-10"):
+    with pytest.raises(SnapshotError, match=r"step-3 does not exist; .* now: step-10"):
         publish_run(run.directory, volume, snapshot=run.snapshots / "step-3")
     with pytest.raises(LabelledError, match=r"holds no train\.csv"):
         publish_run(run.directory, volume, evaluation=tmp_path)
@@ -293,9 +268,9 @@ SAVE = """
     import sys
     from pathlib import Path
     import torch
-    from tests.trainer.test_publish import RunOnDisk
-    from trainer.options import Options
-    from trainer.snapshot import prune
+    from tests.support.snapshots import RunOnDisk
+    from trainer.run.options import Options
+    from trainer.run.snapshot import prune
 
     torch.set_num_threads(1)
     run = RunOnDisk(Path(sys.argv[1]), Options.read(Path(sys.argv[1])))
@@ -308,10 +283,11 @@ KILL = """
     import os, random, signal, sys, time
     from pathlib import Path
     import torch
-    from model.checkpoint import latest, read
-    from tests.trainer.test_publish import RunOnDisk
-    from trainer.options import Options
-    from trainer.publish import publish_run
+    from model.checkpoints.checkpoint import read
+    from model.checkpoints.volumes import latest
+    from tests.support.snapshots import RunOnDisk
+    from trainer.publishing.publish import publish_run
+    from trainer.run.options import Options
 
     torch.set_num_threads(1)
     directory, volume, evaluation = map(Path, sys.argv[1:])
@@ -341,7 +317,7 @@ THRICE = """
     from pathlib import Path
     import sklearn.linear_model  # once, before the fork
     import torch
-    from trainer.publish import publish_run
+    from trainer.publishing.publish import publish_run
 
     torch.set_num_threads(1)
     children = []

@@ -218,7 +218,7 @@ def test_a_run_that_another_process_took_further_is_left_to_it(corpus: Path, tmp
     first = Run.resume(tmp_path / "run", ignore)
     first.step()
     first.save()
-    with pytest.raises(TrainingError, match=r"another process has written .*step-3 meanwhile"):
+    with pytest.raises(TrainingError, match=r"another process has written .*step-3 since"):
         late.train()
     assert names(tmp_path / "run") == ["step-2", "step-3"]
 
@@ -230,7 +230,7 @@ def test_a_copied_run_resumes_with_its_corpus_elsewhere(corpus: Path, tmp_path: 
     shutil.copytree(corpus, tmp_path / "here" / "corpus")
     run = run_with(tmp_path / "here" / "run", options(tmp_path / "here" / "corpus"), (3,))
     (tmp_path / "here").rename(tmp_path / "there")
-    with pytest.raises(TrainingError, match=r"here/corpus is no corpus.* name its place with --corpus"):
+    with pytest.raises(TrainingError, match=r"here/corpus is not a corpus.* name its place with --corpus"):
         Run.resume(tmp_path / "there" / "run", ignore)
     moved = str(tmp_path / "there" / "corpus")
     again = Run.resume(tmp_path / "there" / "run", ignore, corpus=moved)

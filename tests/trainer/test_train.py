@@ -260,6 +260,13 @@ def test_a_run_before_its_first_snapshot_resumes_at_its_start(corpus: Path, tmp_
 # ---- the edges
 
 
+def test_a_run_that_publishes_needs_to_be_handed_how(corpus: Path, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", options(corpus, publish_to=str(tmp_path / "volume")), ignore)
+    with pytest.raises(ValueError, match="hand in how, as `publish`"):
+        run.train(peak_flops=1e12)
+    assert run.progress.step == 0
+
+
 def test_create_refuses_an_existing_run(corpus: Path, tmp_path: Path) -> None:
     Run.create(tmp_path / "run", options(corpus), ignore)
     before = (tmp_path / "run" / "options.json").read_text()
@@ -356,8 +363,8 @@ TRAIN = """
     import json, sys
     from pathlib import Path
     import torch
-    from trainer.options import Options
-    from trainer.train import Run
+    from trainer.run.options import Options
+    from trainer.run.train import Run
 
     torch.set_num_threads(1)
     options = Options(**json.loads(sys.argv[2]))

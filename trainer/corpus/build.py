@@ -1,8 +1,8 @@
-"""From files of reviews to a corpus: reading, cleaning and hashing, de-duplication, shuffle, shards, manifest."""
+"""`build_corpus`: from files of reviews to a corpus, by cleaning, hashing, de-duplication, shuffle and shards."""
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,12 +20,11 @@ from trainer.corpus.labels import MAX_SOURCES, Labelling, Labels, LabelsError
 from trainer.corpus.shuffle import Buckets, Marks, Shards, shard_counts
 from trainer.corpus.sources import Source, find_files, open_source
 
-# So many malformed records are told one by one.
-REPORTED = 20
-# More than what reviews shrink by: too many buckets cost little, too large ones memory.
+REPORTED = 20  # malformed records that are reported one by one; the others are only counted
+# Reviews shrink by less when packed: too many buckets cost little, too large ones cost memory.
 _PACKED_RATIO = 8
-# Of the memory limit: while the buckets are sorted some six of them are in memory, each twice.
-_BUCKET_SHARE = 16
+# A bucket takes this part of the memory limit: some six buckets are in memory while they are sorted, each twice.
+_BUCKETS_IN_MEMORY = 16
 _MAX_WORKERS = 4
 
 
@@ -42,38 +41,50 @@ class Malformed:
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Who is told while a corpus is built.
+class BuildProgress:
+    """What a builder reports while it works.
 
-    stage: what begins now and of how many bytes; advance: how many bytes of it have been done since the last call;
-    malformed: the first malformed records, twenty at most.
+    stage: the name and the bytes of the stage that begins; advance: bytes of the stage done since the last call;
+    malformed: each of the first `REPORTED` malformed records.
     """
 
     stage: Callable[[str, int], None] = lambda _name, _bytes: None
-    advance: Callable[[int], None] = lambda _: None
-    malformed: Callable[[Malformed], None] = lambda _: None
+    advance: Callable[[int], None] = lambda _bytes: None
+    malformed: Callable[[Malformed], None] = lambda _record: None
 
 
-def build(
-    names: list[Path],
+def build_corpus(
+    sources: Iterable[Path],
     out: Path,
     shards: int,
-    seed: int,
-    text_field: str | None,
-    labelling: Labelling | None,
-    held_out: int | None,
-    memory_limit: str,
-    threads: int | None,
-    strict: bool,
-    watch: Watch,
+    seed: int = 0,
+    *,
+    text_field: str | None = None,
+    labelling: Labelling | None = None,
+    held_out: int | None = None,
+    memory_limit: str = "1GB",
+    threads: int | None = None,
+    strict: bool = False,
+    progress: BuildProgress = BuildProgress(),
 ) -> CorpusManifest:
-    """As trainer.corpus.build_corpus."""
+    """De-duplicate the reviews, shuffle them by a hash and write `shards` shards of equal review count into `out`.
+
+    sources: files or globs; text with a review a line, CSV, JSON lines and Parquet by their suffixes, each also
+    packed. out: a new or an empty directory; it appears whole or not at all. text_field: the column or key of the
+    text. labelling: where labels are and what they mean; without it the corpus has none. held_out: reviews of
+    each of the two shards that are held out; None for as many as the others have. memory_limit: what DuckDB, and then
+    the sorting, may use. threads: None for as many as there are cores and memory for. strict: stop at the
+    first malformed record, which is otherwise counted and left out. Raises CorpusError.
+
+    The same reviews and seed give the same bytes, whatever the other arguments, the order and the format of the
+    sources, with labels or without.
+    """
     if shards < FEWEST_SHARDS:
         raise CorpusError(
             f"shards is {shards}: at least {FEWEST_SHARDS} are needed (one to train on, one to validate, one to test)"
         )
     memory_bytes = parse_size(memory_limit)
-    files = find_files(names)
+    files = find_files(list(sources))
     if labelling is not None:
         _check_labelling(labelling, files)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -85,15 +96,15 @@ def build(
             spill = directory / "spill"
             spill.mkdir()
             asked = labelling or Labelling()
-            sources = [open_source(path, text_field, spill, asked.label_field, asked.directory) for path in files]
-            if text_field is not None and all(source.field is None for source in sources):
+            opened = [open_source(path, text_field, spill, asked.label_field, asked.directory) for path in files]
+            if text_field is not None and all(source.field is None for source in opened):
                 raise CorpusError(f"--text-field {text_field}: text files have no fields")
             with connect(memory_bytes, threads, spill) as connection:
                 workers = min(_MAX_WORKERS, thread_count(connection))
-                bucket_bytes = memory_bytes // _BUCKET_SHARE
-                buckets = Buckets(spill / "buckets", _expected_bytes(sources), bucket_bytes, labelling is not None)
+                bucket_bytes = memory_bytes // _BUCKETS_IN_MEMORY
+                buckets = Buckets(spill / "buckets", _expected_bytes(opened), bucket_bytes, labelling is not None)
                 codes = None if labelling is None else Codes()
-                entries = _read(connection, sources, seed, spill, buckets, codes, strict, watch)
+                entries = _read(connection, opened, seed, spill, buckets, codes, strict, progress)
             reviews = buckets.count(workers)
             counts = shard_counts(reviews, shards, held_out)
             if min(counts) < 1:
@@ -102,7 +113,7 @@ def build(
             # The order in which files are named, or where they lie, changes nothing.
             order = sorted(range(len(entries)), key=lambda index: _source_key(entries[index]))
             marks = None if codes is None else Marks(np.argsort(order), codes.ranks())
-            watch.stage("writing", buckets.bytes)
+            progress.stage("writing", buckets.bytes)
             written = Shards(directory, marks)
             manifest = CorpusManifest(
                 seed=seed,
@@ -110,7 +121,7 @@ def build(
                 duplicates=buckets.reviews - reviews,
                 empty=sum(entry.empty for entry in entries),
                 malformed=sum(entry.malformed for entry in entries),
-                shards=written.write(buckets.sorted(workers), counts, watch.advance),
+                shards=written.write(buckets.sorted(workers), counts, progress.advance),
                 sources=[entries[index] for index in order],
             )
             if codes is not None and marks is not None:
@@ -121,7 +132,7 @@ def build(
             shutil.rmtree(spill)
             (directory / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1))
     except OSError as error:
-        # What reading raises names its file; this is the disk's.
+        # Reading raises CorpusError, which names its file: this error is one of writing.
         raise CorpusError(f"{out} cannot be written, nothing is left of it: {error}") from error
     except LabelsError as error:
         raise CorpusError(str(error)) from error
@@ -148,20 +159,20 @@ def _read(
     buckets: Buckets,
     codes: Codes | None,
     strict: bool,
-    watch: Watch,
+    progress: BuildProgress,
 ) -> list[SourceEntry]:
-    """Fill the buckets; what every file gave. codes: of the labels, if they are asked for."""
+    """Fill the buckets and count what every file gave. codes: of the labels, None for a corpus without labels."""
     sizes = [source.path.stat().st_size for source in sources]
-    watch.stage("reading", sum(sizes))
+    progress.stage("reading", sum(sizes))
     entries = []
     reported = 0
     for index, (source, size) in enumerate(zip(sources, sizes, strict=True)):
         entry = SourceEntry(source.path.name, size, 0, 0, 0)
-        for batch in cleaned(connection, source, seed, spill, watch.advance):
+        for batch in cleaned(connection, source, seed, spill, progress.advance):
             for found in _malformed(source, batch, 1 if strict else REPORTED - reported):
                 if strict:
                     raise CorpusError(f"{found} (--strict)")
-                watch.malformed(found)
+                progress.malformed(found)
                 reported += 1
             reviews = batch.filter(pc.greater(pc.binary_length(batch["review"]), len("\n ")))
             malformed = len(batch) - batch["fault"].null_count

@@ -2,8 +2,8 @@
 
 A review comes out as the shards hold it, `"\\n " + clean(raw)`, with its place in the shuffle: the MD5 of the
 seed's digits and the review, as two 64-bit numbers. The result is that of `clean` (model/texts/preparation.py) to the
-byte: a record with a character reference or an end that is no visible ASCII character goes through `clean` itself; to
-all others it could do no more than replace newlines, and that is SQL.
+byte: a record with a character reference, or whose first or last character is not visible ASCII, goes through `clean`
+itself; in all others `clean` could only replace newlines, which SQL does.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ from duckdb.func import PythonUDFType
 
 from model.texts.preparation import clean
 from trainer.corpus.corpus import CorpusError
-from trainer.corpus.sources import SCHEMA, Source, batches
+from trainer.corpus.records import SCHEMA, batches
+from trainer.corpus.sources import Source
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 # With reviews of 450 bytes DuckDB needs 16 MB a thread and 32 MB for all; longer ones need more.
@@ -78,14 +79,14 @@ def parse_size(text: str) -> int:
     """Bytes of a size such as `1GB`, `512 MiB` or `2.5G`. Raises CorpusError."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
     if found is None or found[2] not in _UNITS:
-        raise CorpusError(f"{text!r} is no size: write it as in 1GB or 512MiB (--memory-limit)")
+        raise CorpusError(f"{text!r} is not a size: write it as in 1GB or 512MiB (--memory-limit)")
     return int(float(found[1]) * _UNITS[found[2]])
 
 
 def connect(memory_bytes: int, threads: int | None, spill: Path) -> duckdb.DuckDBPyConnection:
     """A DuckDB in memory that spills into a directory.
 
-    threads: None for as many as there are cores and memory for. Raises CorpusError if a limit makes no sense.
+    threads: None for as many as there are cores and memory for. Raises CorpusError for limits that are too low.
     """
     if threads is not None and threads < 1:
         raise CorpusError(f"threads is {threads}: at least 1 is needed")

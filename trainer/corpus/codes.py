@@ -1,4 +1,4 @@
-"""Labels as they are read, to numbers: `Codes`. Apart from labels.py, for a corpus is read without pyarrow."""
+"""Labels as they are read, to numbers: `Codes`. Not in labels.py, because a corpus is read without pyarrow."""
 
 import re
 
@@ -16,7 +16,7 @@ class Codes:
         self.values: dict[str, int] = {}
 
     def of(self, labels: pa.Array) -> NDArray[np.uint32]:
-        """labels: strings or nulls, (reviews,). Raises LabelsError for what are no labels: too many, too long."""
+        """labels: strings or nulls, (reviews,). Raises LabelsError for too many or too long values."""
         encoded = labels.dictionary_encode()
         codes = np.array([0, *map(self._code, encoded.dictionary.to_pylist())], np.uint32)
         found: NDArray[np.uint32] = codes[encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy() + 1]

@@ -1,26 +1,23 @@
-"""A corpus of training shards: `Corpus` reads a built one, `build_corpus` makes one from files of reviews.
+"""A corpus of training shards as it lies on disk: `Corpus` reads it. build.py makes it; reading needs no DuckDB.
 
 A corpus is a directory of `shard-00000.bin` ... and `manifest.json`. A shard is plain bytes: every review prepared
-as in model/texts/preparation.py without the space at its end, so that the newline which begins a review separates it
-from the one before. The last two shards are held out: one for validation, one for test (Radford et al. 2017, section
+as in model/texts/preparation.py without the space at its end, so that the newline before a review separates it
+from the review before. The last two shards are held out: one for validation, one for test (Radford et al. 2017, section
 3). Reviews may have labels, in a file beside each shard: labels.py.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from model.checkpoints.untrusted import brief, open_plain, parse_json, read_plain
-from trainer.corpus.labels import LABELS, Labelling, Labels, LabelsError, Reviews
-
-if TYPE_CHECKING:
-    from trainer.corpus.build import Watch
+from trainer.corpus.labels import LABELS, Labels, LabelsError, Reviews
 
 MANIFEST = "manifest.json"
 FEWEST_SHARDS = 3  # one to train on, one to validate, one to test
@@ -70,7 +67,7 @@ class CorpusManifest:
 
 
 class Corpus:
-    """A built corpus; shards are memory-mapped when asked for. Raises CorpusError if there is none or it is damaged."""
+    """A built corpus; shards are memory-mapped when asked for. Raises CorpusError for a missing or damaged one."""
 
     def __init__(self, directory: Path) -> None:
         path = directory / MANIFEST
@@ -79,7 +76,7 @@ class Corpus:
             manifest = TypeAdapter(CorpusManifest).validate_python(parse_json(content))
         except FileNotFoundError as error:
             raise CorpusError(
-                f"{directory} is no corpus: it has no {MANIFEST} (build one: neuron corpus build)"
+                f"{directory} is not a corpus: it has no {MANIFEST} (build one: neuron corpus build)"
             ) from error
         except OSError as error:
             raise CorpusError(f"{path} cannot be read: {error.strerror}") from error
@@ -101,7 +98,7 @@ class Corpus:
             raise CorpusError(f"{path} is damaged: labels are counted for {len(labels.counts)} sources")
         self.directory = directory
         self.manifest = manifest
-        self.sha256 = hashlib.sha256(content).hexdigest()  # of the manifest, and so of every byte that it vouches for
+        self.sha256 = hashlib.sha256(content).hexdigest()  # of the manifest, which holds those of all shards
         self.mean_bytes = sum(entry.bytes for entry in shards) / max(1, manifest.reviews)  # of a review
         self.training = shards[:-2]
         self.validation, self.test = shards[-2], shards[-1]
@@ -136,7 +133,7 @@ class Corpus:
         raise CorpusError(f"{path} holds {size} bytes, its manifest says {expected_bytes}: build the corpus again")
 
     def verify(self, on_bytes: Callable[[int], None] = lambda _: None) -> None:
-        """Compare every shard with its SHA-256. on_bytes: told how many bytes have been hashed since its last call."""
+        """Compare every shard with its SHA-256. on_bytes: gets the bytes hashed since its last call."""
         for entry in self.manifest.shards:
             self._verify(entry.file, entry.bytes, entry.sha256, on_bytes)
             if entry.labels_sha256 is not None:
@@ -158,46 +155,3 @@ class Corpus:
 def labels_file(shard: str) -> str:
     """The file of the labels of the shard `shard`."""
     return shard.removesuffix(".bin") + ".labels"
-
-
-def build_corpus(
-    sources: Iterable[Path],
-    out: Path,
-    shards: int,
-    seed: int = 0,
-    *,
-    text_field: str | None = None,
-    labelling: Labelling | None = None,
-    held_out: int | None = None,
-    memory_limit: str = "1GB",
-    threads: int | None = None,
-    strict: bool = False,
-    watch: "Watch | None" = None,
-) -> CorpusManifest:
-    """De-duplicate the reviews, shuffle them by a hash and write `shards` shards of equal review count into `out`.
-
-    sources: files or globs; text with a review a line, CSV, JSON lines and Parquet by their suffixes, each also
-    packed. out: a new or an empty directory; it appears whole or not at all. text_field: the column or key of the
-    text. labelling: where labels are and what they mean; without it the corpus has none. held_out: reviews of
-    each of the two shards that are held out; None for as many as the others have. memory_limit: what DuckDB, and then
-    the sorting, may use. threads: None for as many as there are cores and memory for. strict: stop at the
-    first malformed record, which is otherwise counted and left out. Raises CorpusError.
-
-    The same reviews and seed give the same bytes, whatever the other arguments, the order and the format of the
-    sources, with labels or without. Needs DuckDB and pyarrow; reading a corpus does not.
-    """
-    from trainer.corpus.build import Watch, build
-
-    return build(
-        list(sources),
-        out,
-        shards,
-        seed,
-        text_field,
-        labelling,
-        held_out,
-        memory_limit,
-        threads,
-        strict,
-        watch or Watch(),
-    )

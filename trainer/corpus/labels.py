@@ -1,4 +1,4 @@
-"""What the reviews of a corpus are labelled with: values such as stars, and the classes that a model is to tell apart.
+"""What the reviews of a corpus are labelled with: values such as stars, and the classes that a model learns.
 
 A shard `shard-N.bin` with labels has a file `shard-N.labels` beside it: a record of three bytes for each of its
 reviews, in their order. `label` is 0 where nothing is known, else the number, from 1, of the value in the manifest's
@@ -9,6 +9,7 @@ Copies of a review that are labelled differently are left without a label, and c
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,7 @@ UNKNOWN = -1  # class of a review whose label is unknown, or of no class
 MAX_VALUES = 255
 MAX_SOURCES = 2**16
 MAX_VALUE_CHARACTERS = 64
-# A review of a class that is one in fifty within its source would else weigh 25 times as much as the average.
+# Without a limit a review of a class that is one in fifty of its source would weigh 25 times the average.
 _MAX_BALANCE = 8.0
 
 _Count = Annotated[int, Field(strict=True, ge=0, lt=10**15)]
@@ -60,18 +61,20 @@ class Labels:
     def class_names(self) -> list[str]:
         return list(self.classes)
 
+    @cached_property
     def class_of_code(self) -> NDArray[np.int64]:
         """The class of each code, (values + 1,); UNKNOWN for code 0 and for values of no class."""
         index = {value: number for number, values in enumerate(self.classes.values()) for value in values}
         return np.array([UNKNOWN, *(index.get(value, UNKNOWN) for value in self.values)])
 
+    @cached_property
     def balance(self) -> NDArray[np.float32]:
-        """The weight of a review by source and code, (sources, values + 1): classes weigh alike within a source.
+        """The weight of a review by source and code, (sources, values + 1): classes weigh the same within a source.
 
-        The weights of a source's reviews sum to their number, but for a class so rare that its weight is cut. A source
-        with reviews of one class alone, which say more of the source than of the label, weighs nothing.
+        The weights of a source's reviews sum to their number, except for a class so rare that its weight is cut. A
+        source with reviews of only one class, which says more of the source than of the label, weighs nothing.
         """
-        counts, classes = np.array(self.counts, np.float64), self.class_of_code()
+        counts, classes = np.array(self.counts, np.float64), self.class_of_code
         weights = np.zeros(counts.shape, np.float32)
         for row, of_source in zip(weights, counts, strict=True):
             sizes = np.array([of_source[classes == number].sum() for number in range(len(self.classes))])
@@ -97,7 +100,7 @@ class Labelling:
 
 
 class Reviews:
-    """The reviews of one shard and their labels, to be looked up by where they lie."""
+    """The reviews of one shard and their labels, looked up by position."""
 
     def __init__(self, data: NDArray[np.uint8], found: NDArray[np.void], labels: Labels, mean_bytes: float) -> None:
         """data: (bytes,) of the shard; found: (reviews,) of LABELS; mean_bytes: of a review, in the whole corpus."""
@@ -105,16 +108,16 @@ class Reviews:
         if len(self.starts) != len(found):
             raise LabelsError(f"there are {len(found)} labels for {len(self.starts)} reviews")
         self.ends = np.append(self.starts[1:], len(data))
-        self.classes = np.maximum(labels.class_of_code()[found["label"]], 0)
-        self.weights = labels.balance()[found["source"], found["label"]]
+        self.classes = np.maximum(labels.class_of_code[found["label"]], 0)
+        self.weights = labels.balance[found["source"], found["label"]]
         self._lengths = self.ends - self.starts
         self._scales = (2 * self.weights * np.sqrt(mean_bytes / self._lengths) / self._lengths).astype(np.float32)
 
     def window(self, begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The class of every byte from `begin` to `end`, and how much it counts, (bytes,) each. 0, 0 if it is unknown.
+        """Class and weight of every byte from `begin` to `end`, (bytes,) each; 0 and 0 where the class is unknown.
 
-        Byte k of the n of a review counts 2(k + 1)/n, so late ones more, times sqrt(mean/n), so that long reviews
-        count more than short ones, but not as much as they have bytes; times the balance of classes (Labels.balance).
+        Byte k of the n of a review weighs 2(k + 1)/n, later bytes more, times sqrt(mean/n), by which long reviews weigh
+        more than short ones, but less than by their bytes; times the balance of classes (Labels.balance).
         """
         first = int(np.searchsorted(self.starts, begin, side="right")) - 1
         last = int(np.searchsorted(self.starts, end, side="left"))

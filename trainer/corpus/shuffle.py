@@ -4,7 +4,7 @@ A review's place is a 128-bit hash of it, so a bucket, which is a range of place
 sorted bucket without its copies is a piece of the shuffled corpus, and the buckets follow each other. Every byte is
 written twice and read once in between, whatever the size of the corpus and the memory.
 
-A bucket is two files: `reviews`, the bytes as in a shard (every review begins with its only newline), and `places`,
+A bucket is two files: `reviews`, the bytes as in a shard (every review starts with its only newline), and `places`,
 (reviews, 2) numbers of 64 bits, the high ones first. With labels a third: `marks`, of 64 bits, the index of the source
 times 256 plus the code of the label.
 """
@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from trainer.corpus.corpus import ShardEntry, labels_file
 from trainer.corpus.labels import LABELS
 
-# Reviews are held back until so many bytes of them share the opening of the buckets' files.
-_PENDING_BYTES = 32 << 20
+_PENDING_BYTES = 32 << 20  # reviews that are collected before the buckets' files are opened and appended to
 _MAX_BUCKETS = 4096
 
 Result = TypeVar("Result")
@@ -117,7 +116,7 @@ class Buckets:
 
 
 class Shards:
-    """Cuts the shuffled corpus into shards whose counts of reviews differ by one at most, but for those held out."""
+    """Cuts the shuffled corpus into shards whose counts of reviews differ by one at most, except those held out."""
 
     def __init__(self, directory: Path, marks: "Marks | None" = None) -> None:
         self._directory = directory
@@ -127,8 +126,8 @@ class Shards:
     def write(
         self, pieces: Iterator[Piece], counts: Sequence[int], on_bytes: Callable[[int], None]
     ) -> list[ShardEntry]:
-        """pieces: as from `Buckets.sorted`; counts: reviews of each shard, of all pieces together. on_bytes: told how
-        many bytes have been written since it was last called."""
+        """pieces: as from `Buckets.sorted`; counts: reviews of each shard, of all pieces together. on_bytes: gets the
+        bytes written since its last call."""
         piece, used = Piece(np.zeros(1, np.int64), memoryview(b"")), 0
         entries = []
         for number, count in enumerate(counts):
@@ -186,7 +185,7 @@ class Marks:
 
 
 def _groups(places: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The order of reviews by place, and where in it each different place begins. places: (reviews, 2)."""
+    """The order of reviews by place, and where in it each different place starts. places: (reviews, 2)."""
     order = np.lexsort((places[:, 1], places[:, 0]))
     placed = places[order]
     first = np.ones(len(order), bool)
@@ -197,7 +196,7 @@ def _groups(places: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.i
 def _merged(marks: NDArray[np.uint64], firsts: NDArray[np.int64]) -> tuple[NDArray[np.uint64], int]:
     """One mark for the copies of a review, whatever their order: the first source, and the label if they agree.
 
-    marks: (reviews,), copies side by side; firsts: where the copies of each begin. Also how many do not agree.
+    marks: (reviews,), copies side by side; firsts: where the copies of each start. Also returns how many do not agree.
     """
     if not len(marks):
         return marks, 0
@@ -234,7 +233,7 @@ def _write(write: Callable[[memoryview], int | None], data: memoryview) -> None:
 
 
 def _ahead(count: int, work: Callable[[int], Result], workers: int) -> Iterator[Result]:
-    """`work` of 0 ... count - 1, in order; at most `workers` results wait to be taken."""
+    """`work` of 0 ... count - 1, in order; at most `workers` results wait."""
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Result]] = deque()
         for number in range(count):

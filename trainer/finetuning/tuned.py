@@ -12,6 +12,7 @@ from engine.reading import read_features
 from model.checkpoints import volumes
 from model.checkpoints.manifest import MAX_MANIFEST_BYTES, Manifest
 from model.heads.classifier import Head, accuracy
+from model.heads.standardization import mean_and_deviation
 from model.heads.unit import Calibration, calibrate
 from model.network.objective import ReadOut
 from model.texts.labelled import Labelled
@@ -19,14 +20,14 @@ from model.texts.preparation import prepare
 from trainer.finetuning.finetune import Finetuning
 from trainer.run.options import TrainingError
 
-# Labels of two classes that say sentiment, the negative one first: what the sentiment unit can be calibrated by.
+# Names of two classes of sentiment, the negative one first: the sentiment unit can be calibrated by them.
 _SENTIMENT = (["0", "1"], ["neg", "pos"], ["negative", "positive"])
 _BYTES_A_WEIGHT = 16  # of JSON
-_MOST_READ = 10_000  # of the training texts, for the statistics of features
+_MOST_READ = 10_000  # training texts, for the statistics of features
 
 
 def check_size(units: int, labels: int) -> None:
-    """Raise TrainingError where the head would not fit a manifest; to be asked before a fine-tuning."""
+    """Raise TrainingError where the head would not fit a manifest; call it before a fine-tuning."""
     size = units * (labels if labels > 2 else 1) * _BYTES_A_WEIGHT
     if size > MAX_MANIFEST_BYTES // 2:
         raise TrainingError(
@@ -40,13 +41,13 @@ def publish_tuned(
 ) -> tuple[Path, Head]:
     """Publish the best epoch, which `run` has ended with. The checkpoint's directory, and its head with its metrics.
 
-    The labelled texts are those that it was trained and chosen on; `test` is looked at here alone, and once.
+    The labelled texts are those that it was trained and chosen on; `test` is used only here, and once.
     """
     model, options = tuning.best(), tuning.options
     scores = tuning.validate()
     folded = FoldedModel(copy.deepcopy(model).bfloat16().float(), str(tuning.device))  # what a worker will load
     head = _head(tuning.read_out, options.labels)
-    parts = {"train": train.head(_MOST_READ), "valid": valid} | ({} if test is None else {"test": test})
+    parts = {"train": train.first(_MOST_READ), "valid": valid} | ({} if test is None else {"test": test})
     features = {part: read_features(folded, [prepare(text) for text in of.texts]) for part, of in parts.items()}
     classes = {part: np.array([options.labels.index(label) for label in of.labels]) for part, of in parts.items()}
     metrics = {f"{part}_accuracy": accuracy(head, features[part], classes[part]) for part in parts}
@@ -59,6 +60,7 @@ def publish_tuned(
             if part in parts
         }
     head = replace(head, metrics=metrics)
+    mean, deviation = mean_and_deviation(features["train"])
     manifest = Manifest(
         name=name,
         step=tuning.progress.step,
@@ -68,15 +70,15 @@ def publish_tuned(
         sha256={},
         sentiment=unit,
         heads={head_name: head},
-        feature_mean=features["train"].mean(axis=0, dtype=np.float64).tolist(),
-        feature_scale=features["train"].std(axis=0, dtype=np.float64).tolist(),
+        feature_mean=mean.tolist(),
+        feature_scale=deviation.tolist(),
         notes=f"Fine-tuned from {tuning.start.name}/step-{tuning.start.step}.",
     )
     return volumes.publish(volume, model, manifest), head
 
 
 def _calibrated(tuning: Finetuning, features: NDArray[np.float32], classes: NDArray[np.int64]) -> Calibration | None:
-    """The sentiment unit by the texts of the task; None where they do not say sentiment, or there was no unit."""
+    """The sentiment unit by the texts of the task; None where they are not sentiment, or where there was no unit."""
     if tuning.start.sentiment is None or tuning.options.labels not in _SENTIMENT:
         return None
     unit = tuning.start.sentiment.unit

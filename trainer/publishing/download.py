@@ -1,4 +1,4 @@
-"""Files from a server, whole and verified: `download` resumes what was cut and believes nothing but git blob hashes."""
+"""Files from a server, whole and verified: `download` resumes a cut transfer and trusts only git blob hashes."""
 
 import errno
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from model.checkpoints.untrusted import open_plain
 
-Progress = Callable[[str, int, int | None], None]  # what is worked on, done so far, total if known (bytes or texts)
+OnProgress = Callable[[str, int, int | None], None]  # name of the work, done so far, total if known (bytes or texts)
 
 _ATTEMPTS = 5  # for each file
 _TIMEOUT_S = 30.0  # of a connection, and of silence on it
@@ -38,6 +38,7 @@ def blob_hash(path: Path) -> str:
 
 
 def verify_local(path: Path, blob: str) -> None:
+    """Raise FetchError unless the file is there and has the git blob hash `blob`."""
     if not path.is_file():
         raise FetchError(f"{path} is missing: the mirror must hold every file of the release under the same path")
     try:
@@ -48,12 +49,12 @@ def verify_local(path: Path, blob: str) -> None:
         raise FetchError(f"{path} has git blob hash {found}, expected {blob}: replace it by the published file")
 
 
-def download(url: str, path: Path, blob: str, limit: int, on_progress: Progress, backoff_s: float) -> None:
-    """Have the file at `url` in `path`, verified. Goes on where an earlier call left `path` + ".partial"."""
+def download(url: str, path: Path, blob: str, limit: int, on_progress: OnProgress, backoff_s: float) -> None:
+    """Fetch the file at `url` to `path` and verify it. Goes on where an earlier call left `path` + ".partial"."""
     partial = path.with_name(path.name + ".partial")
     for there in (path, partial):
         if there.is_symlink() or (there.exists() and not there.is_file()):
-            raise FetchError(f"{there} is no plain file, so nothing is read from it or written to it: delete it")
+            raise FetchError(f"{there} is not a plain file, so it is neither read nor written: delete it")
     if path.exists() and blob_hash(path) == blob:
         return
     with room(path):
@@ -69,7 +70,7 @@ def download(url: str, path: Path, blob: str, limit: int, on_progress: Progress,
                 raise FetchError(f"{url} was answered with {error.code} {error.reason}: {advice}") from error
             fault: Exception = error
         # A cut or silent connection, a name that does not resolve. Faults of the disk left `room` as FetchError.
-        # ValueError: a redirect to what is no URL.
+        # ValueError: a redirect to something that is not a URL.
         except (OSError, ValueError, http.client.HTTPException) as error:
             fault = error
         if attempt + 1 == _ATTEMPTS:
@@ -88,7 +89,7 @@ def download(url: str, path: Path, blob: str, limit: int, on_progress: Progress,
     partial.replace(path)
 
 
-def _continue(url: str, partial: Path, blob: str, limit: int, on_progress: Progress) -> None:
+def _continue(url: str, partial: Path, blob: str, limit: int, on_progress: OnProgress) -> None:
     """One request for what `partial` lacks. Raises OSError or HTTPException if it ends early."""
     have = partial.stat().st_size if partial.exists() else 0
     # Identity: a byte range of a packed answer is not one of the file.
@@ -111,7 +112,7 @@ def _continue(url: str, partial: Path, blob: str, limit: int, on_progress: Progr
         if answer.status == 206 and not resumed:
             partial.unlink(missing_ok=True)
             raise ConnectionError(f"asked for {begins_at}, got {answer.headers.get('Content-Range')!r}: starting over")
-        have = have if resumed else 0  # a server that ignores Range sends the whole
+        have = have if resumed else 0  # a server that ignores Range sends the whole file
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length and re.fullmatch("[0-9]{1,15}", length) else None
         with room(partial), partial.open("ab" if resumed else "wb") as stream:

@@ -1,7 +1,7 @@
-"""The paper's own model in one command: `fetch_openai` downloads, verifies, imports, tries, classifies and publishes.
+"""The paper's own model in one command: `fetch_openai` downloads, verifies, imports, fits the head and publishes.
 
-Nothing is believed before it matches: every file its git blob hash, the arithmetic the golden values. What was
-downloaded before a failure stays in `out/.download` and is not asked for again.
+Every file must match its git blob hash, and the imported model the golden values. Files that were downloaded before a
+failure stay in `out/.download` and are not requested again.
 """
 
 import shutil
@@ -20,18 +20,19 @@ from model.checkpoints.manifest import Manifest
 from model.checkpoints.openai_weights import import_openai
 from model.heads import classifier as heads
 from model.heads.classifier import SENTIMENT_HEAD, Head
+from model.heads.standardization import mean_and_deviation
 from model.heads.unit import Calibration
 from model.network.language_model import LanguageModel
 from model.texts.labelled import LabelledError, read_labelled
 from model.texts.preparation import prepare
-from trainer.publishing.download import FetchError, Progress, download, room, verify_local
+from trainer.publishing.download import FetchError, OnProgress, download, room, verify_local
 
-Message = Callable[[str], None]
+OnMessage = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Release:
-    """A published set of parameters and labelled sentences, and what must be true of it."""
+    """A published set of parameters and labelled sentences, and the values that it must reproduce."""
 
     name: str  # of the checkpoint
     step: int
@@ -101,8 +102,8 @@ CACHE = ".download"
 def fetch_openai(
     out: Path,
     mirror: str | None = None,
-    on_progress: Progress = lambda _what, _done, _total: None,
-    on_message: Message = lambda _text: None,
+    on_progress: OnProgress = lambda _what, _done, _total: None,
+    on_message: OnMessage = lambda _text: None,
     *,
     release: Release = OPENAI,
     dtype: torch.dtype = torch.bfloat16,
@@ -115,7 +116,7 @@ def fetch_openai(
     URL. A folder is read where it is. dtype: of the published parameters; the head is fitted on what these give.
     device: that reads the sentences. backoff_s: before the second attempt at a file; doubles with every further one.
     If the checkpoint is there already, it is verified and made LATEST, and nothing is fetched.
-    Raises FetchError, or CheckpointError for files that are no model.
+    Raises FetchError, or CheckpointError for files that do not hold a model.
     """
     final = out / release.name / f"step-{release.step}"
     if final.exists():
@@ -182,9 +183,9 @@ def _check_golden(model: LanguageModel, release: Release) -> None:
 
 
 def _describe(
-    model: LanguageModel, release: Release, source: Path, device: str, on_progress: Progress, on_message: Message
+    model: LanguageModel, release: Release, source: Path, device: str, on_progress: OnProgress, on_message: OnMessage
 ) -> Manifest:
-    """Read the sentences, fit the default head as the paper did, and write all that is known into a manifest."""
+    """Read the sentences, fit the default head as the paper did, and write what is known into a manifest."""
     folded = FoldedModel(model, device)
     sets = [read_sentences(source / path) for path in (release.train, release.valid, release.test)]
     total, done, features = sum(len(texts) for texts, _ in sets), 0, []
@@ -198,13 +199,14 @@ def _describe(
         features.append(read_features(folded, texts, on_progress=count))
     (train, valid, test), (train_y, valid_y, test_y) = features, [labels for _, labels in sets]
     on_message(f"fitting the head {SENTIMENT_HEAD!r} on {len(train)} sentences")
-    # Raw features, as in the paper: only so does its C mean the same.
+    # Raw features, as in the paper: only there does its C mean the same.
     head: Head = heads.fit_l1(train, train_y, valid, valid_y, LABELS, standardize=False)
     head = replace(head, metrics=head.metrics | {"test_accuracy": heads.accuracy(head, test, test_y)})
     on_message(
         f"test accuracy {head.metrics['test_accuracy']:.2%} on {len(test)} sentences with "
         f"{head.metrics['nonzero_units']:.0f} of {release.units} units, C = {head.c}"
     )
+    mean, deviation = mean_and_deviation(train)
     return Manifest(
         name=release.name,
         step=release.step,
@@ -214,8 +216,8 @@ def _describe(
         sha256={},
         sentiment=Calibration(unit=release.sentiment_unit, polarity=1, center=0.0, scale=1.0),
         heads={SENTIMENT_HEAD: head},
-        feature_mean=train.mean(axis=0, dtype=np.float64).tolist(),
-        feature_scale=train.std(axis=0, dtype=np.float64).tolist(),
+        feature_mean=mean.tolist(),
+        feature_scale=deviation.tolist(),
         notes=release.notes,
     )
 

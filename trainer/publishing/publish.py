@@ -1,6 +1,6 @@
 """From a run to a served model: `publish_run` takes a snapshot, finds the sentiment unit, fits the head, publishes.
 
-It only reads the run, so it may go on training meanwhile, in this process or in others.
+It only reads the run, which may go on training in this or other processes.
 """
 
 import copy
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from engine.folded import FoldedModel
 from engine.reading import read_texts
@@ -20,6 +21,7 @@ from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
 from model.heads.classifier import SENTIMENT_HEAD, accuracy, fit_l1
 from model.heads.pooling import Pooling, pool
+from model.heads.standardization import mean_and_deviation
 from model.heads.unit import calibrate, find_unit
 from model.network.language_model import LanguageModel
 from model.texts.labelled import Labelled, Sentiment, read_sentiment
@@ -27,11 +29,12 @@ from model.texts.preparation import prepare
 from trainer.corpus.corpus import Corpus, CorpusError
 from trainer.run.options import Options, TrainingError
 from trainer.run.snapshot import Progress, SnapshotError, read_model, read_progress, snapshots
+from trainer.run.validation import held_out_text
 
-OnProgress = Callable[[int], None]
+OnProgress = Callable[[int], None]  # gets the number of texts just read
 
 _LABELS = ["negative", "positive"]
-_POOLINGS: tuple[Pooling, ...] = ("cell", "mean")  # of equally good ones the first
+_POOLINGS: tuple[Pooling, ...] = ("cell", "mean")  # the first of equally good ones is taken
 
 
 def publish_run(
@@ -51,8 +54,8 @@ def publish_run(
     without sentiment unit and head. name: by default reviews-CELL-UNITS. rollback: LATEST may go back to an earlier
     step. on_progress: gets the number of labelled texts just read.
 
-    Raises TrainingError or SnapshotError if there is nothing to publish, LabelledError or model.heads.HeadError if
-    the labelled texts will not do, model.checkpoint.CheckpointError if the volume will not take it.
+    Raises TrainingError or SnapshotError if there is nothing to publish, LabelledError or HeadError if the labelled
+    texts cannot be used, CheckpointError if the volume refuses it.
     """
     options = Options.read(run_directory)
     name = name or f"reviews-{options.cell}-{options.units}"
@@ -88,7 +91,7 @@ def publish(
     """Publish `model`; with labelled texts also its sentiment unit, calibration, feature statistics and default head.
 
     As in the paper C is chosen on `sentiment.valid`, and so is what the head reads: the final cell as there, or the
-    mean of the hidden vector over the text. `.test` is looked at once, by head and calibrated unit.
+    mean of the hidden vector over the text. `.test` is used once, for head and calibrated unit.
     device: that reads the labelled texts. unit: the sentiment unit, where a run has trained one for it; None finds it.
     """
     if sentiment is not None:
@@ -106,41 +109,38 @@ def _newest(directory: Path, options: Options) -> tuple[LanguageModel, Progress]
             return _read(found[-1], options)
         except SnapshotError:
             if found[-1:] == snapshots(directory)[-1:]:
-                raise  # else the run has saved newer ones, and deleted this one under us
+                raise  # otherwise the run has saved a newer one and deleted this one
 
 
 def _read(snapshot: Path, options: Options) -> tuple[LanguageModel, Progress]:
     if not snapshot.is_dir():
         there = ", ".join(path.name for path in snapshots(snapshot.parent)) or "none"
-        raise SnapshotError(f"{snapshot} is not there; a run keeps its newest snapshots and its best, now: {there}")
+        raise SnapshotError(f"{snapshot} does not exist; a run keeps its newest snapshots and its best, now: {there}")
     progress, _, _ = read_progress(snapshot)
     return read_model(snapshot, options.architecture), progress
 
 
 def _bits_per_byte(model: LanguageModel, progress: Progress, options: Options, device: str) -> float | None:
-    """On held-out text: what the run found at this very step; else measured; else, without its corpus, found last."""
+    """On held-out text: as the run found at this step, else measured now, else, without its corpus, as found last."""
     found = progress.validation_bits_per_byte
     if found is not None and progress.validation_step == progress.step:
         return found
     try:
         corpus = Corpus(Path(options.corpus))
-        held_out = corpus.read(corpus.validation)[: options.validation_bytes]
+        if corpus.sha256 != options.corpus_sha256:  # the run may have trained on the held-out text of this corpus
+            return found
+        text = held_out_text(corpus, options, range(options.lanes))
     except CorpusError:
         return found
-    if corpus.sha256 != options.corpus_sha256:  # this one's held-out text may be what the run has learned from
-        return found
-    return _measured(FoldedModel(model, device), held_out, options)
+    return _measured(FoldedModel(model, device), text)
 
 
 @torch.inference_mode()
-def _measured(model: FoldedModel, held_out: NDArray[np.uint8], options: Options) -> float:
-    """Bits per byte of the very bytes that the run's own validation takes: as many pieces, of whole windows."""
-    rows = options.lanes
-    steps = (len(held_out) - 1) // rows // options.window * options.window
-    pieces = [held_out[row * steps : (row + 1) * steps + 1] for row in range(rows)]
-    text = torch.from_numpy(np.stack(pieces, axis=1).astype(np.int64)).to(model.device)  # (steps + 1, rows)
+def _measured(model: FoldedModel, text: Tensor) -> float:
+    """Bits per byte. text: (steps + 1, rows)."""
+    steps, rows = len(text) - 1, text.shape[1]
     state, nats = model.zero_state(rows), torch.zeros((), dtype=torch.float64, device=model.device)
-    for byte, target in pairwise(text):
+    for byte, target in pairwise(text.to(model.device)):
         state = model.step(byte, state)
         nats += torch.nn.functional.cross_entropy(model.logits(state.hidden), target)
     return float(nats) / steps / math.log(2)
@@ -169,12 +169,13 @@ def _with_sentiment(
             "test_accuracy_unit": float((positive == (test.labels == 1)).mean()),
         }
         head = replace(head, metrics=head.metrics | of_test)
+    mean, deviation = mean_and_deviation(train.cell)
     return replace(
         manifest,
         sentiment=calibration,
         heads={SENTIMENT_HEAD: head},
-        feature_mean=train.cell.mean(axis=0, dtype=np.float64).tolist(),
-        feature_scale=train.cell.std(axis=0, dtype=np.float64).tolist(),
+        feature_mean=mean.tolist(),
+        feature_scale=deviation.tolist(),
     )
 
 

@@ -1,11 +1,11 @@
-"""What the first process does beside training: the journal, snapshots and publishing. No failure of it ends a run."""
+"""What the first process does besides training: journal, snapshots, publishing. None of its failures ends a run."""
 
 import time
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from trainer.publishing.autopublish import AutoPublisher, Outcome
+from trainer.run.autopublish import AutoPublisher, Publish, PublishOutcome
 from trainer.run.journal import Journal
 from trainer.run.options import Options
 from trainer.run.saving import Saver
@@ -16,18 +16,23 @@ _STOP_PATIENCE_S = 5.0  # when asked to stop
 
 
 class Bookkeeper:
-    def __init__(self, directory: Path, options: Options, journal: Journal, saver: Saver) -> None:
+    """The first process's records of a run."""
+
+    def __init__(
+        self, directory: Path, options: Options, journal: Journal, saver: Saver, publish: Publish | None
+    ) -> None:
+        """publish: how a snapshot is published; needed where the options name a volume."""
         self._journal = journal
         self._saver = saver
         self._save_every_s = options.snapshot_every_s
         self._saved_at = time.monotonic()
         self._publisher: AutoPublisher | None = None
-        if options.publish_to is not None:
+        if options.publish_to is not None and publish is not None:
             labelled = None if options.publish_eval is None else Path(options.publish_eval)
-            self._publisher = AutoPublisher(directory, Path(options.publish_to), labelled, self._published)
+            self._publisher = AutoPublisher(publish, directory, Path(options.publish_to), labelled, self._published)
 
     def note(self, losses: list[float], norm: float, rate: float, waited_s: float, validated: bool) -> None:
-        """Take note of an update (`Journal.update`) and of what has ended in the background."""
+        """Note an update (`Journal.update`), and what has ended in the background."""
         self._journal.update(losses, norm, rate, waited_s, validated)
         self._collect(wait=False)
         if self._publisher is not None:
@@ -37,7 +42,7 @@ class Bookkeeper:
         return time.monotonic() - self._saved_at >= self._save_every_s
 
     def save(self, snapshot: Snapshot, publish: bool) -> None:
-        """Begin to write `snapshot`; publish: and to publish it after that."""
+        """Start to write `snapshot`. publish: publish it once it is written."""
         began = time.perf_counter()
         self.settle()
         self._saver.save(snapshot, self._publisher.start if publish and self._publisher is not None else None)
@@ -75,7 +80,7 @@ class Bookkeeper:
             if written is not None:
                 self._journal.metrics.snapshot_write.observe(written.seconds)
 
-    def _published(self, snapshot: Path, outcome: Outcome, why: str) -> None:
+    def _published(self, snapshot: Path, outcome: PublishOutcome, why: str) -> None:
         self._journal.metrics.publishes.labels(outcome).inc()
         if outcome != "ok":
             self._journal.warn(f"{snapshot.name} was not published: {why}")

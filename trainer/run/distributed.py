@@ -1,13 +1,13 @@
-"""Several processes as one: who takes part (`World`), and what they add up (`Gradients`).
+"""Several processes as one: the processes (`World`), and the gradients that they average (`Gradients`).
 
-torchrun says by environment variables who a process is; without them it is alone. Data parallel: every process reads
-its own share of the lanes and holds the whole model.
+torchrun gives each process its rank by environment variables; without them it is alone. Data parallel: every
+process reads its own share of the lanes and holds the whole model.
 
-The gradients of a window come all at once at its end, so there is nothing that DistributedDataParallel could send
-while the backward pass still runs, and its buckets would only cut one large message into smaller ones. Here every
+The gradients of a window come all at once at its end, so DistributedDataParallel could not send any while the backward
+pass runs, and its buckets would only cut one large message into smaller ones. Here every
 gradient is a view of one flat buffer: the backward pass writes into it, one all-reduce in float32 averages it, its
-norm is the global norm, and the losses travel at its end. All processes then hold the same bits, so that each decides
-alike what to do with a norm that is not finite.
+norm is the global norm, and the losses travel at its end. All processes then hold the same bits, so they all
+make the same decision about a norm that is not finite.
 """
 
 import os
@@ -50,7 +50,7 @@ class World:
             return
         rank = int(os.environ["RANK"])
         backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backends, store=_store_of_the_living(rank, size), rank=rank, world_size=size)
+        dist.init_process_group(backends, store=_fresh_store(rank, size), rank=rank, world_size=size)
         try:
             yield cls(rank, size, int(os.environ["LOCAL_RANK"]))
         finally:
@@ -107,12 +107,12 @@ class World:
         return torch.cat(parts)
 
 
-def _store_of_the_living(rank: int, size: int) -> Store:
+def _fresh_store(rank: int, size: int) -> Store:
     """The key-value store of these processes, under a prefix that rank 0 has just drawn.
 
-    torchrun keeps one store over all restarts, and a process that was restarted would find there the addresses of the
-    dead. The names of keys cannot tell: machines count restarts differently. So each says hello under a name of its
-    own, which only a living rank 0 can answer.
+    torchrun keeps one store over all restarts, and a restarted process would find the addresses of dead processes
+    there. Key names cannot count the restarts, because machines count them differently. So each process writes a
+    random name of its own, which only a living rank 0 answers.
     """
     store, _, _ = next(iter(rendezvous("env://")))
     name = uuid.uuid4().hex
@@ -134,11 +134,14 @@ def _store_of_the_living(rank: int, size: int) -> Store:
     return PrefixStore(name, store)
 
 
+ALONE = World()
+
+
 class Gradients:
     """The gradients of a model as one flat buffer, which `parameter.grad` are views of."""
 
     def __init__(self, model: nn.Module, world: World, losses: int = 1) -> None:
-        """losses: how many of them travel with the gradients."""
+        """losses: how many losses are averaged with the gradients."""
         parameters = list(model.parameters())
         first = parameters[0]
         sizes = [parameter.numel() for parameter in parameters]
@@ -153,7 +156,7 @@ class Gradients:
         self._flat.zero_()
 
     def add_losses(self, losses: Tensor) -> None:
-        """Add to the losses that travel with the gradients and are averaged like them."""
+        """Add to the losses that are averaged with the gradients."""
         self._losses += losses.detach()
 
     def average(self, windows: int) -> tuple[list[float], float]:

@@ -10,30 +10,30 @@ from typing import Any
 from trainer.run.metrics import Metrics
 from trainer.run.snapshot import Progress
 
-Report = Callable[[dict[str, Any]], None]
+OnRecord = Callable[[dict[str, Any]], None]
 
 LOSSES = ("bits_per_byte", "label_bits", "unit_label_bits")  # as `Objective.losses` orders them
 _LOG_EVERY_S = 10.0
 
 
 class Journal:
-    """Kept by the first process alone, for all of them."""
+    """The journal of a run, kept only by its first process."""
 
     def __init__(
         self,
         directory: Path,
         progress: Progress,
-        report: Report,
-        watch: Report,
+        on_log: OnRecord,
+        on_update: OnRecord,
         mfu_of_one_byte_per_s: float,
         labels: bool = False,
     ) -> None:
-        """report: gets what is logged; watch: gets the record of every update; labels: whether the run learns them."""
+        """on_log, on_update: get every record that is logged, of every update; labels: whether the run learns them."""
         self.metrics = Metrics(labels)
         self._path = directory / "log.jsonl"
         self._progress = progress
-        self._report = report
-        self._watch = watch
+        self._on_log = on_log
+        self._on_update = on_update
         self._mfu_of_one_byte_per_s = mfu_of_one_byte_per_s
         self._last: dict[str, Any] = {}
         self._forget()
@@ -43,8 +43,7 @@ class Journal:
             self.warn(f"no TensorBoard events are written: {error.name} is not installed")
 
     def update(self, losses: list[float], norm: float, rate: float, waited_s: float, validated: bool) -> None:
-        """Note one update: its losses (`Objective.losses`), gradient norm, learning rate and the time that it waited
-        for data."""
+        """Record one update: its losses (`Objective.losses`), gradient norm, learning rate and time waited for data."""
         progress, now = self._progress, time.monotonic()
         self._losses.append(losses)
         self._waited_s += waited_s
@@ -71,12 +70,12 @@ class Journal:
                 self._last["validation_label_accuracy"] = progress.validation_label_accuracy
                 self._last["validation_unit_accuracy"] = progress.validation_unit_accuracy
         self.metrics.update(self._last, waited_s)
-        self._watch(self._last)
+        self._on_update(self._last)
         if validated or now - self._logged_at >= _LOG_EVERY_S:
             self._log_last()
 
     def warn(self, message: str) -> None:
-        """Log what the run survives but its owner should know."""
+        """Log a problem that does not end the run."""
         self._write({"step": self._progress.step, "warning": message})
 
     def close(self) -> None:
@@ -99,4 +98,4 @@ class Journal:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         with self._path.open("a") as log:
             log.write(json.dumps(finite, allow_nan=False) + "\n")
-        self._report(finite)
+        self._on_log(finite)

@@ -1,8 +1,8 @@
 """Lanes: parallel streams of training bytes whose state is carried from window to window.
 
 Lane k reads the training shards k, k + lanes, k + 2*lanes, ... in turn, and starts again after the last. Where a
-lane begins a shard its state must be zeroed. The end of a shard that does not fill a window is left out. A lane is
-the same stream whichever process reads it.
+lane begins a shard its state must be zeroed. The end of a shard that does not fill a window is left out. The stream of
+a lane does not depend on the process that reads it.
 """
 
 import time
@@ -32,8 +32,8 @@ class Cursor:
 
 
 class Cut(NamedTuple):
-    """A window of every lane. bytes: (window + 1, lanes), the last row being targets only; begins: (lanes,), where a
-    shard begins; labels: classes and weights, (window, lanes) each (labels.py), if they are read."""
+    """A window of every lane. bytes: (window + 1, lanes), the last row being targets only; begins: (lanes,), whether
+    a shard begins; labels: classes and weights, (window, lanes) each, if they are read."""
 
     bytes: NDArray[np.uint8]
     begins: NDArray[np.bool_]
@@ -41,7 +41,7 @@ class Cut(NamedTuple):
 
 
 class Lanes:
-    """Cuts windows off `lanes` streams. Deterministic: the cursors are its whole state."""
+    """Cuts windows off `lanes` streams. Deterministic: its whole state is the cursors."""
 
     def __init__(
         self,
@@ -52,8 +52,8 @@ class Lanes:
         skip_bytes: int = 0,
         labels: bool = False,
     ) -> None:
-        """mine: the lanes that are read here, all by default. skip_bytes: begin where all lanes together have read as
-        many, at the next beginning of a shard of each. labels: read them too; the corpus must have some."""
+        """mine: the lanes that are read here, all by default. skip_bytes: start where all lanes together have read as
+        many bytes, each at its next start of a shard. labels: read labels too; the corpus must have some."""
         if len(corpus.training) < lanes:
             raise CorpusError(
                 f"{lanes} lanes need at least as many training shards, the corpus has {len(corpus.training)}: "
@@ -80,6 +80,7 @@ class Lanes:
         self.cursors = [replace(cursor) for cursor in cursors]
 
     def next(self) -> Cut:
+        """The next window of every lane."""
         columns, begins, labels = [], [], []
         for lane, cursor in enumerate(self.cursors):
             if cursor.offset + self.window + 1 > len(self._open[lane][0]):
@@ -107,13 +108,13 @@ def _shards_of(entries: Sequence[ShardEntry], size: int) -> int:
 
 
 class Ahead:
-    """Windows as tensors, cut `depth` ahead of the training by a thread of their own, so that no disk is waited for."""
+    """Windows as tensors, cut by a separate thread `depth` ahead, so that training does not wait for the disk."""
 
     def __init__(self, lanes: Lanes, device: torch.device, depth: int = 2) -> None:
         self._lanes = lanes
         self._device = device
         self._depth = depth
-        # A new thread stands on GPU 0, and pinning memory would open a context there.
+        # A new thread uses GPU 0, and pinning memory would open a context there.
         on_device = (torch.cuda.set_device, (device,)) if device.type == "cuda" else (None, ())
         self._thread = ThreadPoolExecutor(1, "lanes", *on_device)
         self._waiting: deque[Future[tuple[list[Tensor], list[Cursor]]]] = deque()
@@ -127,8 +128,8 @@ class Ahead:
         self.cursors = [replace(cursor) for cursor in cursors]
 
     def next(self) -> tuple[Tensor, Targets, Tensor]:
-        """The next window on the device: its bytes (window, lanes) int64, what is to be predicted there, and where a
-        shard begins, (lanes, 1)."""
+        """The next window on the device: its bytes (window, lanes) int64, its targets, and whether a shard starts,
+        (lanes, 1)."""
         while len(self._waiting) <= self._depth:
             self._waiting.append(self._thread.submit(self._cut))
         began = time.perf_counter()
@@ -140,6 +141,6 @@ class Ahead:
     def _cut(self) -> tuple[list[Tensor], list[Cursor]]:
         cut = self._lanes.next()
         parts = [torch.from_numpy(part) for part in (cut.bytes.astype(np.int64), cut.begins[:, None], *cut.labels)]
-        if self._device.type == "cuda":  # pageable memory would be copied once more, and waited for
+        if self._device.type == "cuda":  # pageable memory would be copied once more, synchronously
             parts = [part.pin_memory() for part in parts]
         return parts, [replace(cursor) for cursor in self._lanes.cursors]

@@ -1,6 +1,6 @@
-"""What a run tells while it trains: Prometheus metrics over HTTP, and TensorBoard event files in its directory.
+"""The metrics of a run (`Metrics`): Prometheus over HTTP, and TensorBoard event files in its directory.
 
-`Metrics` takes the records that train.py makes of every update.
+They are set from the records that journal.py makes of every update.
 """
 
 import math
@@ -61,7 +61,7 @@ class Metrics:
         self._events: SummaryWriter | None = None
 
     def every(self) -> list[MetricWrapperBase]:
-        """All of them, in the order in which they are told."""
+        """All of them, in the order in which they are exported."""
         found = [*self._gauges.values(), self._bits, self._waited, self.snapshot_pause, self.snapshot_write]
         return [*found, self.snapshot_failures, self.publishes]
 
@@ -76,11 +76,11 @@ class Metrics:
         """
         from torch.utils.tensorboard import SummaryWriter
 
-        # Steps redone after a kill would else be drawn twice.
+        # Otherwise steps that are redone after a kill would be drawn twice.
         self._events = SummaryWriter(str(directory), purge_step=step + 1)
 
     def update(self, record: dict[str, Any], waited_s: float) -> None:
-        """Take over the record of one update. waited_s: for its data."""
+        """Set the metrics from the record of an update. waited_s: for its data."""
         for field, gauge in self._gauges.items():
             if field in record:
                 gauge.set(record[field])

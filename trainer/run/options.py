@@ -1,18 +1,20 @@
-"""What a run is made of (`Options`), as the file `options.json` of its directory keeps it."""
+"""The options of a training run (`Options`), and the file `options.json` that keeps such options (`StoredOptions`)."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
+
+import torch
 
 from model.checkpoints.durable import replace_file
 from model.checkpoints.manifest import MAX_STEEPNESS, MAX_UNITS
 from model.checkpoints.untrusted import brief, parse_json, read_plain
 from model.network.cells import CellName
 from model.network.language_model import Architecture
+from model.network.matrix import fast_dtype
 
 OPTIONS = "options.json"
 _MAX_OPTIONS_BYTES = 2**20
@@ -23,8 +25,39 @@ class TrainingError(Exception):
 
 
 @dataclass(frozen=True)
-class Options:
+class StoredOptions:
+    """Options that a directory keeps as `options.json`."""
+
+    of: ClassVar[str]  # what the directory holds, for messages
+
+    def write(self, directory: Path) -> None:
+        replace_file(directory / OPTIONS, json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """The options that `directory` was made with. Raises TrainingError."""
+        path = directory / OPTIONS
+        try:
+            raw = parse_json(read_plain(path, _MAX_OPTIONS_BYTES))
+            unknown = sorted(raw.keys() - {field.name for field in fields(cls)})
+            if unknown:
+                raise ValueError(f"{unknown[0]!r} is unknown to this version")
+            return cls(**raw)
+        except FileNotFoundError as error:
+            raise TrainingError(f"{directory} holds no {cls.of}: it has no {OPTIONS}") from error
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be read: {error.strerror}") from error
+        except TrainingError as error:
+            raise TrainingError(f"{path}: {error}") from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise TrainingError(f"{path} is not the options of a {cls.of}: {brief(error)}") from error
+
+
+@dataclass(frozen=True)
+class Options(StoredOptions):
     """Everything that determines a run. Defaults are the paper's where it names them (arXiv 1704.01444, section 3)."""
+
+    of = "run"
 
     corpus: str
     cell: CellName = "mlstm"
@@ -32,8 +65,8 @@ class Options:
     embedding_size: int = 64
     steepness: float = 1.0  # gates are σ(steepness * a)
     embedding_std: float = 0.02
-    start_from: str | None = None  # a checkpoint whose weights the run begins with
-    skip_bytes: int = 0  # of the corpus: what those weights have read of it
+    start_from: str | None = None  # a checkpoint whose weights the run starts with
+    skip_bytes: int = 0  # of the corpus, which those weights have read already
     lanes: int = 128  # over all processes
     window: int = 256  # bytes of every lane; gradients do not reach further back
     accumulate: int = 1  # successive windows of every lane an update; their gradients are averaged
@@ -41,7 +74,7 @@ class Options:
     optimizer: Literal["adam", "muon"] = "adam"  # muon: for the recurrent matrices, Adam for the rest
     label_weight: float = 0.0  # of the label bits of all units, beside the bits per byte (model/network/objective.py)
     unit_weight: float = 0.0  # of those of the sentiment unit alone
-    label_unit: int | None = None  # that unit; by default the checkpoint's that the run begins with, else the first
+    label_unit: int | None = None  # that unit; by default the sentiment unit of `start_from`, else the first
     learning_rate: float = 5e-4  # of Adam
     muon_learning_rate: float = 0.02
     warmup_steps: int = 0
@@ -59,7 +92,7 @@ class Options:
     publish_every_steps: int = 0  # 0: at the end alone
     publish_eval: str | None = None  # directory of labelled texts, to find the sentiment unit with
     corpus_sha256: str = ""  # of the corpus' manifest, filled in when the run is made
-    start_bytes: int = 0  # that the weights it begins with had read before, filled in likewise
+    start_bytes: int = 0  # that those weights had read before, filled in when the run is made
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(("units", "embedding_size", "lanes", "window", "accumulate", "total_bytes", "keep"), 1)
@@ -72,7 +105,7 @@ class Options:
         for name, value in asdict(self).items():
             if isinstance(value, float) and not math.isfinite(value):  # JSON has no such number
                 raise TrainingError(f"{_flag(name)} is {value}, it must be a finite number")
-        # What could not be published.
+        # Larger models could not be published.
         for name, most in (("units", MAX_UNITS), ("embedding_size", MAX_UNITS), ("steepness", MAX_STEEPNESS)):
             if getattr(self, name) > most:
                 raise TrainingError(f"{_flag(name)} is {getattr(self, name)}, it must be at most {most:g}")
@@ -85,7 +118,7 @@ class Options:
             if not getattr(self, name) >= 0:
                 raise TrainingError(f"{_flag(name)} is {getattr(self, name)}, it must be at least 0")
         if self.label_unit is not None and not self.learns_labels:
-            raise TrainingError("--label-unit needs --label-weight or --unit-weight: no label is learnt without")
+            raise TrainingError("--label-unit needs --label-weight or --unit-weight: without them no label is learnt")
         if self.label_unit is not None and not 0 <= self.label_unit < self.units:
             raise TrainingError(f"--label-unit is {self.label_unit}, the model has units 0 to {self.units - 1}")
         if self.publish_to is None and (self.publish_every_steps or self.publish_eval):
@@ -119,30 +152,8 @@ class Options:
                 )
         return replace(self, **given)
 
-    def write(self, directory: Path) -> None:
-        replace_file(directory / OPTIONS, json.dumps(asdict(self), indent=1))
 
-    @classmethod
-    def read(cls, directory: Path) -> "Options":
-        """The options of the run in `directory`. Raises TrainingError."""
-        path = directory / OPTIONS
-        try:
-            raw = parse_json(read_plain(path, _MAX_OPTIONS_BYTES))
-            unknown = sorted(raw.keys() - {field.name for field in dataclasses.fields(cls)})
-            if unknown:
-                raise ValueError(f"{unknown[0]!r} is unknown to this version")
-            return cls(**raw)
-        except FileNotFoundError as error:
-            raise TrainingError(f"{directory} holds no run: it has no {OPTIONS}") from error
-        except OSError as error:
-            raise TrainingError(f"{path} cannot be read: {error.strerror}") from error
-        except TrainingError as error:
-            raise TrainingError(f"{path}: {error}") from error
-        except (ValueError, TypeError, AttributeError) as error:
-            raise TrainingError(f"{path} is not the options of a run: {brief(error)}") from error
-
-
-# Where and how long a run goes on, and what is done beside it. The rest decides what it computes.
+# Where and how long a run goes on, and what it does besides training. The rest decides what it computes.
 _CHANGEABLE = {
     *("corpus", "total_bytes", "dtype", "fuse", "segment", "device", "snapshot_every_s", "keep"),
     *("validate_every_bytes", "validation_bytes", "publish_to", "publish_every_steps", "publish_eval"),
@@ -151,3 +162,8 @@ _CHANGEABLE = {
 
 def _flag(name: str) -> str:
     return "--" + name.removeprefix("start_").replace("_", "-")
+
+
+def compute_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Of products. name: float32, bfloat16, or auto, which is what the device multiplies fastest."""
+    return fast_dtype(device) if name == "auto" else getattr(torch, name)

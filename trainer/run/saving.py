@@ -21,7 +21,7 @@ class Written(NamedTuple):
 
 
 class Saver:
-    """Training pauses only for the copy to host memory, unless the former snapshot is still being written then."""
+    """Training pauses only for the copy to host memory, unless the previous snapshot is still being written."""
 
     def __init__(self, directory: Path, keep: int) -> None:
         self.protected: frozenset[Path] = frozenset()  # snapshots that are not deleted, however old
@@ -32,12 +32,12 @@ class Saver:
         self._host: dict[str, Tensor] = {}
 
     def save(self, snapshot: Snapshot, then: Then | None = None) -> None:
-        """Begin to write `snapshot`, whose tensors may change once this returns. The former must have been collected.
+        """Start to write `snapshot`, whose tensors may change once this returns; the previous must have been collected.
 
         then: gets the path in `collect`, once it is written.
         """
         if self._writing is not None:
-            raise RuntimeError("the former snapshot was not collected")
+            raise RuntimeError("the previous snapshot was not collected")
         copy = replace(snapshot, tensors=self._copied(snapshot.tensors), progress=replace(snapshot.progress))
         self._writing = self._thread.submit(self._write, copy, self.protected), then
 

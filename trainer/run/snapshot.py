@@ -1,4 +1,4 @@
-"""Snapshots: all that a training run needs to go on exactly where it stood, as safetensors and JSON.
+"""Snapshots: all that a training run needs to go on exactly where it was, as safetensors and JSON.
 
 A snapshot is a directory `step-N` with `tensors.safetensors` and `progress.json`, which holds the SHA-256 of the
 former. It appears whole or not at all. The tensors are
@@ -81,7 +81,7 @@ class Snapshot:
 
 
 def gathered(objective: Objective, optimizers: Iterable[torch.optim.Optimizer], state: State) -> dict[str, Tensor]:
-    """The tensors of a snapshot, those of the run itself and not copies. state: of all lanes."""
+    """The tensors of a snapshot, not copied. state: of all lanes."""
     # A GRU's hidden is its cell; safetensors refuses tensors that share memory.
     hidden = state.hidden.clone() if state.hidden.data_ptr() == state.cell.data_ptr() else state.hidden
     tensors = {"state.cell": state.cell, "state.hidden": hidden, "random.cpu": torch.get_rng_state()}
@@ -98,7 +98,7 @@ def gathered(objective: Objective, optimizers: Iterable[torch.optim.Optimizer], 
 
 
 def write(directory: Path, snapshot: Snapshot) -> Path:
-    """Write `directory/step-N`, durably. Its tensors must be on the CPU. The only writer there may call this."""
+    """Write `directory/step-N`, durably. Its tensors must be on the CPU. No other process may write there."""
     sweep(directory)
     final = directory / f"step-{snapshot.progress.step}"
     with new_directory(final) as temporary:
@@ -117,7 +117,7 @@ def prune(directory: Path, keep: int, protected: Collection[Path] = ()) -> None:
     kept = {best(directory), *protected}
     for old in snapshots(directory)[:-keep]:
         if old not in kept:
-            # Half deleted it must not pass for a snapshot; `sweep` finishes what a killed process began.
+            # Renamed first: half-deleted it must not pass for a snapshot. `sweep` deletes what a killed process left.
             shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")))
 
 
@@ -132,12 +132,12 @@ def step_of(snapshot: Path) -> int:
 
 
 def best(directory: Path) -> Path | None:
-    """Of the snapshots that were validated as they are, the one with the fewest bits per byte."""
+    """Of the snapshots that were validated at their own step, the one with the fewest bits per byte."""
     values = {}
     for path in snapshots(directory):
         try:
             progress, _, _ = read_progress(path)
-        except SnapshotError:  # whoever wants to load it is told
+        except SnapshotError:  # a caller that loads it gets this error
             continue
         value = progress.validation_bits_per_byte
         if value is not None and math.isfinite(value) and progress.validation_step == progress.step:
@@ -209,7 +209,9 @@ def load(
         if device.type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], device)
     except (KeyError, RuntimeError, TypeError) as error:
-        raise SnapshotError(f"{path}: random.cpu or random.cuda is no generator's state: {brief(error)}") from error
+        raise SnapshotError(
+            f"{path}: random.cpu or random.cuda is not the state of a generator: {brief(error)}"
+        ) from error
     return State(tensors["state.cell"], tensors["state.hidden"]), cursors, progress
 
 
@@ -243,7 +245,7 @@ def _restore(snapshot: Path, objective: Objective, tensors: dict[str, Tensor]) -
                 f"{tuple(parameter.shape)}"
             )
         if not (found.is_floating_point() and found.isfinite().all()):
-            raise SnapshotError(f"{snapshot / TENSORS}: parameter {name!r} holds what are no finite numbers")
+            raise SnapshotError(f"{snapshot / TENSORS}: parameter {name!r} holds values that are not finite numbers")
         parameter.copy_(found)
 
 

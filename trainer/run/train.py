@@ -4,8 +4,8 @@ A run is a directory: `options.json`, `log.jsonl`, `tensorboard/`, `snapshots/st
 elsewhere, on any number of processes that divides the lanes. With several machines all must see the same directory:
 the first process writes it, the others read it to resume.
 
-With `accumulate` k an update sees k successive windows of each lane, the state being carried from one to the next, and
-averages their gradients: as many bytes as k times the lanes would see, of which each lane reads k windows.
+With `accumulate` k an update reads k successive windows of each lane, carries the state from one to the next, and
+averages their gradients: as many bytes as k times the lanes would read.
 """
 
 import math
@@ -23,36 +23,32 @@ from model.checkpoints.durable import exclusively
 from model.network.backpropagation import Backpropagation
 from model.network.cells import GATES, State
 from model.network.language_model import LanguageModel
-from model.network.matrix import fast_dtype
 from model.network.sequence import Window
 from trainer.corpus.corpus import Corpus, CorpusError
 from trainer.run import snapshot
-from trainer.run.beginning import completed, initial_model, make_objective, make_optimizers
+from trainer.run.autopublish import Publish
 from trainer.run.bookkeeping import Bookkeeper
-from trainer.run.distributed import Gradients, World
-from trainer.run.journal import Journal, Report
+from trainer.run.distributed import ALONE, Gradients, World
+from trainer.run.initial import completed, initial_model, make_objective, make_optimizers
+from trainer.run.journal import Journal, OnRecord
 from trainer.run.lanes import Ahead, Cursor, Lanes
-from trainer.run.options import OPTIONS
-from trainer.run.options import Options as Options
-from trainer.run.options import TrainingError as TrainingError
+from trainer.run.options import OPTIONS, Options, TrainingError, compute_dtype
 from trainer.run.peak import measured_peak_flops
 from trainer.run.saving import Saver
 from trainer.run.snapshot import Snapshot, SnapshotError
 from trainer.run.validation import Validated, Validation
 
-ALONE = World()
-
 _LOCK_PATIENCE_S = 10.0  # for a former process of the run to end
 
 
 class Run:
-    """One training run: one such object in each of its processes, all of which call the same methods in turn."""
+    """One training run: each of its processes has such an object, and all call the same methods in the same order."""
 
-    def __init__(self, directory: Path, options: Options, report: Report, world: World = ALONE) -> None:
-        """As `create` or `resume` call it. The parameters have no values yet."""
+    def __init__(self, directory: Path, options: Options, on_log: OnRecord, world: World = ALONE) -> None:
+        """Called by `create` and `resume`. The parameters have no values yet."""
         self.directory = directory
         self.world = world
-        self._report = report
+        self._on_log = on_log
         self._stop = threading.Event()
         if options.lanes % world.size:
             raise TrainingError(
@@ -70,7 +66,7 @@ class Run:
         if options.learns_labels and labels is None:
             raise TrainingError(f"{corpus.directory} has no labels: build it with --labels or --label-field")
         self.device = world.device(options.device)
-        self.dtype = fast_dtype(self.device) if options.dtype == "auto" else getattr(torch, options.dtype)
+        self.dtype = compute_dtype(options.dtype, self.device)
         self._mine = world.share(options.lanes)
         self._validation = Validation(corpus, options, self._mine, self.device)
         lanes = Lanes(corpus, options.lanes, options.window, self._mine, options.skip_bytes, options.learns_labels)
@@ -86,12 +82,12 @@ class Run:
         self._saver = Saver(directory / "snapshots", options.keep)
 
     @classmethod
-    def create(cls, directory: Path, options: Options, report: Report, world: World = ALONE) -> "Run":
-        """`report` gets every record that goes to the log, in the first process."""
+    def create(cls, directory: Path, options: Options, on_log: OnRecord, world: World = ALONE) -> "Run":
+        """`on_log` gets every record that goes to the log, in the first process."""
         [exists] = world.any(world.rank == 0 and (directory / OPTIONS).exists())
         if exists:
             raise TrainingError(f"{directory} holds a run already: go on with --resume, or name a new directory")
-        run = cls(directory, completed(options), report, world)
+        run = cls(directory, completed(options), on_log, world)
         run._begin()
         if world.rank == 0:
             directory.mkdir(parents=True, exist_ok=True)
@@ -99,12 +95,12 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, directory: Path, report: Report, world: World = ALONE, **changes: Any) -> "Run":
+    def resume(cls, directory: Path, on_log: OnRecord, world: World = ALONE, **changes: Any) -> "Run":
         """Go on from the newest snapshot that is whole. `changes`: options that may differ from then on."""
         stored = Options.read(directory)
         options = stored.with_changes(changes)
         try:
-            run = cls(directory, options, report, world)
+            run = cls(directory, options, on_log, world)
         except CorpusError as error:
             raise TrainingError(f"{error}. If the corpus has moved, name its place with --corpus") from error
         step = world.from_first(run._newest_whole() if world.rank == 0 else 0)
@@ -139,14 +135,14 @@ class Run:
                 optimizer.step()
         else:
             self.progress.skipped_steps += 1
-            # What made the gradient so may have reached the carried state, and would stay there.
+            # The cause may have reached the carried state, and would stay there.
             self.state = self.model.zero_state(len(self._mine))
         self.progress.step += 1
         self.progress.bytes_seen += self.options.update_bytes
         return means, norm
 
     def validate(self) -> Validated:
-        """What the model makes of held-out text (collective)."""
+        """Measure the model on held-out text (collective)."""
         return self._validation.run(self.objective, self._window, self.world)
 
     def save(self) -> Path:
@@ -156,24 +152,28 @@ class Run:
         if self.world.rank == 0 and not path.exists():
             self._saver.save(taken)
             self._saver.collect(wait=True)
-        self.world.any(False)  # nobody goes on before it is written
+        self.world.any(False)  # no process goes on before it is written
         return path
 
     def stop(self) -> None:
-        """Ask all processes to save and return from `train` after the update they are in."""
+        """Ask all processes to save and return from `train` after the current update."""
         self._stop.set()
 
     def train(
         self,
         metrics_at: tuple[str, int] | None = None,
         peak_flops: float | None = None,
-        watch: Report = lambda _: None,
+        on_update: OnRecord = lambda _: None,
+        publish: Publish | None = None,
     ) -> None:
         """Train to `total_bytes`, or until `stop` or SIGTERM or SIGINT in any process; the last step is always saved.
 
         metrics_at: host and port where the first process serves Prometheus; peak_flops: FLOP/s of one device,
-        measured by default; watch: gets the record of every update in the first process.
+        measured by default; on_update: gets the record of every update in the first process; publish: publishes a
+        snapshot, needed where the options name a volume.
         """
+        if self.options.publish_to is not None and publish is None:
+            raise ValueError(f"the run publishes to {self.options.publish_to}: hand in how, as `publish`")
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
                 for number in (signal.SIGTERM, signal.SIGINT):
@@ -186,12 +186,12 @@ class Run:
                 journal = Journal(
                     self.directory,
                     self.progress,
-                    self._report,
-                    watch,
+                    self._on_log,
+                    on_update,
                     mfu_of_one_byte_per_s,
                     self.options.learns_labels,
                 )
-                book = Bookkeeper(self.directory, self.options, journal, self._saver)
+                book = Bookkeeper(self.directory, self.options, journal, self._saver, publish)
                 stack.callback(book.close)
                 if metrics_at is not None:
                     journal.metrics.serve(*metrics_at)
@@ -227,12 +227,12 @@ class Run:
         return min((self.progress.bytes_seen // every + 1) * every, self.options.total_bytes)
 
     def _note_validation(self) -> bool:
-        """Validate, and say whether the model is the best so far."""
+        """Validate and record it. Returns whether the model is the best so far."""
         progress = self.progress
         try:
             found = self.validate()
         except Exception:
-            if self.world.size == 1:  # else the others do not take part
+            if self.world.size == 1:  # with several, the others would not take part
                 self.save()
             raise
         bits, former = found.bits_per_byte, progress.best_validation_bits_per_byte
@@ -253,7 +253,7 @@ class Run:
         self.world.broadcast(parameter.detach() for parameter in self.objective.parameters())
 
     def _snapshot(self) -> Snapshot:
-        """Of all processes, its tensors being those in use."""
+        """Of all processes; its tensors are not copies (collective)."""
         state = State(*(self.world.joined(part) for part in self.state))
         mine = torch.tensor([(cursor.shard, cursor.offset) for cursor in self.lanes.cursors])
         cursors = [Cursor(*cursor) for cursor in self.world.joined(mine).tolist()]
@@ -272,7 +272,7 @@ class Run:
             try:
                 snapshot.verify(path)
             except SnapshotError as error:
-                self._report({"step": 0, "warning": f"{error}; the former snapshot is used"})
+                self._on_log({"step": 0, "warning": f"{error}; the snapshot before it is used"})
             else:
                 return snapshot.step_of(path)
         if found:
@@ -282,11 +282,11 @@ class Run:
         return -1
 
     def _lock(self, stack: ExitStack) -> None:
-        """One training at a time in a run, and nothing in its way that a damaged disk left."""
+        """Lock the run against a second training, and set damaged later snapshots aside."""
         try:
             stack.enter_context(exclusively(self.directory / "lock", _LOCK_PATIENCE_S))
         except TimeoutError as error:
-            raise TrainingError(f"{error}: it trains there, wait for it or stop it") from error
+            raise TrainingError(f"{error}: it trains this run, wait for it or stop it") from error
         for path in snapshot.snapshots(self.directory / "snapshots"):
             if snapshot.step_of(path) > self.progress.step:
                 try:
@@ -294,7 +294,7 @@ class Run:
                 except SnapshotError:
                     path.rename(path.with_name(path.name + ".damaged"))
                 else:
-                    raise TrainingError(f"another process has written {path} meanwhile: go on from there with --resume")
+                    raise TrainingError(f"another process has written {path} since: go on from there with --resume")
 
     def _measured_peak(self) -> float:
         rows, outputs = len(self._mine) * self.options.window, GATES[self.options.cell] * self.options.units

@@ -1,9 +1,10 @@
-"""Validation: what a model makes of the head of the validation shard, read in as many pieces as there are lanes."""
+"""Validation: how well a model predicts the first bytes of the validation shard, read as one piece for each lane."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from model.network.objective import Objective
 from model.network.sequence import Window
@@ -14,30 +15,40 @@ from trainer.run.options import Options, TrainingError
 
 @dataclass(frozen=True)
 class Validated:
-    """Of labels None where none are learnt, or none held out. label_accuracy, unit_accuracy: the share of reviews whose
-    label the read-outs name after their last byte, every class of a source weighing alike (labels.py)."""
+    """label_accuracy, unit_accuracy: the share of held-out reviews whose label the read-outs predict after the last
+    byte, every class of a source weighing the same (trainer/corpus/labels.py); None where no labels are learnt or held
+    out."""
 
     bits_per_byte: float
     label_accuracy: float | None = None
     unit_accuracy: float | None = None
 
 
+def held_out_text(corpus: Corpus, options: Options, lanes: range) -> Tensor:
+    """The validation text of a run, cut for these lanes: (steps + 1, lanes) int64, steps being whole windows.
+
+    Every lane reads a piece of its own; the last row has targets only. Raises TrainingError if the shard is too short.
+    """
+    usable = min(corpus.validation.bytes, options.validation_bytes)
+    steps = (usable - 1) // options.lanes // options.window * options.window
+    if steps <= 0:
+        raise TrainingError(
+            f"the validation shard gives {usable} bytes, too few for {options.lanes} lanes x {options.window}: "
+            "build the corpus with fewer --shards"
+        )
+    data = corpus.read(corpus.validation)
+    pieces = [data[lane * steps : (lane + 1) * steps + 1] for lane in lanes]
+    return torch.from_numpy(np.stack(pieces, axis=1).astype(np.int64))
+
+
 class Validation:
-    """The text, cut and on the device."""
+    """The validation text of a run, on the device."""
 
     def __init__(self, corpus: Corpus, options: Options, mine: range, device: torch.device) -> None:
         """mine: the lanes of this process. Raises TrainingError if the shard is too short."""
-        usable = min(corpus.validation.bytes, options.validation_bytes)
-        steps = (usable - 1) // options.lanes // options.window * options.window
-        if steps <= 0:
-            raise TrainingError(
-                f"the validation shard gives {usable} bytes, too few for {options.lanes} lanes x {options.window}: "
-                "build the corpus with fewer --shards"
-            )
-        data = corpus.read(corpus.validation)
-        columns = [data[lane * steps : (lane + 1) * steps + 1] for lane in mine]
         self._window = options.window
-        self._text = torch.from_numpy(np.stack(columns, axis=1).astype(np.int64)).to(device)  # (steps + 1, lanes)
+        self._text = held_out_text(corpus, options, mine).to(device)  # (steps + 1, lanes)
+        steps = len(self._text) - 1
         self._classes, self._last = torch.zeros(0), torch.zeros(0)
         if options.learns_labels and (reviews := corpus.read_reviews(corpus.validation)) is not None:
             classes = np.zeros((steps, len(mine)), np.int64)
@@ -51,7 +62,7 @@ class Validation:
 
     @torch.no_grad()
     def run(self, objective: Objective, runner: Window, world: World) -> Validated:
-        """Collective."""
+        """Measure the model on all lanes of all processes (collective)."""
         steps, lanes = len(self._text) - 1, self._text.shape[1]
         state = objective.model.zero_state(lanes)
         bits = torch.zeros((), device=self._text.device)

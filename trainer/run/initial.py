@@ -1,4 +1,4 @@
-"""What a run begins with: the weights, from a seed or from a checkpoint, and its optimizers."""
+"""What a run starts with: weights from a seed or a checkpoint, the objective and the optimizers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from model.network.language_model import LanguageModel
 from model.network.objective import Objective, ReadOut
 from trainer.run.options import Options, TrainingError
 
-READ_OUT_RATE = 2e-3  # Adam's, of the read-outs of labels: they must keep up with cells that change
+READ_OUT_RATE = 2e-3  # Adam's, for the read-outs of labels, which must follow cells that change
 
 
 def initial_model(options: Options) -> LanguageModel:
@@ -31,7 +31,7 @@ def initial_model(options: Options) -> LanguageModel:
 
 
 def completed(options: Options) -> Options:
-    """`options` with what the checkpoint says that the run begins with: bytes read before, the unit of the labels."""
+    """`options` with what its checkpoint says: the bytes read before, and the unit of the labels."""
     unit, before = options.label_unit, 0
     if options.start_from is not None:
         try:
@@ -56,7 +56,7 @@ def make_optimizers(objective: Objective, options: Options) -> list[torch.optim.
     """Adam, or Muon for the recurrent matrices and Adam for the rest. Each group keeps its rate as `initial_lr`.
 
     Muon makes every direction of a matrix' update equally large (Jordan et al. 2024), which suits hidden matrices;
-    tables, gains and biases are not such.
+    tables, gains and biases are not hidden matrices.
     """
     hidden = {"cell.wh", "cell.wmh"} if options.optimizer == "muon" else set()
     named = dict(objective.model.named_parameters())

@@ -1,32 +1,47 @@
-"""Publishing while a run trains, by a process of its own: `AutoPublisher`. What it does is in publish.py."""
+"""Publishing while a run trains, in a separate process: `AutoPublisher`. How a snapshot is published is handed in."""
 
 import multiprocessing
 import os
 from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-Outcome = Literal["ok", "failed", "skipped"]
+import torch
+
+PublishOutcome = Literal["ok", "failed", "skipped"]
+
+
+class Publish(Protocol):
+    """Publishes a snapshot in a volume, as `publish_run` in trainer/publishing/publish.py. A function of a module,
+    because it is pickled for the process that calls it."""
+
+    def __call__(self, run_directory: Path, volume: Path, *, snapshot: Path, evaluation: Path | None) -> Path: ...
 
 
 class AutoPublisher:
     """Publishes one snapshot at a time. Nothing that goes wrong with it reaches the training."""
 
     def __init__(
-        self, run_directory: Path, volume: Path, evaluation: Path | None, on_end: Callable[[Path, Outcome, str], None]
+        self,
+        publish: Publish,
+        run_directory: Path,
+        volume: Path,
+        evaluation: Path | None,
+        on_end: Callable[[Path, PublishOutcome, str], None],
     ) -> None:
-        """on_end: gets the snapshot, how publishing it ended, and why if it failed."""
+        """evaluation: directory of labelled texts. on_end: gets the snapshot, its outcome, and why it failed."""
+        self._publish = publish
         self._run_directory = run_directory
         self._volume = volume
         self._evaluation = evaluation
         self._on_end = on_end
         self._running: tuple[Path, SpawnProcess] | None = None
-        self.last: Path | None = None  # what was started last
+        self.last: Path | None = None  # the snapshot that was started last
 
     @property
     def snapshot(self) -> Path | None:
-        """What is being published and must not be deleted."""
+        """The snapshot that is being published and must not be deleted."""
         return self._running[0] if self._running else None
 
     def start(self, snapshot: Path) -> None:
@@ -34,14 +49,14 @@ class AutoPublisher:
         if self._running is not None:
             self._on_end(snapshot, "skipped", f"{self._running[0].name} is still being published")
             return
-        # Spawned, for a fork would inherit the threads' locks and the GPU. A daemon, so that it cannot keep us alive.
-        arguments = (self._run_directory, self._volume, snapshot, self._evaluation)
-        process = multiprocessing.get_context("spawn").Process(target=_publish, args=arguments, daemon=True)
+        # Spawned, because a fork would inherit the threads' locks and the GPU. A daemon, so that it never outlives us.
+        arguments = (self._publish, self._run_directory, self._volume, snapshot, self._evaluation)
+        process = multiprocessing.get_context("spawn").Process(target=_publish_alone, args=arguments, daemon=True)
         process.start()
         self._running, self.last = (snapshot, process), snapshot
 
     def poll(self, patience_s: float = 0.0) -> None:
-        """Take note if the process has ended; wait for that so long."""
+        """Report the process if it has ended; wait for that at most `patience_s`."""
         if self._running is None:
             return
         snapshot, process = self._running
@@ -56,7 +71,7 @@ class AutoPublisher:
         process.close()
 
     def wait(self, patience_s: float) -> None:
-        """Wait for what is being published, and end it when patience does."""
+        """Wait for the process, and end it after `patience_s`."""
         self.poll(patience_s)
         if self._running is not None:
             self._running[1].terminate()
@@ -64,11 +79,9 @@ class AutoPublisher:
             self.poll()
 
 
-def _publish(run_directory: Path, volume: Path, snapshot: Path, evaluation: Path | None) -> None:
-    import torch
-
-    from trainer.publishing.publish import publish_run
-
+def _publish_alone(
+    publish: Publish, run_directory: Path, volume: Path, snapshot: Path, evaluation: Path | None
+) -> None:
     os.nice(10)  # training comes first
     torch.set_num_threads(1)
-    publish_run(run_directory, volume, snapshot=snapshot, evaluation=evaluation)
+    publish(run_directory, volume, snapshot=snapshot, evaluation=evaluation)

@@ -1,0 +1,69 @@
+"""The texts of a task, cut into batches and windows for a fine-tuning: `Task`."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.network.objective import Targets
+from model.texts.labelled import Labelled
+from model.texts.preparation import prepare
+
+NOTHING = -100  # a target that torch's cross-entropy leaves out: after the last byte of a text nothing is predicted
+_POOL_BATCHES = 50  # texts are sorted by length within so many batches of shuffled ones
+
+
+class Task:
+    """Texts of a task, prepared. classes: (texts,), the index of each label in `labels`."""
+
+    def __init__(self, labelled: Labelled, labels: list[str]) -> None:
+        self.texts = [prepare(text) for text in labelled.texts]
+        self.classes = np.array([labels.index(label) for label in labelled.labels])
+
+    def batches(self, rows: int, generator: np.random.Generator | None = None) -> list[NDArray[np.int64]]:
+        """Indices of texts of about one length, in random order; without a generator the longest first."""
+        lengths = np.array([len(text) for text in self.texts])
+        if generator is None:
+            order = np.argsort(-lengths, kind="stable")
+            return [order[begin : begin + rows] for begin in range(0, len(order), rows)]
+        shuffled, found = generator.permutation(len(lengths)), []
+        for begin in range(0, len(shuffled), rows * _POOL_BATCHES):
+            pool = shuffled[begin : begin + rows * _POOL_BATCHES]
+            pool = pool[np.argsort(-lengths[pool], kind="stable")]
+            found += [pool[first : first + rows] for first in range(0, len(pool), rows)]
+        return [found[number] for number in generator.permutation(len(found))]
+
+    def windows(self, chosen: NDArray[np.int64], window: int) -> Iterator[tuple[Tensor, Targets, Tensor]]:
+        """A batch, whole, in pieces of `window` bytes: bytes, targets and ends of texts, (steps, rows) each.
+
+        Byte k of the n of a text weighs 2(k + 1)/(n(n + 1)), so that a text weighs 1; after it there is
+        no target.
+        """
+        texts = [self.texts[index] for index in chosen]
+        lengths = np.array([len(text) for text in texts])
+        block = np.zeros((lengths.max() + 1, len(texts)), np.int64)
+        for row, text in enumerate(texts):
+            block[: len(text), row] = np.frombuffer(text, np.uint8)
+        places = np.arange(1, len(block) + 1)[:, None]
+        targets = np.where(places[:-1] < lengths, block[1:], NOTHING)
+        weights = np.where(places[:-1] <= lengths, 2 * places[:-1] / (lengths * (lengths + 1)), 0).astype(np.float32)
+        classes = np.broadcast_to(self.classes[chosen], targets.shape)
+        begins = range(0, len(block) - 2, window)
+        for begin in begins:
+            # The last byte of all has no next one: alone in a window it would have no bits per byte.
+            part = slice(begin, len(block) - 1 if begin == begins[-1] else begin + window)
+            arrays = (block[:-1], targets, classes, weights, places[:-1] == lengths)
+            text, *labels, ends = (torch.from_numpy(values[part].copy()) for values in arrays)
+            yield text, Targets(*labels), ends
+
+
+def digest(*parts: Labelled) -> str:
+    """SHA-256 of texts and labels, by which a fine-tuning recognizes its data."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(json.dumps([part.texts, part.labels]).encode())
+    return found.hexdigest()

@@ -14,7 +14,7 @@ from api.http import openapi
 from api.http.middleware import Authorize, BodyLimit, Measure, Trace
 from api.redis.idempotency import HEADER, REPLAYED
 from api.redis.limits import Limits
-from api.redis.queue import JobQueue
+from api.redis.parts import open_parts
 from api.settings import ApiSettings
 from contract import tracing
 
@@ -33,10 +33,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
             log.info("%s=%s", name, value)
         app.state.settings = settings
         app.state.limits = limits
-        app.state.queue = JobQueue(settings)
-        app.state.queue.start()
-        yield
-        await app.state.queue.close()
+        async with open_parts(settings) as app.state.parts:
+            yield
         if limits is not None:
             await limits.close()
 

@@ -31,7 +31,6 @@ that wait begin anew. Should it jump forwards, leases lapse, and time limits and
 may run again, and are still told once.
 """
 
-import json
 from typing import Any
 
 from contract.jobs import Priority
@@ -64,37 +63,6 @@ LOST_S = 10.0
 LATE_S = 1.0
 # An engine that has rows and has made no step for this long is hung: one step takes well under a second.
 ENGINE_STALLED_S = 8.0
-
-# A message as Celery (message protocol 2) would send it over Kombu's Redis transport. `@` stands for its id, which is
-# that of its first job, `~` for its delivery tag, which no other message of the same job may have at the same time,
-# `#` for its queue and `$` for the ids of its jobs. The body is [positional arguments, keyword arguments, options]; the
-# task's one argument is the list of ids.
-_MESSAGE = json.dumps(
-    {
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {"lang": "py", "task": TASK, "id": "@", "root_id": "@", "argsrepr": "", "kwargsrepr": ""},
-        "properties": {
-            "correlation_id": "@",
-            "delivery_tag": "~",
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": "#"},
-            "priority": 0,
-            "body_encoding": "utf-8",
-        },
-        "body": '[[["$"]], {}, {}]',
-    }
-)
-# For scripts: send(queue, ids, delivery tag, 'LPUSH' to the end of the queue or 'RPUSH' to its front); and the id of a
-# message's first job.
-LUA_MESSAGES = (
-    "local function send(queue, ids, tag, push)\n"
-    f"  local message = string.gsub([==[{_MESSAGE}]==], '[@~#$]',\n"
-    """    {['@'] = ids[1], ['~'] = tag, ['#'] = queue, ['$'] = table.concat(ids, [==[\\",\\"]==])})\n"""
-    "  redis.call(push, queue, message)\n"
-    "end\n"
-    """local function first_of(message) return string.match(message, '"correlation_id": "([^"]+)"') end\n"""
-)
 
 
 def job(job_id: str) -> str:

@@ -7,29 +7,30 @@ from collections.abc import AsyncGenerator
 from api import metrics
 from api.http import answers
 from api.problems import expired
-from api.redis.queue import JobQueue, Record
+from api.redis.parts import Parts
+from api.redis.records import Record
 from contract.jobs import Outcome
 
 
-async def follow(queue: JobQueue, job_id: str, record: Record, after: str) -> answers.EventStream:
+async def follow(parts: Parts, job_id: str, record: Record, after: str) -> answers.EventStream:
     """The events of a job that was made before, after the event `after`. Raises Problem where they are gone."""
-    outcome = await queue.outcome(job_id, record)
+    outcome = await parts.records.outcome(job_id, record)
     if outcome is None and record.ended:
         raise expired(job_id, record.state)
-    if outcome is not None and not await queue.has_events(job_id):
+    if outcome is not None and not await parts.streams.has_events(job_id):
         return answers.EventStream(_only(answers.final_event(outcome, record.kind, record.encoding)))
-    return answers.EventStream(stream(queue, job_id, record.kind, record.encoding, after))
+    return answers.EventStream(stream(parts, job_id, record.kind, record.encoding, after))
 
 
 async def stream(
-    queue: JobQueue, job_id: str, kind: str, encoding: str, after: str, asked_at: float | None = None
+    parts: Parts, job_id: str, kind: str, encoding: str, after: str, asked_at: float | None = None
 ) -> AsyncGenerator[bytes]:
     """The events of a job as server-sent events, after the event `after`.
 
     asked_at: when, by time.perf_counter, a job was asked for that is fresh; how fast its characters come is measured.
     """
     told_at, measure = asked_at, metrics.FIRST_CHARACTER
-    async with contextlib.aclosing(queue.events(job_id, after)) as events:
+    async with contextlib.aclosing(parts.streams.events(job_id, after)) as events:
         outcome: Outcome | None = None
         async for item in events:
             if item is None:
@@ -38,8 +39,8 @@ async def stream(
                 if outcome is not None:
                     yield answers.sse(None, *answers.final_event(outcome, kind, encoding))
                     return
-                record = await queue.record(job_id)
-                outcome = None if record is None else await queue.outcome(job_id, record)
+                record = await parts.records.record(job_id)
+                outcome = None if record is None else await parts.records.outcome(job_id, record)
                 yield b": nothing yet\n\n"
                 continue
             event_id, event, data = item

@@ -88,7 +88,7 @@ class Authorize:
         if needed is not None:
             try:
                 scope.setdefault("state", {})["key"] = key = self._admit(scope["headers"], needed)
-                if self._limits is not None and self._limits.at_door(scope["method"]):
+                if self._limits is not None and self._limits.before_reading(scope["method"]):
                     await self._limits.charge(key, 0)
             except (Problem, RedisError) as error:
                 problem = error if isinstance(error, Problem) else problems.redis_away(error, self._retry_after_s)

@@ -1,4 +1,4 @@
-"""How a request that makes a job is answered: in place, later, as events, or again for its `Idempotency-Key`."""
+"""The answer to a request that makes a job: in place, later, as events, or that of an earlier `Idempotency-Key`."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ from api.redis.parts import parts_of
 from api.redis.records import Record
 from api.schemas import requests, responses
 from api.settings import ApiSettings
-from contract import tracing, wire
+from contract import telemetry, wire
 from contract.jobs import AnyJob, Outcome
 
 Prefer = Annotated[
@@ -37,14 +37,14 @@ IdempotencyKey = Annotated[
         "another request with it answers 422.",
     ),
 ]
-# Vectors and traces take a while to spell out; other requests go on meanwhile. For the rest a thread costs more.
+# Vectors and traces take long to encode, so a thread does it; for other results a thread costs more than it saves.
 _LONG = ("featurize", "trace")
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     202: {"model": responses.JobResponse, "description": "The job goes on; `Location` is its address"},
     404: OPENAPI | {"description": "The model has no such head or unit"},
-    409: OPENAPI | {"description": "The job was cancelled, or needs a sentiment unit that the model has not"},
-    410: OPENAPI | {"description": "The job that the `Idempotency-Key` made before has ended, its result has expired"},
+    409: OPENAPI | {"description": "The job was cancelled, or needs a sentiment unit that the model does not have"},
+    410: OPENAPI | {"description": "The job that the `Idempotency-Key` made has ended, and its result has expired"},
     413: OPENAPI | {"description": "Over a limit, which the problem names"},
     422: OPENAPI | {"description": "Not valid, or an `Idempotency-Key` that came with another request"},
     429: OPENAPI | {"description": "The queue is full; `Retry-After` says when to come back"},
@@ -55,7 +55,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 class Call:
-    """One request that makes a job: how its client wants to be answered, and the answering."""
+    """One request that makes a job: the kind of answer that its client wants, and the answering."""
 
     def __init__(self, request: Request, body: requests.Body, prefer: str | None, idempotency_key: str | None) -> None:
         """Raises Problem for a `timeout_s` over the limit."""
@@ -73,18 +73,18 @@ class Call:
         if self._timeout_s > limit:
             raise over_timeout(self._timeout_s, limit)
         self._idempotent = IdempotentRequest.of(request, idempotency_key, self._key, body) if idempotency_key else None
-        # Asked whether a job may be queued, but not where it was before; raises Problem.
+        # Awaited before a job is queued, but not if an earlier request made it; raises Problem.
         self.before_admission: Callable[[], Awaitable[None]] | None = None
 
     def base(self) -> dict[str, Any]:
-        """The fields that every job has. Nobody waits for an asynchronous one, so it goes behind those that wait."""
+        """The fields that every job has. An asynchronous one has no waiting client, so it is of lower priority."""
         return {
             "id": self._key.owned(new_id()) if self._key else new_id(),
             "priority": "bulk" if self.respond_async else "interactive",
             "timeout_s": self._timeout_s,
             "mailbox": None if self.respond_async else self.parts.mailbox.name,
             "events": self.respond_async,
-            "traceparent": tracing.carried() if tracing.enabled() else None,
+            "traceparent": telemetry.carried() if telemetry.enabled() else None,
         }
 
     async def answer(self, job: AnyJob, texts: int, size: int, encoding: str = "float") -> Response:
@@ -110,7 +110,7 @@ class Call:
         return await self._replay(made, "float", as_stream=True)
 
     async def _admit(self, job: AnyJob, texts: int, size: int, encoding: str, abandon: bool) -> str | None:
-        """Queue the job. Returns the id of the one that its Idempotency-Key made before: then nothing is queued."""
+        """Queue the job and return None; or queue nothing and return the id of the job of an earlier such request."""
         made = None if self._idempotent is None else await self.parts.admission.made(self._idempotent)
         if made is None and self.before_admission is not None:
             await self.before_admission()
@@ -126,7 +126,7 @@ class Call:
         return self._idempotent.job_of(made) if self._idempotent and made else None
 
     async def _charge(self, size: int) -> str | None:
-        """Count the bytes against what the key has for the day. Raises Problem where that is used up."""
+        """Count the bytes against the key's quota for the day. Raises Problem where that is used up."""
         limits: Limits | None = self.request.app.state.limits
         if self._key is None or limits is None or limits.before_reading("POST"):
             return None
@@ -146,14 +146,14 @@ class Call:
             async with asyncio.timeout(min(self._wait_s, late_s)):
                 outcome = await ended
         except TimeoutError:
-            # Its worker should have ended it by now; perhaps none has it.
+            # A worker should have ended it by now; perhaps none has it.
             outcome = await self.parts.records.expire(job_id, record.timeout_s) if late_s <= self._wait_s else None
             if outcome is None:
                 return self._accepted(job_id, record, f"wait={self._wait_s:g}")
         finally:
             gone.cancel()
         if outcome is None:
-            if self._idempotent is None:  # else its client will come back for it
+            if self._idempotent is None:  # if it is idempotent, its client will ask again
                 await self.parts.records.cancel(job_id, "disconnect")
             return Response(status_code=499)  # nobody reads it; the status is for metrics
         if record.kind in _LONG:
@@ -164,7 +164,7 @@ class Call:
         return response
 
     async def _replay(self, job_id: str, encoding: str, as_stream: bool) -> Response:
-        """The answer to a request that came before, and made this job."""
+        """The answer to a repeated request, which made this job before."""
         metrics.REPLAYED.inc()
         try:
             response = await self._answer_again(job_id, encoding, as_stream)
@@ -200,7 +200,7 @@ class Call:
         return JSONResponse(content.model_dump(exclude_none=True), 202, headers)
 
     async def _disconnected(self, ended: "asyncio.Future[Outcome | None]") -> None:
-        """End the wait for the outcome, with None, when the client has gone."""
+        """When the client has gone, end the wait for the outcome with None."""
         while (await self.request.receive())["type"] != "http.disconnect":
             pass
         if not ended.done():

@@ -1,4 +1,4 @@
-"""Heads for users: fit one on labelled texts, look at those there are, delete one."""
+"""Heads of users: fit one on labelled texts, list and show them, delete one."""
 
 from typing import Annotated, Any
 
@@ -61,11 +61,11 @@ async def fit(
         pooling=body.features,
     )
     call.before_admission = lambda: _check_free(call.parts.fleet, body.name)
-    # In the queue it counts with its bytes and as one text, for its texts wait behind all others'.
+    # In the queue it counts its bytes, but only one text, because its texts wait behind those of all other jobs.
     return await call.answer(job, 1, size)
 
 
-# What a body without faults needs: see JobRoute.
+# A body without faults goes the short way of JobRoute (`routes.py`).
 router.add_api_route(
     "",
     fit,
@@ -86,24 +86,24 @@ async def list_heads(request: Request) -> dict[str, Any]:
 
 @router.get("/{name}", response_model=responses.FittedHead, responses=_RESPONSES)
 async def show(name: HeadName, request: Request) -> dict[str, Any]:
-    """How good a head is, what it was fitted on, and whether it is of the model that is served."""
+    """How good a head is, what it was fitted on, and whether its model is served."""
     fleet = parts_of(request).fleet
     info = await fleet.head(name)
     if info is None:
-        detail = f"no head {name!r} was fitted; `GET /heads` lists those there are, `GET /models` those of the models"
+        detail = f"no head {name!r} was fitted; `GET /heads` lists the fitted heads, `GET /models` those of the models"
         raise Problem(ErrorCode.UNKNOWN_HEAD, detail)
     return _shown(info, await _served(fleet))
 
 
 @router.delete("/{name}", status_code=204, responses=_DELETE_RESPONSES)
 async def delete(name: HeadName, request: Request) -> Response:
-    """Delete a head for good. Requests that classify with it already may still end well."""
+    """Delete a head for good. Requests that classify with it already may still succeed."""
     call = Call(request, requests.Body(timeout_s=None), None, None)
     return await call.answer(DeleteHeadJob(**call.base(), name=name), 1, 0)
 
 
 async def _check_free(fleet: Fleet, name: str) -> None:
-    """So that a clash is told before any work; the worker makes sure. Raises Problem."""
+    """Refuse a name that is taken before any work is done; the worker checks again. Raises Problem."""
     if await fleet.head(name) is not None:
         detail = f"there is a head {name!r} already: delete it first, or choose another name"
         raise Problem(ErrorCode.HEAD_EXISTS, detail)

@@ -79,7 +79,7 @@ async def generate(
     if body.stream:
         base |= {"mailbox": None, "events": True}
     job = GenerateJob(**base, **body.job_fields())
-    times = 2 if body.rank_by == "sentiment" else 1  # what was written is read
+    times = 2 if body.rank_by == "sentiment" else 1  # to be ranked, what was generated is read
     cost = body.samples, body.samples * (size + body.length) * times
     if body.stream and not call.respond_async:
         return await call.stream(job, *cost)

@@ -71,7 +71,7 @@ async def events(
 async def _find(request: Request, job_id: str) -> tuple[Parts, Record]:
     parts = parts_of(request)
     key: Key | None = getattr(request.state, "key", None)
-    # To another key the job is not there: that it is would tell already.
+    # To another key the job does not exist: even that it does must stay secret.
     record = await parts.records.record(job_id) if key is None or key.may_see(job_id) else None
     if record is None:
         raise Problem("unknown-job", f"there is no job {job_id}: it never was, or ended more than a day ago")

@@ -1,4 +1,4 @@
-"""What the service says of itself: models, liveness, readiness, metrics."""
+"""The state of the service: models, liveness, readiness, metrics."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ async def models(request: Request) -> dict[str, Any]:
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """The gateway process answers. Says nothing of Redis or workers, so that their faults never restart it."""
+    """The gateway process answers. Does not depend on Redis or workers, so that their faults never restart it."""
     return {"status": "ok"}
 
 
@@ -48,6 +48,6 @@ def _reason(worker: WorkerStatus) -> str:
 
 @router.get("/metrics", include_in_schema=False)
 async def metrics(request: Request) -> Response:
-    """Prometheus metrics of this gateway process, and of the queue as it stands."""
+    """Prometheus metrics of this gateway process, and of the queue."""
     await parts_of(request).fleet.observe()
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -25,8 +25,8 @@ class ApiSettings(ProcessSettings):
     api_port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     api_keys: SecretStr | None = Field(
         None,
-        description="The keys that may call, as `NAME:SCOPES:SHA256`, separated by commas; `neuron key new` prints one. "
-        "Unset: anyone may.",
+        description="The keys that may call, as `NAME:SCOPES:SHA256`, separated by commas; `neuron key new` prints "
+        "one. Unset: anyone may.",
     )
     api_key_requests_per_s: float | None = Field(
         None, gt=0, description="Requests a second that a key may make, and the burst; more answer 429."
@@ -86,8 +86,8 @@ class ApiSettings(ProcessSettings):
         5.0,
         ge=0,
         le=1000,
-        description="Batching delay: how long a job waits for others to share its queue message, where one has just left. "
-        "A longer one makes fewer, fuller messages; an idle gateway never waits.",
+        description="Batching delay: how long a job waits for others to share its queue message, where one has just "
+        "left. A longer one makes fewer, fuller messages; an idle gateway never waits.",
     )
     api_retry_after_s: int = Field(2, ge=1, description="What a 429 or 503 names in `Retry-After`.")
     api_job_timeout_s: float = Field(

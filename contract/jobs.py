@@ -154,8 +154,8 @@ class HeadInfo(Message):
     unit_only: bool
     pooling: Pooling = Field(description="Of the features that it takes.")
     accuracy: float | None = Field(
-        description="By cross-validation: the mean over the folds, on examples that were held out; null if a label has a "
-        "single example."
+        description="By cross-validation: the mean over the folds, on examples that were held out; null if a label "
+        "has a single example."
     )
     accuracy_deviation: float | None = Field(description="Standard deviation of the accuracy between the folds.")
     folds: int

@@ -190,12 +190,12 @@ class FitRequest(Body):
     )
     unit_only: Annotated[bool, Strict()] = Field(
         False,
-        description="For two labels: take the single unit that separates them best and a threshold, instead of all units.",
+        description="For two labels: take the single unit that separates them best and a threshold, not all units.",
     )
     pooling: Pooling | None = Field(
         None,
-        description="Features to fit on, as in `POST /featurize`. If left out: `mean`, which was the most accurate in our "
-        "measurements; for `unit_only` the `cell`, as in the paper.",
+        description="Features to fit on, as in `POST /featurize`. If left out: `mean`, the most accurate where we "
+        "measured; for `unit_only` the `cell`, as in the paper.",
     )
 
     @property

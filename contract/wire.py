@@ -9,7 +9,7 @@
 | `neuron:result:ID` | string | the first `Outcome`, as JSON; it stays | the worker's result_ttl_s, or RECORD_TTL_S |
 | `neuron:events:ID` | stream | `token` events and the end | as the result |
 | `neuron:cancel:ID` | string | "1" when the job must stop | CANCEL_TTL_S |
-| `neuron:idempotency:HASH` | string | "ID FINGERPRINT": the job that the key made, a digest of the body | api_idempotency_ttl_s |
+| `neuron:idempotency:HASH` | string | "ID FINGERPRINT": its job, a digest of the body | api_idempotency_ttl_s |
 | `neuron:open` | hash | ID -> "texts:bytes" of every accepted, unfinished job | until the job ends |
 | `neuron:load` | hash | texts, bytes: the sums over `neuron:open` | always |
 | `neuron:dead` | list | the last DEAD_AT_MOST jobs that were given up: id, at, cost, record as JSON | until taken out |

@@ -31,7 +31,7 @@ def dead() -> None:
 @click.argument("job_ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="All of them.")
 def retry(job_ids: tuple[str, ...], every: bool) -> None:
-    """Queue jobs anew under the same id, with as much time as they had."""
+    """Queue jobs again under the same id, with as much time as they had."""
     with _client() as client:
         for letter in _chosen(client, job_ids, every):
             script, keys, arguments = dead_letters.retry(letter)

@@ -1,8 +1,9 @@
-"""What happens to jobs in Redis at once or not at all, as Lua scripts. results.py runs them; wire.py names the keys."""
+"""The worker's changes to jobs in Redis, each an atomic Lua script, which `results.py` runs.
+
+Scripts are sent whole each time: cheaper than asking whether Redis still knows them. `contract/wire.py` has the keys.
+"""
 
 from contract import dead_letters, endings, lua
-
-# Scripts are sent whole each time: cheaper than asking whether Redis still knows them.
 
 # KEYS: leases, the two sets of waiting jobs. ARGV: how the keys of records and of cancellations begin, the delivery,
 # the length of a lease, the most deliveries, 1 if the worker is otherwise empty, then the ids.

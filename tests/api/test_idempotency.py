@@ -87,7 +87,7 @@ def test_features_come_as_the_repeat_asks_for_them(client: httpx.Client) -> None
     assert array.headers["idempotency-replayed"] == "true"
 
 
-def test_a_stream_is_told_again_from_its_beginning(client: httpx.Client) -> None:
+def test_a_stream_is_sent_again_from_its_start(client: httpx.Client) -> None:
     body = BODY | {"stream": True}
     first = client.post("/generate", json=body, headers=key("streams"))
     again = client.post("/generate", json=body, headers=key("streams"))

@@ -19,9 +19,8 @@ RECORD = {
     "attempts": "3",
     "holder": "the last",
 }
-KEEP = (
-    dead_letters.KEEP + lua.NOW + "keep_dead(KEYS[1], ARGV[1], ARGV[2], now, ARGV[3], redis.call('HGETALL', KEYS[2]))"
-)
+CALL = "keep_dead(KEYS[1], ARGV[1], ARGV[2], now, ARGV[3], redis.call('HGETALL', KEYS[2]))"
+KEEP = dead_letters.KEEP + lua.NOW + CALL
 
 
 def keep(client: "redis.Redis", job_id: str, at_most: int = 10) -> None:

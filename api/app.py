@@ -11,12 +11,12 @@ from starlette.middleware.cors import CORSMiddleware
 from api import problems
 from api.endpoints import heads, inference, jobs, status
 from api.http import openapi
-from api.http.middleware import Authorize, BodyLimit, Measure, Trace
+from api.http.middleware import Authorize, BodyLimit, Measure, Spans
 from api.redis.idempotency import HEADER, REPLAYED
 from api.redis.limits import Limits
-from api.redis.queue import JobQueue
+from api.redis.parts import open_parts
 from api.settings import ApiSettings
-from contract import tracing
+from contract import telemetry
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
             log.info("%s=%s", name, value)
         app.state.settings = settings
         app.state.limits = limits
-        app.state.queue = JobQueue(settings)
-        app.state.queue.start()
-        yield
-        await app.state.queue.close()
+        async with open_parts(settings) as app.state.parts:
+            yield
         if limits is not None:
             await limits.close()
 
@@ -47,11 +45,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app = FastAPI(
         title="Sentiment Neuron", description=_DESCRIPTION, version=version("sentiment-neuron"), lifespan=lifespan
     )
-    app.add_middleware(BodyLimit, limit=settings.api_max_request_bytes, heads_limit=settings.api_max_heads_bytes)
+    app.add_middleware(BodyLimit, limit=settings.api_max_request_bytes, fit_limit=settings.api_max_fit_bytes)
     if keys:
         app.add_middleware(Authorize, keys=keys, limits=limits, retry_after_s=settings.api_retry_after_s)
     if settings.api_cors_origins:
-        # Around Authorize: a browser asks first whether it may ask, and sends no key with that.
+        # Outside Authorize: a browser's preflight request carries no key.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=[origin.strip() for origin in settings.api_cors_origins.split(",")],
@@ -60,8 +58,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
             expose_headers=["Location", "Preference-Applied", "Retry-After", "X-Job-Id", "X-Model", *REPLAYED],
         )
     app.add_middleware(Measure)
-    if tracing.enabled():
-        app.add_middleware(Trace)
+    if telemetry.enabled():
+        app.add_middleware(Spans)
     routers = (inference.router, heads.router, jobs.router, status.router)
     for router in routers:
         app.include_router(router)

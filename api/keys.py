@@ -1,4 +1,4 @@
-"""API keys: who may call, and for what. The service knows a key by its SHA-256 alone.
+"""API keys: who may call, and which endpoints. The service keeps only the SHA-256 of a key.
 
 A key is 256 random bits, so its digest needs no salt and no slow hash: nobody can try them all.
 """
@@ -15,14 +15,14 @@ from contract.settings import SettingError
 
 # use: all but the rest; heads: fit and delete heads; metrics: /metrics; admin: everything, and the jobs of every key.
 SCOPES = ("use", "heads", "metrics", "admin")
-_PREFIX = "neuron_"  # so that who finds a key in a file knows what it opens
+_PREFIX = "neuron_"  # so that a key found in a file shows what it opens
 _ENTRY = re.compile(r"([A-Za-z0-9_.-]{1,64}):([a-z+]+):([0-9a-f]{64})")
 _TAG_BYTES = 9  # two owners share a tag once in 2^72 jobs
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key as the service knows it. Keys of one name are one owner's: the old one and the new one, say."""
+    """A key as the service keeps it. Keys of one name belong to one owner: for example the old one and the new one."""
 
     name: str
     scopes: frozenset[str]
@@ -32,12 +32,12 @@ class Key:
         return scope in self.scopes or "admin" in self.scopes
 
     def owned(self, job_id: str) -> str:
-        """The id with a tag behind it that tells whose job it is, so that nothing else need keep the owner."""
+        """The id followed by a tag of the job's owner, so that the owner need not be kept anywhere else."""
         tag = hashlib.sha256(f"{job_id}:{self.name}".encode()).digest()[:_TAG_BYTES]
         return job_id + urlsafe_b64encode(tag).decode()
 
     def may_see(self, job_id: str) -> bool:
-        # An id that was made up may carry any tag, but there is no job of that id.
+        # An invented id may carry any tag, but there is no job of that id.
         length = len(self.owned(""))
         return "admin" in self.scopes or self.owned(job_id[:-length]) == job_id
 
@@ -49,14 +49,14 @@ def generate() -> tuple[str, str]:
 
 
 def entry(name: str, scopes: Sequence[str], digest: str) -> str:
-    """What NEURON_API_KEYS says of a key. Raises SettingError."""
+    """A key's entry in NEURON_API_KEYS. Raises SettingError."""
     text = f"{name}:{'+'.join(scopes)}:{digest}"
     parse(text)
     return text
 
 
 def parse(text: str) -> list[Key]:
-    """The keys that a value of NEURON_API_KEYS names. Raises SettingError, which never shows what may be a key."""
+    """The keys that a value of NEURON_API_KEYS names. Raises SettingError, which never quotes what may be a key."""
     keys = []
     for number, part in enumerate(filter(None, map(str.strip, re.split(r"[,\n]", text))), start=1):
         found = _ENTRY.fullmatch(part)
@@ -73,7 +73,7 @@ def parse(text: str) -> list[Key]:
 
 
 def find(keys: Sequence[Key], presented: str) -> Key | None:
-    """The key that was presented, compared with every one in a time that tells nothing of them."""
+    """The key that was presented, if it is one of these. The time that this takes depends on none of them."""
     digest = hashlib.sha256(presented.encode("utf-8", "surrogatepass")).digest()
     match = None
     for key in keys:

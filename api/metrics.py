@@ -9,13 +9,13 @@ REQUEST_SECONDS = Histogram(
     ["route"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
-REFUSED = Counter("neuron_refused_requests", "Requests refused at the door", ["reason"])
+REFUSED = Counter("neuron_refused_requests", "Requests refused before they made a job", ["reason"])
 ACCEPTED = Counter("neuron_accepted_jobs", "Jobs put on the queue", ["kind"])
 CANCELLED = Counter("neuron_cancelled_jobs", "Jobs cancelled", ["reason"])  # reason: request, disconnect
-EXPIRED = Counter("neuron_expired_jobs", "Jobs that the gateway ended, for no worker had ended them in their time")
+EXPIRED = Counter("neuron_expired_jobs", "Jobs that the gateway ended because no worker had ended them in their time")
 REPLAYED = Counter("neuron_replayed_requests", "Requests answered by the job that their Idempotency-Key made before")
 MESSAGE_JOBS = Histogram("neuron_message_jobs", "Jobs in one queue message", buckets=(1, 2, 4, 8, 16, 32))
-# Of Redis, which all gateways share: each tells the same, as it stands when it is asked.
+# Of Redis, which all gateways share: each reports the same, read when it is scraped.
 REDIS_UP = Gauge("neuron_redis_up", "Whether Redis answers this gateway")
 WORKERS_READY = Gauge("neuron_workers_ready", "Workers whose last heartbeat says that they are ready")
 QUEUE_JOBS = Gauge("neuron_queue_jobs", "Jobs that wait for a worker", ["queue"])
@@ -33,9 +33,9 @@ BETWEEN_CHARACTERS = Histogram(
 WAITING = Gauge("neuron_waiting_requests", "Requests held open for their answer")
 STREAMS = Gauge("neuron_open_streams", "Event streams that are being read")
 DROPPED = Counter("neuron_dropped_connections", "Connections ended because the client did not read its answer")
-LISTENER_ERRORS = Counter("neuron_listener_errors", "Failures of the loop that hears of ended jobs")
+LISTENER_ERRORS = Counter("neuron_listener_errors", "Failures to read ended jobs or to note a leaving reader")
 
-# Those that are 0 are told as well: the increase of a series that just came to be is nothing to Prometheus.
+# Present from the start, at 0: Prometheus sees no increase in the first sample of a series.
 for _counter, _values in ((REFUSED, ("queue-full",)), (CANCELLED, ("request", "disconnect"))):
     for _value in _values:
         _counter.labels(_value)

@@ -39,11 +39,11 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "bad-request": Kind(400, "The request is no HTTP"),
+    "bad-request": Kind(400, "The request is not HTTP"),
     "unauthorized": Kind(401, "A key is needed"),
     "forbidden": Kind(403, "The key may not do this"),
     "too-slow": Kind(408, "The request came too slowly"),
-    "head-too-large": Kind(431, "The request's head is over a limit"),
+    "head-too-large": Kind(431, "The request's header section is over a limit"),
     "rate-limited": Kind(429, "The key makes too many requests"),
     "quota-used": Kind(429, "The key has used up its day"),
     "invalid-request": Kind(422, "The request is not valid"),
@@ -68,14 +68,14 @@ KINDS: dict[str, Kind] = {
     ErrorCode.HEAD_OF_OTHER_CHECKPOINT: Kind(409, "The head was fitted on another checkpoint"),
     ErrorCode.CANNOT_FIT: Kind(422, "No head can be fitted on these examples"),
     ErrorCode.CANNOT_KEEP_HEADS: Kind(503, "The worker cannot keep heads"),
-    ErrorCode.MODEL_CHANGED: Kind(409, "Another model has taken the place of the one that began the stream"),
+    ErrorCode.MODEL_CHANGED: Kind(409, "Another model has replaced the one that began the stream"),
 }
 
 _BY_STATUS = {404: "not-found", 405: "method-not-allowed"}
 
 
 class Problem(HTTPException):
-    """Raise it anywhere in a request. `members` are added to the document (limit, actual, ...)."""
+    """May be raised anywhere in a request. members: added to the document (limit, actual, ...)."""
 
     # An HTTPException, because FastAPI passes those through while it reads a body and hides all others.
     def __init__(self, kind: str, detail: str, headers: dict[str, str] | None = None, **members: Any) -> None:
@@ -110,7 +110,7 @@ def over_timeout(actual: float, limit: float) -> Problem:
 
 
 def expired(job_id: str, state: str) -> Problem:
-    return Problem("expired-job", f"job {job_id} ended as {state!r} and its result is kept no longer")
+    return Problem("expired-job", f"job {job_id} ended as {state!r} and its result is no longer kept")
 
 
 def redis_away(error: RedisError, retry_after_s: int) -> Problem:
@@ -124,7 +124,7 @@ def response(problem: Problem) -> JSONResponse:
 
 
 def install(app: FastAPI, routes: Sequence[BaseRoute], retry_after_s: int) -> None:
-    """Make every error of `app`, which has these routes, a problem document."""
+    """Answer every error of `app`, which has these routes, with a problem document."""
 
     def methods(request: Request) -> set[str]:
         found = [route for route in routes if isinstance(route, Route)]
@@ -165,6 +165,6 @@ def install(app: FastAPI, routes: Sequence[BaseRoute], retry_after_s: int) -> No
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        # The route, not the path, which is the client's text.
+        # The route and not the path, which is the client's text.
         log.error("%s %s failed", request.method, getattr(request.scope.get("route"), "path", "?"), exc_info=error)
         return response(Problem("internal", "an unexpected error, which was logged"))

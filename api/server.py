@@ -16,14 +16,14 @@ from redis.retry import Retry
 from api.app import create_app
 from api.http.connections import HEADERS, Connection
 from api.settings import ApiSettings
-from contract import logs, tracing
+from contract import logs, telemetry
 from contract.settings import SettingError
 
 log = logging.getLogger(__name__)
 
 
 def _check_redis(settings: ApiSettings) -> None:
-    """Exit where Redis is there and does not let the gateway in, for that does not pass. One that is away may come."""
+    """Exit if Redis refuses the gateway, because that does not pass. If Redis is away, only warn: it may come."""
     try:
         options: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 10, "retry": Retry(NoBackoff(), 0)}
         with redis.Redis.from_url(str(settings.redis_url), **options) as client:
@@ -40,19 +40,19 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT; open requests may end first."""
     try:
         settings = ApiSettings()
-        tracing.set_up(settings.process)
+        telemetry.set_up(settings.process)
     except SettingError as error:
         sys.exit(f"The gateway cannot start: {error}")
     logs.set_up(settings.log_format)
     _check_redis(settings)
-    # uvicorn has handlers of its own while it serves. When all is answered it raises the signal again, for this one.
+    # uvicorn has its own handlers while it serves. When all is answered it raises the signal again, for this handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     app = create_app(settings)
-    # What is loaded by now stays: no request shall wait while all of it is looked through for garbage.
+    # What is loaded by now stays. Frozen, it is not searched for garbage while a request waits.
     gc.collect()
     gc.freeze()
     connection = functools.partial(
-        Connection, max_head_bytes=settings.api_max_head_bytes, timeout_s=settings.api_request_timeout_s
+        Connection, max_header_bytes=settings.api_max_header_bytes, timeout_s=settings.api_request_timeout_s
     )
     uvicorn.run(
         app,
@@ -61,7 +61,7 @@ def main() -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=30,
-        # Longer than proxies and clients keep an idle connection: else one may be closed as a request comes on it.
+        # Longer than proxies and clients keep an idle connection, or it may be closed while a request comes on it.
         timeout_keep_alive=75,
         server_header=False,
         headers=HEADERS,

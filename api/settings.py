@@ -1,6 +1,7 @@
 """The gateway's settings, from environment variables."""
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field, SecretStr
@@ -11,6 +12,10 @@ from contract.settings import ProcessSettings, SettingError
 
 class ApiSettings(ProcessSettings):
     process: ClassVar[str] = "api"
+    renamed: ClassVar[Mapping[str, str]] = {
+        "NEURON_API_MAX_HEAD_BYTES": "NEURON_API_MAX_HEADER_BYTES",
+        "NEURON_API_MAX_HEADS_BYTES": "NEURON_API_MAX_FIT_BYTES",
+    }
 
     api_host: str = Field(
         "127.0.0.1",
@@ -20,8 +25,8 @@ class ApiSettings(ProcessSettings):
     api_port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     api_keys: SecretStr | None = Field(
         None,
-        description="The keys that may call, as `NAME:SCOPES:SHA256` with commas between; `neuron key new` prints one. "
-        "Unset: anyone may.",
+        description="The keys that may call, as `NAME:SCOPES:SHA256`, separated by commas; `neuron key new` prints "
+        "one. Unset: anyone may.",
     )
     api_key_requests_per_s: float | None = Field(
         None, gt=0, description="Requests a second that a key may make, and the burst; more answer 429."
@@ -31,16 +36,16 @@ class ApiSettings(ProcessSettings):
     )
     api_cors_origins: str | None = Field(
         None,
-        description="Origins whose pages may call from a browser, with commas between; `*` is any. Unset: none may.",
+        description="Origins whose pages may call from a browser, separated by commas; `*` is any. Unset: none may.",
     )
-    api_max_head_bytes: int = Field(
-        32_768, ge=1024, description="Bytes of a request's line and headers; more answer 431."
+    api_max_header_bytes: int = Field(
+        32_768, ge=1024, description="Bytes of a request's line and header section; more answer 431."
     )
     api_request_timeout_s: float = Field(
         60.0,
         gt=0,
-        description="How long a client may take to send one request, head and body; then 408. And how long it may "
-        "leave an answer unread; then it is dropped.",
+        description="How long a client may take to send one request, headers and body; then 408. And how long it may "
+        "leave an answer unread; then its connection is closed.",
     )
     api_max_texts: int = Field(1024, ge=1, description="Texts in one request; more answer 413.")
     api_max_examples: int = Field(
@@ -49,10 +54,10 @@ class ApiSettings(ProcessSettings):
         le=100_000,
         description="Examples in one `POST /heads`; more answer 413. The worker holds a feature vector of each.",
     )
-    api_max_heads_bytes: int = Field(
+    api_max_fit_bytes: int = Field(
         64 * 2**20,
         ge=1024,
-        description="Bytes of the body of a `POST /heads`; more answer 413, while being read.",
+        description="Bytes of the body of a `POST /heads`, which fits a head; more answer 413, while it is being read.",
     )
     api_max_text_bytes: int = Field(
         4 * 2**20,
@@ -72,7 +77,7 @@ class ApiSettings(ProcessSettings):
         10_000,
         ge=1,
         description="Texts accepted and not yet answered, over all gateways; more answer 429. A longer queue accepts "
-        "bursts, and makes everyone in it wait. The examples of a fit, which wait for all others, count as one text.",
+        "bursts, and lets every job in it wait. The examples of a fit, which wait for all others, count as one text.",
     )
     api_max_queued_bytes: int = Field(
         64 * 2**20, ge=1, description="Bytes to read or generate, accepted and not yet answered; more answer 429."
@@ -81,8 +86,8 @@ class ApiSettings(ProcessSettings):
         5.0,
         ge=0,
         le=1000,
-        description="How long a job waits for others to share its queue message, where one has just left. Longer waits "
-        "make fewer, fuller messages; an idle gateway never waits.",
+        description="Batching delay: how long a job waits for others to share its queue message, where one has just "
+        "left. A longer one makes fewer, fuller messages; an idle gateway never waits.",
     )
     api_retry_after_s: int = Field(2, ge=1, description="What a 429 or 503 names in `Retry-After`.")
     api_job_timeout_s: float = Field(
@@ -92,10 +97,12 @@ class ApiSettings(ProcessSettings):
         "may ask for by `timeout_s`; more answer 422.",
     )
     api_idempotency_ttl_s: int = Field(
-        86_400, ge=1, description="How long a request that comes again with its `Idempotency-Key` gets the same job."
+        86_400, ge=1, description="How long a repeated request with the same `Idempotency-Key` gets the same job."
     )
     api_wait_s: float = Field(
-        300.0, gt=0, description="How long a request is held open for its answer; then 202 and the job's address."
+        300.0,
+        gt=0,
+        description="How long a request is held open for its answer; then it gets 202 and the job's address.",
     )
     api_disconnect_grace_s: float = Field(
         1.0,
@@ -108,7 +115,7 @@ class ApiSettings(ProcessSettings):
         if not (self.keys or self.insecure or _is_loopback(self.api_host)):
             raise SettingError(
                 f"NEURON_API_HOST is {self.api_host!r}, which other machines may reach, and NEURON_API_KEYS names no "
-                "key: name one (`neuron key new` makes it), or set NEURON_INSECURE=true to let anyone in"
+                "key: name one (`neuron key new` makes it), or set NEURON_INSECURE=true to let anyone call"
             )
         for name in ("api_key_requests_per_s", "api_key_bytes_per_day"):
             if getattr(self, name) is not None and not self.keys:
@@ -116,7 +123,7 @@ class ApiSettings(ProcessSettings):
 
     @property
     def keys(self) -> list[Key]:
-        """Who may call; empty where anyone may. Raises SettingError."""
+        """The keys that may call; empty where anyone may. Raises SettingError."""
         return parse(self.api_keys.get_secret_value()) if self.api_keys else []
 
 

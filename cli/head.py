@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from api.schemas import FitRequest
+from api.schemas.requests import FitRequest
 from cli.checkpoint_option import checkpoint_option, heads_directory
 from cli.local import valid
 from engine.folded import FoldedModel

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from api.schemas import ClassifyRequest, GenerateRequest, TraceRequest
+from api.schemas.requests import ClassifyRequest, GenerateRequest, TraceRequest
 from cli.checkpoint_option import checkpoint_option, heads_directory
 from cli.pooling_option import pooling_option
 from contract.jobs import AnyJob, ClassifyJob, GenerateJob, TraceJob

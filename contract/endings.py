@@ -1,10 +1,14 @@
-"""How a job ends in Redis, at once or not at all: by the worker that ran it, or by a gateway when its time is over."""
+"""The end of a job in Redis, as one atomic script.
+
+The worker that ran the job ends it, or a gateway when the job's time is over.
+"""
 
 from contract import wire
 from contract.jobs import JobBase, Outcome
 
-# The first outcome of a job stays: a job that ran twice is answered once. Leaves `first`, whether this one was it, and
-# `cost`, what admission had counted, if that was still to be given back.
+# The first outcome of a job stays: a job that ran twice is answered once. For the script that goes on after it: `first`
+# says whether this outcome was the first; `cost` is what admission had counted ("texts:bytes"), or false if that was
+# given back before.
 LUA = """
 local first = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[2])
 if first then
@@ -28,9 +32,10 @@ if cost then
   redis.call('HINCRBY', KEYS[5], 'bytes', -tonumber(bytes))
 end
 if ARGV[5] ~= '' then
-  local told = first and ARGV[1] or redis.call('GET', KEYS[1])
-  if #told <= tonumber(ARGV[8]) then told = ARGV[6] .. '\\n' .. told else told = ARGV[6] end
-  redis.call('RPUSH', KEYS[6], told)
+  local outcome = first and ARGV[1] or redis.call('GET', KEYS[1])
+  local letter = ARGV[6]
+  if #outcome <= tonumber(ARGV[8]) then letter = letter .. '\\n' .. outcome end
+  redis.call('RPUSH', KEYS[6], letter)
   redis.call('EXPIRE', KEYS[6], ARGV[9])
 end
 """
@@ -51,7 +56,7 @@ def keys(job: JobBase) -> list[str]:
 
 
 def arguments(job: JobBase, outcome: Outcome, ttl_s: int) -> list[str | int]:
-    """ARGV of `LUA`. ttl_s: how long the outcome is kept."""
+    """ARGV of `LUA`. ttl_s: for how long the outcome is kept."""
     body = outcome.model_dump_json(exclude_none=True)
     return [
         body,

@@ -1,4 +1,4 @@
-"""The JSON shape of every job, of its outcome, and of what a worker says about itself."""
+"""The JSON shape of every job, of its outcome, and of a worker's heartbeat."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 class Message(BaseModel):
-    """Strict and immutable: a message with unknown or missing fields is refused, never guessed at."""
+    """Strict and immutable: a message with unknown or missing fields is refused."""
 
     # An error must not quote the texts of users.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -21,9 +21,9 @@ class Message(BaseModel):
 class JobBase(Message):
     id: str = Field(pattern=r"^[A-Za-z0-9_-]{16,64}$")
     priority: Priority = "interactive"
-    timeout_s: float = Field(ge=0)  # from its acceptance on; what has not ended by then fails
-    mailbox: str | None = None  # the list that is told the id when the job ends
-    events: bool = False  # whether the end is also told on the job's stream
+    timeout_s: float = Field(ge=0)  # from its acceptance on; a job that has not ended by then fails
+    mailbox: str | None = None  # of the gateway that waits for the outcome
+    events: bool = False  # whether the outcome also goes to the job's stream
     traceparent: str | None = None  # the span of its request (W3C Trace Context), where traces are on
 
 
@@ -112,7 +112,7 @@ class Outcome(Message):
 
     @classmethod
     def late(cls, timeout_s: float) -> "Outcome":
-        """That of a job which has not ended in its time."""
+        """The outcome of a job that has not ended in its time."""
         detail = f"not ended within {timeout_s:g} s (`timeout_s`; NEURON_API_JOB_TIMEOUT_S if left out)"
         return cls(state="failed", error=JobError(code=ErrorCode.DEADLINE_EXCEEDED, detail=detail))
 
@@ -133,7 +133,7 @@ class ModelInfo(Message):
 
 
 class TopUnit(Message):
-    """One of the units that weigh most in a head. weights: of raw features, one for each row of the head."""
+    """One of the units that weigh most in a head. weights: of raw features, one for each row of the head's matrix."""
 
     unit: int
     weights: list[float]
@@ -145,7 +145,7 @@ class CheckpointName(Message):
 
 
 class HeadInfo(Message):
-    """A head that was fitted, as workers tell of it. Two labels: one row of weights, for the second label."""
+    """A fitted head, as workers report it. Two labels: one row of weights, for the second label."""
 
     name: str
     checkpoint: CheckpointName = Field(description="Whose features it was fitted on; with another one it answers 409.")
@@ -154,8 +154,8 @@ class HeadInfo(Message):
     unit_only: bool
     pooling: Pooling = Field(description="Of the features that it takes.")
     accuracy: float | None = Field(
-        description="By cross-validation: the mean over the folds, on examples that were held out. null: a label has a "
-        "single example."
+        description="By cross-validation: the mean over the folds, on examples that were held out; null if a label "
+        "has a single example."
     )
     accuracy_deviation: float | None = Field(description="Standard deviation of the accuracy between the folds.")
     folds: int
@@ -166,10 +166,10 @@ class HeadInfo(Message):
 
 
 class WorkerStatus(Message):
-    """A worker's heartbeat. It comes as soon as a model is loaded.
+    """A worker's heartbeat. The first comes as soon as a model is loaded.
 
-    engine_age_s: seconds since the engine last made a step or looked for rows. stopping: it was told to stop, and ends
-    or gives back what it runs.
+    engine_age_s: seconds since the engine last made a step or looked for rows. stopping: the worker got SIGTERM, and
+    ends or gives back the jobs that it runs.
     """
 
     id: str

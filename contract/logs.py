@@ -1,6 +1,6 @@
-"""How every process logs: a line of text, or (NEURON_LOG_FORMAT=json) of JSON, in which what a line knows is a field.
+"""The log of every process: lines of text or, with NEURON_LOG_FORMAT=json, of JSON with a field for each value.
 
-Each job that ends has a line in JSON: its id, kind, state, model, sizes, and where its time went. Text leaves it out.
+In JSON each job that ends has a line: its id, kind, state, model, sizes, and durations. In text it has none.
 """
 
 import logging
@@ -12,7 +12,7 @@ JOBS = logging.getLogger("neuron.jobs")
 
 
 def set_up(form: Literal["text", "json"]) -> None:
-    """For the whole process, on standard error."""
+    """Log the whole process to standard error."""
     handler = logging.StreamHandler()
     if form == "json":
         names = {"levelname": "level", "name": "logger"}

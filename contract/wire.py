@@ -1,4 +1,4 @@
-"""Names on the wire: the Celery task and queues, their messages, and every Redis key with what it holds and how long.
+"""Names on the wire: the Celery task and queues, and every Redis key with what it holds and for how long.
 
 | key | type | holds | lives |
 |---|---|---|---|
@@ -8,15 +8,15 @@
 | `neuron:leases` | sorted set | ID -> when its lease lapses, of jobs that a worker has | until the job ends |
 | `neuron:result:ID` | string | the first `Outcome`, as JSON; it stays | the worker's result_ttl_s, or RECORD_TTL_S |
 | `neuron:events:ID` | stream | `token` events and the end | as the result |
-| `neuron:cancel:ID` | string | "1" when the job shall stop | CANCEL_TTL_S |
-| `neuron:idempotency:HASH` | string | "ID FINGERPRINT": what a key made, of what | api_idempotency_ttl_s |
+| `neuron:cancel:ID` | string | "1" when the job must stop | CANCEL_TTL_S |
+| `neuron:idempotency:HASH` | string | "ID FINGERPRINT": its job, a digest of the body | api_idempotency_ttl_s |
 | `neuron:open` | hash | ID -> "texts:bytes" of every accepted, unfinished job | until the job ends |
 | `neuron:load` | hash | texts, bytes: the sums over `neuron:open` | always |
 | `neuron:dead` | list | the last DEAD_AT_MOST jobs that were given up: id, at, cost, record as JSON | until taken out |
-| `neuron:mailbox:NAME` | list | of ended jobs, for the gateway of that name: see `letter` | MAILBOX_TTL_S |
-| `neuron:rate:NAME` | hash | tokens, at: the bucket of requests of the API keys of that name | until it is full |
+| `neuron:mailbox:NAME` | list | ended jobs, for the gateway of that name: see `letter` | MAILBOX_TTL_S |
+| `neuron:rate:NAME` | hash | tokens, at: the token bucket of the API keys of that name | until it is full |
 | `neuron:quota:NAME:DATE` | string | bytes that these keys had read or generated on that day (UTC) | two days |
-| `neuron:heads` | hash | name -> `HeadInfo` as JSON, of every head that was fitted: workers keep it | always |
+| `neuron:heads` | hash | name -> `HeadInfo` as JSON, of every fitted head; written by workers | always |
 | `neuron:workers` | set | ids of workers | until found dead |
 | `neuron:worker:ID` | string | `WorkerStatus` as JSON | HEARTBEAT_TTL_S |
 
@@ -24,20 +24,19 @@ A record holds kind, priority, state, created, timeout_s, encoding, abandon and 
 began; holder, the last of them; requeued, when it was last queued again; and until the end body, the job's JSON.
 
 An accepted job is in `neuron:open`, and in exactly one of `neuron:waiting...` and `neuron:leases`, until it ends. Its
-message may be lost or come twice: who begins a job takes its lease, and without a body or beside a lease nothing runs.
-Times are Unix times in seconds by the clock of Redis, with which no other is compared. Should it jump backwards, the
-reaper brings what then lies in the future back to the present: leases lapse LEASE_S later, and time limits of jobs
-that wait begin anew. Should it jump forwards, leases lapse, and time limits and lifetimes end, early by as much: jobs
-may run again, and are still told once.
+message may be lost or come twice: a worker that begins a job takes its lease, and a job that has no body, or a lease
+that has not lapsed, is not begun. Times are Unix times in seconds by the clock of Redis, and are never compared with
+another clock. If it jumps backwards, the reaper brings times that now lie in the future back to the present: leases
+lapse LEASE_S later, and time limits of jobs that wait start again. If it jumps forwards, leases lapse, and time limits
+and lifetimes end, early by as much: jobs may run again, and are still answered once.
 """
 
-import json
 from typing import Any
 
 from contract.jobs import Priority
 
 TASK = "neuron.run"
-# By the priority of the jobs in their messages; workers look for messages in this order.
+# By priority of the jobs in their messages; workers look for messages in this order.
 QUEUES: dict[Priority, str] = {"interactive": "neuron", "bulk": "neuron.bulk"}
 WAITING: dict[Priority, str] = {"interactive": "neuron:waiting", "bulk": "neuron:waiting:bulk"}
 
@@ -56,45 +55,14 @@ HEARTBEAT_INTERVAL_S = 1.0
 HEARTBEAT_TTL_S = 10
 DEAD_AT_MOST = 100
 
-# A worker renews its leases some times within this; what a dead one held is queued again when they have lapsed.
+# A worker renews its leases several times within this; the jobs of a dead one are queued again when they have lapsed.
 LEASE_S = 15.0
-# A job that was to be taken off the queue this long ago, and was not begun, is queued again.
+# A job that left the queue this long ago, and was not begun, is queued again.
 LOST_S = 10.0
-# A gateway ends a job itself when it is this late: its worker, if one has it, should have done so by then.
+# A gateway ends a job itself when it is this late; a worker that has it should have done so by then.
 LATE_S = 1.0
-# An engine that has rows and has made no step for this long is hung: one step takes well under a second.
+# An engine that has rows and has made no step for this long is hung, because a step takes well under a second.
 ENGINE_STALLED_S = 8.0
-
-# A message as Celery (message protocol 2) would send it over Kombu's Redis transport. `@` stands for its id, which is
-# that of its first job, `~` for its delivery tag, which no other message of the same job may have at the same time,
-# `#` for its queue and `$` for the ids of its jobs. The body is [positional arguments, keyword arguments, options]; the
-# task's one argument is the list of ids.
-_MESSAGE = json.dumps(
-    {
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {"lang": "py", "task": TASK, "id": "@", "root_id": "@", "argsrepr": "", "kwargsrepr": ""},
-        "properties": {
-            "correlation_id": "@",
-            "delivery_tag": "~",
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": "#"},
-            "priority": 0,
-            "body_encoding": "utf-8",
-        },
-        "body": '[[["$"]], {}, {}]',
-    }
-)
-# For scripts: send(queue, ids, delivery tag, 'LPUSH' to the end of the queue or 'RPUSH' to its front); and the id of a
-# message's first job.
-LUA_MESSAGES = (
-    "local function send(queue, ids, tag, push)\n"
-    f"  local message = string.gsub([==[{_MESSAGE}]==], '[@~#$]',\n"
-    """    {['@'] = ids[1], ['~'] = tag, ['#'] = queue, ['$'] = table.concat(ids, [==[\\",\\"]==])})\n"""
-    "  redis.call(push, queue, message)\n"
-    "end\n"
-    """local function first_of(message) return string.match(message, '"correlation_id": "([^"]+)"') end\n"""
-)
 
 
 def job(job_id: str) -> str:
@@ -130,7 +98,7 @@ def mailbox(name: str) -> str:
 
 
 def letter(entry: bytes) -> tuple[str, bytes | None]:
-    """What an entry of a mailbox says: the id of a job that has ended and, on the next line, its outcome if short."""
+    """(id of a job that has ended, its outcome if it is short) from an entry of a mailbox: a line each."""
     job_id, _, outcome = entry.partition(b"\n")
     return job_id.decode(), outcome or None
 
@@ -140,7 +108,7 @@ def worker(worker_id: str) -> str:
 
 
 def celery_settings() -> dict[str, Any]:
-    """How Celery must be set at the queue's end, and by whoever sends through Celery; the gateway does not."""
+    """Celery's settings in a worker, and in any process that sends through Celery, which the gateway does not."""
     return {
         # Never pickle: a queue that others can write to must not run their code.
         "task_serializer": "json",
@@ -153,7 +121,7 @@ def celery_settings() -> dict[str, Any]:
             "body_encoding": "utf-8",
             # Messages that a dead worker took come back after this long. Their jobs have run long since: see LEASE_S.
             "visibility_timeout": 3600,
-            # Redis away must show at once, not when the kernel gives up.
+            # That Redis is away must be seen soon, not when the kernel gives up.
             "socket_connect_timeout": 2,
             "socket_timeout": 10,
         },

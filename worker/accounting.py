@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
-from contract import logs, tracing
+from contract import logs, telemetry
 from contract.jobs import AnyJob, Outcome
 from worker import metrics
 
@@ -65,12 +65,12 @@ def _trace(job: AnyJob, known: dict[str, str | int], times: Times, now: float) -
     def at(moment: float) -> int:
         return clock - int((now - moment) * 1e9)
 
-    request = tracing.CONTEXT.extract({"traceparent": job.traceparent or ""})
+    request = telemetry.CONTEXT.extract({"traceparent": job.traceparent or ""})
     attributes = {f"neuron.{name}": value for name, value in known.items()}
-    span = tracing.TRACER.start_span(
+    span = telemetry.TRACER.start_span(
         f"job {job.kind}", request, SpanKind.CONSUMER, attributes, start_time=at(times.accepted)
     )
     within = trace.set_span_in_context(span)
     for name, (begin, end) in times.parts(now).items():
-        tracing.TRACER.start_span(name, within, start_time=at(begin)).end(at(end))
+        telemetry.TRACER.start_span(name, within, start_time=at(begin)).end(at(end))
     span.end(at(now))

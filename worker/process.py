@@ -16,7 +16,7 @@ from celery import Celery, signals
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from contract import logs, tracing, wire
+from contract import logs, telemetry, wire
 from contract.settings import SettingError
 from worker.service import Service
 from worker.settings import WorkerSettings
@@ -72,7 +72,7 @@ def main() -> None:
     """Run a worker until it is told to stop."""
     try:
         settings = WorkerSettings()
-        tracing.set_up(settings.process)
+        telemetry.set_up(settings.process)
     except SettingError as error:
         sys.exit(f"The worker cannot start: {error}")
     logs.set_up(settings.log_format)

@@ -1,12 +1,9 @@
-"""What happens to jobs in Redis at once or not at all, as Lua scripts. results.py runs them; wire.py names the keys."""
+"""The worker's changes to jobs in Redis, each an atomic Lua script, which `results.py` runs.
 
-from contract import endings, wire
-
-# Scripts are sent whole each time: cheaper than asking whether Redis still knows them.
-_NOW = """
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1e6
+Scripts are sent whole each time: cheaper than asking whether Redis still knows them. `contract/wire.py` has the keys.
 """
+
+from contract import dead_letters, endings, lua
 
 # KEYS: leases, the two sets of waiting jobs. ARGV: how the keys of records and of cancellations begin, the delivery,
 # the length of a lease, the most deliveries, 1 if the worker is otherwise empty, then the ids.
@@ -15,7 +12,7 @@ local now = time[1] + time[2] / 1e6
 # cancelled, seconds since it was accepted} run it. The same delivery may ask twice, as it does when the answer was
 # lost.
 BEGIN = (
-    _NOW
+    lua.NOW
     + """
 local most, answers = tonumber(ARGV[5]), {}
 local leases, begun = {}, {{}, {}}
@@ -58,13 +55,13 @@ FINISH = _END + "return first and 1 or 0"
 
 # KEYS as above, then the dead jobs. ARGV as above, then the most dead jobs.
 BURY = (
-    "local record = redis.call('HGETALL', KEYS[2])"
-    + _NOW
+    dead_letters.KEEP
+    + "local record = redis.call('HGETALL', KEYS[2])"
+    + lua.NOW
     + _END
     + """
 if first and cost then
-  redis.call('LPUSH', KEYS[10], cjson.encode({id = ARGV[6], at = now, cost = cost, record = record}))
-  redis.call('LTRIM', KEYS[10], 0, ARGV[11] - 1)
+  keep_dead(KEYS[10], ARGV[11], ARGV[6], now, cost, record)
 end
 return first and 1 or 0
 """
@@ -81,8 +78,8 @@ return redis.call('EXPIRE', KEYS[2], ARGV[3])
 
 # KEYS: record, leases, the two sets of waiting jobs, the two queues. ARGV: id, delivery. Goes first in line.
 GIVE_BACK = (
-    wire.LUA_MESSAGES
-    + _NOW
+    lua.MESSAGES
+    + lua.NOW
     + """
 local known = redis.call('HMGET', KEYS[1], 'holder', 'priority', 'created')
 if known[1] ~= ARGV[2] then return 0 end
@@ -100,7 +97,7 @@ return 1
 # deliveries in turn. Answers the ids of those that another delivery has. What has lapsed and was queued again, but not
 # yet begun, is leased once more; its second message will find that.
 RENEW = (
-    _NOW
+    lua.NOW
     + """
 local lost = {}
 for at = 3, #ARGV, 2 do
@@ -127,8 +124,8 @@ return lost
 # queued a job may be lost, the length of a lease, the most deliveries, who asks. Answers how many had lapsed, how many
 # were lost, and id, body and deliveries of those that had their last; who asks has their lease, to end them.
 REAP = (
-    wire.LUA_MESSAGES
-    + _NOW
+    lua.MESSAGES
+    + lua.NOW
     + """
 local lapsed, lost, dead = 0, 0, {}
 local again = {{}, {}}

@@ -1,1 +1,1 @@
-"""The endpoints, and how a request that makes a job is answered."""
+"""The endpoints, and the answering of a request that makes a job (`call.py`)."""

@@ -1,4 +1,4 @@
-"""How a request that makes a job is answered: in place, later, as events, or again for its `Idempotency-Key`."""
+"""The answer to a request that makes a job: in place, later, as events, or that of an earlier `Idempotency-Key`."""
 
 import asyncio
 import re
@@ -9,16 +9,19 @@ from typing import Annotated, Any
 from fastapi import Header, Request
 from fastapi.responses import JSONResponse, Response
 
-from api import metrics, schemas
+from api import metrics
 from api.endpoints.events import follow, stream
 from api.http import answers
 from api.keys import Key
 from api.problems import OPENAPI, Problem, expired, over_timeout
-from api.redis.idempotency import HEADER, PATTERN, REPLAYED, once
+from api.redis.admission import new_id
+from api.redis.idempotency import HEADER, PATTERN, REPLAYED, IdempotentRequest
 from api.redis.limits import Limits
-from api.redis.queue import JobQueue, Record, new_id
+from api.redis.parts import parts_of
+from api.redis.records import Record
+from api.schemas import requests, responses
 from api.settings import ApiSettings
-from contract import tracing, wire
+from contract import telemetry, wire
 from contract.jobs import AnyJob, Outcome
 
 Prefer = Annotated[
@@ -34,14 +37,14 @@ IdempotencyKey = Annotated[
         "another request with it answers 422.",
     ),
 ]
-# Vectors and traces take a while to spell out; other requests go on meanwhile. For the rest a thread costs more.
+# Vectors and traces take long to encode, so a thread does it; for other results a thread costs more than it saves.
 _LONG = ("featurize", "trace")
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    202: {"model": schemas.JobResponse, "description": "The job goes on; `Location` is its address"},
+    202: {"model": responses.JobResponse, "description": "The job goes on; `Location` is its address"},
     404: OPENAPI | {"description": "The model has no such head or unit"},
-    409: OPENAPI | {"description": "The job was cancelled, or needs a sentiment unit that the model has not"},
-    410: OPENAPI | {"description": "The job that the `Idempotency-Key` made before has ended, its result has expired"},
+    409: OPENAPI | {"description": "The job was cancelled, or needs a sentiment unit that the model does not have"},
+    410: OPENAPI | {"description": "The job that the `Idempotency-Key` made has ended, and its result has expired"},
     413: OPENAPI | {"description": "Over a limit, which the problem names"},
     422: OPENAPI | {"description": "Not valid, or an `Idempotency-Key` that came with another request"},
     429: OPENAPI | {"description": "The queue is full; `Retry-After` says when to come back"},
@@ -52,13 +55,13 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 class Call:
-    """One request that makes a job: how its client wants to be answered, and the answering."""
+    """One request that makes a job: the kind of answer that its client wants, and the answering."""
 
-    def __init__(self, request: Request, body: schemas.Body, prefer: str | None, idempotency_key: str | None) -> None:
+    def __init__(self, request: Request, body: requests.Body, prefer: str | None, idempotency_key: str | None) -> None:
         """Raises Problem for a `timeout_s` over the limit."""
         self._asked_at = time.perf_counter()
         self.request = request
-        self.queue: JobQueue = request.app.state.queue
+        self.parts = parts_of(request)
         self._settings: ApiSettings = request.app.state.settings
         self._key: Key | None = getattr(request.state, "key", None)
         wishes = {wish.strip().lower() for wish in (prefer or "").split(",")}
@@ -69,19 +72,19 @@ class Call:
         self._timeout_s = limit if body.timeout_s is None else body.timeout_s
         if self._timeout_s > limit:
             raise over_timeout(self._timeout_s, limit)
-        self._once = once(request, idempotency_key, self._key, body) if idempotency_key else None
-        # Asked whether a job may be queued, but not where it was before; raises Problem.
+        self._idempotent = IdempotentRequest.of(request, idempotency_key, self._key, body) if idempotency_key else None
+        # Awaited before a job is queued, but not if an earlier request made it; raises Problem.
         self.before_admission: Callable[[], Awaitable[None]] | None = None
 
     def base(self) -> dict[str, Any]:
-        """The fields that every job has. Nobody waits for an asynchronous one, so it goes behind those that wait."""
+        """The fields that every job has. An asynchronous one has no waiting client, so it is of lower priority."""
         return {
             "id": self._key.owned(new_id()) if self._key else new_id(),
             "priority": "bulk" if self.respond_async else "interactive",
             "timeout_s": self._timeout_s,
-            "mailbox": None if self.respond_async else self.queue.mailbox,
+            "mailbox": None if self.respond_async else self.parts.mailbox.name,
             "events": self.respond_async,
-            "traceparent": tracing.carried() if tracing.enabled() else None,
+            "traceparent": telemetry.carried() if telemetry.enabled() else None,
         }
 
     async def answer(self, job: AnyJob, texts: int, size: int, encoding: str = "float") -> Response:
@@ -91,7 +94,7 @@ class Call:
             if made is None:
                 return self._accepted(job.id, _fresh(job, encoding), "respond-async")
         else:
-            with self.queue.expect(job.id) as ended:
+            with self.parts.mailbox.expect(job.id) as ended:
                 made = await self._admit(job, texts, size, encoding, abandon=False)
                 if made is None:
                     return await self._wait(ended, job.id, _fresh(job, encoding), encoding)
@@ -99,33 +102,33 @@ class Call:
 
     async def stream(self, job: AnyJob, texts: int, size: int) -> Response:
         """Queue the job, then answer with its events."""
-        made = await self._admit(job, texts, size, "float", abandon=self._once is None)
+        made = await self._admit(job, texts, size, "float", abandon=self._idempotent is None)
         if made is None:
             return answers.EventStream(
-                stream(self.queue, job.id, job.kind, "float", "0", self._asked_at), _where(job.id)
+                stream(self.parts, job.id, job.kind, "float", "0", self._asked_at), _where(job.id)
             )
         return await self._replay(made, "float", as_stream=True)
 
     async def _admit(self, job: AnyJob, texts: int, size: int, encoding: str, abandon: bool) -> str | None:
-        """Queue the job. Returns the id of the one that its Idempotency-Key made before: then nothing is queued."""
-        made = None if self._once is None else await self.queue.made(self._once)
+        """Queue the job and return None; or queue nothing and return the id of the job of an earlier such request."""
+        made = None if self._idempotent is None else await self.parts.admission.made(self._idempotent)
         if made is None and self.before_admission is not None:
             await self.before_admission()
         counted_at = await self._charge(0 if made else size)
         try:
             if made is None:
-                made = await self.queue.submit(job, texts, size, encoding, abandon, self._once)
-                if made is not None:  # its twin came first by a moment
+                made = await self.parts.admission.submit(job, texts, size, encoding, abandon, self._idempotent)
+                if made is not None:  # the same request came first by a moment
                     await self._refund(counted_at, size)
         except Problem:
             await self._refund(counted_at, size)
             raise
-        return self._once.job_of(made) if self._once and made else None
+        return self._idempotent.job_of(made) if self._idempotent and made else None
 
     async def _charge(self, size: int) -> str | None:
-        """Count the bytes against what the key has for the day. Raises Problem where that is used up."""
+        """Count the bytes against the key's quota for the day. Raises Problem where that is used up."""
         limits: Limits | None = self.request.app.state.limits
-        if self._key is None or limits is None or limits.at_door("POST"):
+        if self._key is None or limits is None or limits.before_reading("POST"):
             return None
         return await limits.charge(self._key, size)
 
@@ -143,15 +146,15 @@ class Call:
             async with asyncio.timeout(min(self._wait_s, late_s)):
                 outcome = await ended
         except TimeoutError:
-            # Its worker should have ended it by now; perhaps none has it.
-            outcome = await self.queue.expire(job_id, record.timeout_s) if late_s <= self._wait_s else None
+            # A worker should have ended it by now; perhaps none has it.
+            outcome = await self.parts.records.expire(job_id, record.timeout_s) if late_s <= self._wait_s else None
             if outcome is None:
                 return self._accepted(job_id, record, f"wait={self._wait_s:g}")
         finally:
             gone.cancel()
         if outcome is None:
-            if self._once is None:  # else its client will come back for it
-                await self.queue.cancel(job_id, "disconnect")
+            if self._idempotent is None:  # if it is idempotent, its client will ask again
+                await self.parts.records.cancel(job_id, "disconnect")
             return Response(status_code=499)  # nobody reads it; the status is for metrics
         if record.kind in _LONG:
             response = await asyncio.to_thread(answers.respond, outcome, record.kind, encoding)
@@ -161,7 +164,7 @@ class Call:
         return response
 
     async def _replay(self, job_id: str, encoding: str, as_stream: bool) -> Response:
-        """The answer to a request that came before, and made this job."""
+        """The answer to a repeated request, which made this job before."""
         metrics.REPLAYED.inc()
         try:
             response = await self._answer_again(job_id, encoding, as_stream)
@@ -172,15 +175,15 @@ class Call:
         return response
 
     async def _answer_again(self, job_id: str, encoding: str, as_stream: bool) -> Response:
-        record = await self.queue.record(job_id)
+        record = await self.parts.records.record(job_id)
         if record is None:
             raise Problem("expired-job", f"job {job_id} ended more than a day ago")
         if as_stream:
-            response = await follow(self.queue, job_id, record, "0")
+            response = await follow(self.parts, job_id, record, "0")
             response.headers.update(_where(job_id))
             return response
-        with self.queue.expect(job_id) as ended:
-            outcome = await self.queue.outcome(job_id, record)
+        with self.parts.mailbox.expect(job_id) as ended:
+            outcome = await self.parts.records.outcome(job_id, record)
             if outcome is None and record.ended:
                 raise expired(job_id, record.state)
             if self.respond_async:
@@ -190,14 +193,14 @@ class Call:
             return await self._wait(ended, job_id, record, encoding)
 
     def _accepted(self, job_id: str, record: Record, applied: str) -> JSONResponse:
-        content = schemas.JobResponse(
+        content = responses.JobResponse(
             id=job_id, kind=record.kind, state=record.state, created=record.created, error=None
         )
         headers = _where(job_id) | {"Preference-Applied": applied}
         return JSONResponse(content.model_dump(exclude_none=True), 202, headers)
 
     async def _disconnected(self, ended: "asyncio.Future[Outcome | None]") -> None:
-        """End the wait for the outcome, with None, when the client has gone."""
+        """When the client has gone, end the wait for the outcome with None."""
         while (await self.request.receive())["type"] != "http.disconnect":
             pass
         if not ended.done():

@@ -1,4 +1,4 @@
-"""The events of a job as server-sent events: while it runs, or of one that was made before."""
+"""The events of a job as server-sent events, while it runs or afterwards."""
 
 import contextlib
 import time
@@ -7,46 +7,47 @@ from collections.abc import AsyncGenerator
 from api import metrics
 from api.http import answers
 from api.problems import expired
-from api.redis.queue import JobQueue, Record
+from api.redis.parts import Parts
+from api.redis.records import Record
 from contract.jobs import Outcome
 
 
-async def follow(queue: JobQueue, job_id: str, record: Record, after: str) -> answers.EventStream:
-    """The events of a job that was made before, after the event `after`. Raises Problem where they are gone."""
-    outcome = await queue.outcome(job_id, record)
+async def follow(parts: Parts, job_id: str, record: Record, after: str) -> answers.EventStream:
+    """The events after the event `after` of a job that an earlier request made. Raises Problem if they have expired."""
+    outcome = await parts.records.outcome(job_id, record)
     if outcome is None and record.ended:
         raise expired(job_id, record.state)
-    if outcome is not None and not await queue.has_events(job_id):
+    if outcome is not None and not await parts.streams.has_events(job_id):
         return answers.EventStream(_only(answers.final_event(outcome, record.kind, record.encoding)))
-    return answers.EventStream(stream(queue, job_id, record.kind, record.encoding, after))
+    return answers.EventStream(stream(parts, job_id, record.kind, record.encoding, after))
 
 
 async def stream(
-    queue: JobQueue, job_id: str, kind: str, encoding: str, after: str, asked_at: float | None = None
+    parts: Parts, job_id: str, kind: str, encoding: str, after: str, asked_at: float | None = None
 ) -> AsyncGenerator[bytes]:
-    """The events of a job as server-sent events, after the event `after`.
+    """The events after the event `after` of a job, as server-sent events.
 
-    asked_at: when, by time.perf_counter, a job was asked for that is fresh; how fast its characters come is measured.
+    asked_at: of a new job, when the request came (time.perf_counter); the delays of its characters are then measured.
     """
-    told_at, measure = asked_at, metrics.FIRST_CHARACTER
-    async with contextlib.aclosing(queue.events(job_id, after)) as events:
+    sent_at, measure = asked_at, metrics.FIRST_CHARACTER
+    async with contextlib.aclosing(parts.streams.events(job_id, after)) as events:
         outcome: Outcome | None = None
         async for item in events:
             if item is None:
-                # A job that keeps no events, or a client that has seen them all, still gets its end. Nothing must have
-                # come after that either: the job may have ended between the look at its events and that at its end.
+                # The end must come even if the job keeps no events, or the client has seen them all. It is sent one
+                # round later: the job may have written events after they were read and before its outcome was.
                 if outcome is not None:
                     yield answers.sse(None, *answers.final_event(outcome, kind, encoding))
                     return
-                record = await queue.record(job_id)
-                outcome = None if record is None else await queue.outcome(job_id, record)
+                record = await parts.records.record(job_id)
+                outcome = None if record is None else await parts.records.outcome(job_id, record)
                 yield b": nothing yet\n\n"
                 continue
             event_id, event, data = item
-            if event == "token" and told_at is not None:
+            if event == "token" and sent_at is not None:
                 now = time.perf_counter()
-                measure.observe(now - told_at)
-                told_at, measure = now, metrics.BETWEEN_CHARACTERS
+                measure.observe(now - sent_at)
+                sent_at, measure = now, metrics.BETWEEN_CHARACTERS
             if event != "token":
                 event, data = answers.final_event(Outcome.model_validate_json(data), kind, encoding)
             yield answers.sse(event_id, event, data)

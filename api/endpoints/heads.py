@@ -1,22 +1,23 @@
-"""Heads for users: fit one on labelled texts, look at those there are, delete one."""
+"""Heads of users: fit one on labelled texts, list and show them, delete one."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
-from api import schemas
 from api.endpoints.call import RESPONSES, Call, IdempotencyKey, Prefer
 from api.endpoints.inference import check_sizes
 from api.endpoints.routes import JobRoute
 from api.problems import OPENAPI, Problem, too_large
-from api.redis.queue import JobQueue
+from api.redis.fleet import Fleet
+from api.redis.parts import parts_of
+from api.schemas import requests, responses
 from api.settings import ApiSettings
 from contract.jobs import DeleteHeadJob, ErrorCode, FitJob, HeadInfo
 
 router = APIRouter(prefix="/heads", tags=["heads"])
 
-HeadName = Annotated[str, Path(pattern=schemas.HEAD_NAME)]
+HeadName = Annotated[str, Path(pattern=requests.HEAD_NAME)]
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     404: OPENAPI | {"description": "No such head was fitted"},
     422: OPENAPI | {"description": "Not valid"},
@@ -37,7 +38,7 @@ _DELETE_RESPONSES = _RESPONSES | {
 
 
 async def fit(
-    body: schemas.FitRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
+    body: requests.FitRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Fit a classifier of your own on labelled texts, for `POST /classify` with its name as `head`.
 
@@ -59,61 +60,61 @@ async def fit(
         unit_only=body.unit_only,
         pooling=body.features,
     )
-    call.before_admission = lambda: _check_free(call.queue, body.name)
-    # In the queue it counts with its bytes and as one text, for its texts wait behind all others'.
+    call.before_admission = lambda: _check_free(call.parts.fleet, body.name)
+    # In the queue it counts its bytes, but only one text, because its texts wait behind those of all other jobs.
     return await call.answer(job, 1, size)
 
 
-# What a body without faults needs: see JobRoute.
+# A body without faults goes the short way of JobRoute (`routes.py`).
 router.add_api_route(
     "",
     fit,
     methods=["POST"],
-    response_model=schemas.FitResponse,
+    response_model=responses.FitResponse,
     responses=_FIT_RESPONSES,
     route_class_override=JobRoute,
 )
 
 
-@router.get("", response_model=schemas.HeadsResponse, responses={503: RESPONSES[503]})
+@router.get("", response_model=responses.HeadsResponse, responses={503: RESPONSES[503]})
 async def list_heads(request: Request) -> dict[str, Any]:
     """The heads that were fitted here. Those that come with the model are in `GET /models`."""
-    queue: JobQueue = request.app.state.queue
-    served = await _served(queue)
-    return {"heads": [_shown(info, served) for info in (await queue.heads()).values()]}
+    fleet = parts_of(request).fleet
+    served = await _served(fleet)
+    return {"heads": [_shown(info, served) for info in (await fleet.heads()).values()]}
 
 
-@router.get("/{name}", response_model=schemas.FittedHead, responses=_RESPONSES)
+@router.get("/{name}", response_model=responses.FittedHead, responses=_RESPONSES)
 async def show(name: HeadName, request: Request) -> dict[str, Any]:
-    """How good a head is, what it was fitted on, and whether it is of the model that is served."""
-    queue: JobQueue = request.app.state.queue
-    info = await queue.head(name)
+    """How good a head is, what it was fitted on, and whether its model is served."""
+    fleet = parts_of(request).fleet
+    info = await fleet.head(name)
     if info is None:
-        detail = f"no head {name!r} was fitted; `GET /heads` lists those there are, `GET /models` those of the models"
+        detail = f"no head {name!r} was fitted; `GET /heads` lists the fitted heads, `GET /models` those of the models"
         raise Problem(ErrorCode.UNKNOWN_HEAD, detail)
-    return _shown(info, await _served(queue))
+    return _shown(info, await _served(fleet))
 
 
 @router.delete("/{name}", status_code=204, responses=_DELETE_RESPONSES)
 async def delete(name: HeadName, request: Request) -> Response:
-    """Delete a head for good. Requests that classify with it already may still end well."""
-    call = Call(request, schemas.Body(timeout_s=None), None, None)
+    """Delete a head for good. Requests that classify with it already may still succeed."""
+    call = Call(request, requests.Body(timeout_s=None), None, None)
     return await call.answer(DeleteHeadJob(**call.base(), name=name), 1, 0)
 
 
-async def _check_free(queue: JobQueue, name: str) -> None:
-    """So that a clash is told before any work; the worker makes sure. Raises Problem."""
-    if await queue.head(name) is not None:
+async def _check_free(fleet: Fleet, name: str) -> None:
+    """Refuse a name that is taken before any work is done; the worker checks again. Raises Problem."""
+    if await fleet.head(name) is not None:
         detail = f"there is a head {name!r} already: delete it first, or choose another name"
         raise Problem(ErrorCode.HEAD_EXISTS, detail)
-    for model in await queue.models():
+    for model in await fleet.models():
         if name in model.heads:
             detail = f"{model.name} step {model.step} has a head {name!r} of its own: choose another name"
             raise Problem(ErrorCode.HEAD_EXISTS, detail)
 
 
-async def _served(queue: JobQueue) -> set[tuple[str, int]]:
-    return {(model.name, model.step) for model in await queue.models()}
+async def _served(fleet: Fleet) -> set[tuple[str, int]]:
+    return {(model.name, model.step) for model in await fleet.models()}
 
 
 def _shown(info: HeadInfo, served: set[tuple[str, int]]) -> dict[str, Any]:

@@ -3,20 +3,20 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api import schemas
 from api.endpoints.call import RESPONSES, Call, IdempotencyKey, Prefer
 from api.endpoints.routes import JobRoute
 from api.http import answers
 from api.problems import too_large
+from api.schemas import requests, responses
 from api.settings import ApiSettings
 from contract.jobs import ClassifyJob, FeaturizeJob, GenerateJob, TraceJob
 
 router = APIRouter(tags=["inference"], route_class=JobRoute)
 
 
-@router.post("/classify", response_model=schemas.ClassifyResponse, responses=RESPONSES)
+@router.post("/classify", response_model=responses.ClassifyResponse, responses=RESPONSES)
 async def classify(
-    body: schemas.ClassifyRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
+    body: requests.ClassifyRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Label texts by a classifier on the model's features."""
     texts = body.all_texts()
@@ -28,11 +28,11 @@ async def classify(
 
 @router.post(
     "/featurize",
-    response_model=schemas.FeaturizeResponse,
+    response_model=responses.FeaturizeResponse,
     responses=RESPONSES | {200: {"content": {answers.NPY: {}}, "description": "JSON, or a matrix by `Accept`"}},
 )
 async def featurize(
-    body: schemas.FeaturizeRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
+    body: requests.FeaturizeRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """The model's feature vector of every text: its final cell. `Accept: application/x-npy` gives a NumPy file."""
     texts = body.all_texts()
@@ -43,9 +43,9 @@ async def featurize(
     return await call.answer(job, len(texts), size, encoding)
 
 
-@router.post("/trace", response_model=schemas.TraceResponse, responses=RESPONSES)
+@router.post("/trace", response_model=responses.TraceResponse, responses=RESPONSES)
 async def trace(
-    body: schemas.TraceRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
+    body: requests.TraceRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """The value of units after every byte, with the characters that the byte belongs to."""
     size, limit = len(body.text.encode()), _settings(request).api_max_trace_bytes
@@ -58,11 +58,11 @@ async def trace(
 
 @router.post(
     "/generate",
-    response_model=schemas.GenerateResponse,
+    response_model=responses.GenerateResponse,
     responses=RESPONSES | {200: {"content": {"text/event-stream": {}}, "description": "JSON, or events if `stream`"}},
 )
 async def generate(
-    body: schemas.GenerateRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
+    body: requests.GenerateRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Continue a prompt, with the sentiment unit held where `sentiment` asks for it."""
     settings = _settings(request)
@@ -79,7 +79,7 @@ async def generate(
     if body.stream:
         base |= {"mailbox": None, "events": True}
     job = GenerateJob(**base, **body.job_fields())
-    times = 2 if body.rank_by == "sentiment" else 1  # what was written is read
+    times = 2 if body.rank_by == "sentiment" else 1  # to be ranked, what was generated is read
     cost = body.samples, body.samples * (size + body.length) * times
     if body.stream and not call.respond_async:
         return await call.stream(job, *cost)

@@ -5,12 +5,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Request
 from fastapi.responses import JSONResponse, Response
 
-from api import schemas
 from api.endpoints.events import follow
 from api.http import answers
 from api.keys import Key
 from api.problems import OPENAPI, Problem, expired
-from api.redis.queue import JobQueue, Record
+from api.redis.parts import Parts, parts_of
+from api.redis.records import Record
+from api.schemas import responses
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -25,12 +26,12 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/{job_id}", response_model=schemas.JobResponse, responses=_RESPONSES)
+@router.get("/{job_id}", response_model=responses.JobResponse, responses=_RESPONSES)
 async def show(job_id: JobId, request: Request) -> Response:
     """How far a job is, and its result. `Accept: application/x-npy` gives features alone, as a NumPy file."""
-    queue, record = await _find(request, job_id)
+    parts, record = await _find(request, job_id)
     state: dict[str, Any] = {"id": job_id, "kind": record.kind, "state": record.state, "created": record.created}
-    outcome = await queue.outcome(job_id, record)
+    outcome = await parts.records.outcome(job_id, record)
     if outcome is None:
         if record.ended:
             raise expired(job_id, record.state)
@@ -46,12 +47,12 @@ async def show(job_id: JobId, request: Request) -> Response:
     return JSONResponse(state)
 
 
-@router.delete("/{job_id}", status_code=202, response_model=schemas.JobResponse, responses=_RESPONSES)
+@router.delete("/{job_id}", status_code=202, response_model=responses.JobResponse, responses=_RESPONSES)
 async def cancel(job_id: JobId, request: Request) -> Response:
     """Cancel a job. One that has ended stays as it is."""
-    queue, record = await _find(request, job_id)
+    parts, record = await _find(request, job_id)
     if not record.ended:
-        await queue.cancel(job_id, "request")
+        await parts.records.cancel(job_id, "request")
     content = {"id": job_id, "kind": record.kind, "state": record.state, "created": record.created}
     return JSONResponse(content, 202)
 
@@ -63,15 +64,15 @@ async def events(
     last_event_id: LastEventId = "0",
 ) -> Response:
     """The job's events as a stream: `token` while it generates, then `done`, `failed` or `cancelled`."""
-    queue, record = await _find(request, job_id)
-    return await follow(queue, job_id, record, last_event_id)
+    parts, record = await _find(request, job_id)
+    return await follow(parts, job_id, record, last_event_id)
 
 
-async def _find(request: Request, job_id: str) -> tuple[JobQueue, Record]:
-    queue: JobQueue = request.app.state.queue
+async def _find(request: Request, job_id: str) -> tuple[Parts, Record]:
+    parts = parts_of(request)
     key: Key | None = getattr(request.state, "key", None)
-    # To another key the job is not there: that it is would tell already.
-    record = await queue.record(job_id) if key is None or key.may_see(job_id) else None
+    # To another key the job does not exist: even that it does must stay secret.
+    record = await parts.records.record(job_id) if key is None or key.may_see(job_id) else None
     if record is None:
         raise Problem("unknown-job", f"there is no job {job_id}: it never was, or ended more than a day ago")
-    return queue, record
+    return parts, record

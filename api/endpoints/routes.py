@@ -1,4 +1,4 @@
-"""How the POSTs that make a job read their bodies: straight into the model, where nothing is wrong with them."""
+"""The route of the POSTs that make a job: a valid body is parsed straight into its model."""
 
 import re
 from collections.abc import Callable
@@ -18,8 +18,8 @@ _KEY = re.compile(idempotency.PATTERN)
 class JobRoute(APIRoute):
     """A route whose endpoint is called with (body, request, prefer, idempotency_key).
 
-    FastAPI's own way through dependencies and exit stacks takes several times as long as all that a small request
-    needs. It is taken by bodies that are not plainly valid, for it knows how to say what is wrong.
+    FastAPI's own way, through dependencies and exit stacks, takes several times as long as everything else in a small
+    request. Only a body that is not plainly valid goes there, because FastAPI reports what is wrong.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the service says of itself: models, liveness, readiness, metrics."""
+"""The state of the service: models, liveness, readiness, metrics."""
 
 from typing import Any
 
@@ -6,33 +6,31 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from api import schemas
 from api.problems import OPENAPI, Problem
-from api.redis.queue import JobQueue
+from api.redis.parts import parts_of
+from api.schemas import responses
 from contract.jobs import WorkerStatus
 
 router = APIRouter(tags=["service"])
 
 
-@router.get("/models", response_model=schemas.ModelsResponse)
+@router.get("/models", response_model=responses.ModelsResponse)
 async def models(request: Request) -> dict[str, Any]:
     """The models that workers serve now, with their heads."""
-    queue: JobQueue = request.app.state.queue
-    found = {(model.name, model.step): model for model in await queue.models()}
+    found = {(model.name, model.step): model for model in await parts_of(request).fleet.models()}
     return {"models": list(found.values())}
 
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """The gateway process answers. Says nothing of Redis or workers, so that their faults never restart it."""
+    """The gateway process answers. Does not depend on Redis or workers, so that their faults never restart it."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", responses={503: OPENAPI | {"description": "Redis away, or no worker ready"}})
 async def readyz(request: Request) -> Response:
     """200 when Redis answers and at least one worker has a warm model and an engine that moves."""
-    queue: JobQueue = request.app.state.queue
-    workers = await queue.workers()
+    workers = await parts_of(request).fleet.workers()
     ready = [worker for worker in workers if worker.ready]
     if not ready:
         reasons = [f"worker {worker.id} {_reason(worker)}" for worker in workers]
@@ -50,7 +48,6 @@ def _reason(worker: WorkerStatus) -> str:
 
 @router.get("/metrics", include_in_schema=False)
 async def metrics(request: Request) -> Response:
-    """Prometheus metrics of this gateway process, and of the queue as it stands."""
-    queue: JobQueue = request.app.state.queue
-    await queue.observe()
+    """Prometheus metrics of this gateway process, and of the queue."""
+    await parts_of(request).fleet.observe()
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -27,7 +27,7 @@ def wants_npy(accept: str) -> bool:
 
 
 def respond(outcome: Outcome, kind: str, encoding: str) -> Response:
-    """The response to a request whose job has ended. Raises Problem if it has not gone well."""
+    """The response to a request whose job has ended. Raises Problem unless the job is done."""
     result = body(outcome, kind, encoding)
     if kind == "delete-head":
         return Response(status_code=204)
@@ -40,7 +40,7 @@ def respond(outcome: Outcome, kind: str, encoding: str) -> Response:
 
 
 def body(outcome: Outcome, kind: str, encoding: str) -> dict[str, Any]:
-    """The result of a job that is done, as the client asked for it. Raises Problem for all other ends."""
+    """The result of a job that is done, in the encoding that the client asked for. Raises Problem for any other end."""
     if outcome.error is not None:
         raise problems.of_job(outcome.error)
     if outcome.state == "cancelled" or outcome.result is None:
@@ -74,17 +74,17 @@ def final_event(outcome: Outcome, kind: str, encoding: str) -> tuple[str, str]:
 
 
 def sse(event_id: str | None, event: str, data: str) -> bytes:
-    head = f"id: {event_id}\n" if event_id else ""
-    return f"{head}event: {event}\ndata: {data}\n\n".encode()
+    first_line = f"id: {event_id}\n" if event_id else ""
+    return f"{first_line}event: {event}\ndata: {data}\n\n".encode()
 
 
 class EventStream(Response):
-    """Server-sent events that stop being produced the moment the client has gone, even while none comes."""
+    """Server-sent events, whose production stops as soon as the client has gone, even while none comes."""
 
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncGenerator[bytes], headers: dict[str, str] | None = None) -> None:
-        # Proxies shall not hold events back; that they shall not store them, every answer says (connections.py).
+        # Proxies must not hold events back. That they must not store them is on every answer (`connections.py`).
         super().__init__(headers={"X-Accel-Buffering": "no"} | (headers or {}))
         del self.headers["content-length"]
         self._events = events

@@ -1,6 +1,6 @@
-"""Connections, bounded where uvicorn leaves them open: a request's head in bytes, and in time both ways.
+"""Connections, with the limits that uvicorn lacks: bytes of a request's header section, and time both ways.
 
-Bodies are bounded in bytes by middleware.BodyLimit, which can name the limit; here is what no application sees.
+Here is what no application sees; `middleware.py` bounds the bytes of bodies.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from api.problems import Problem
 
 log = logging.getLogger(__name__)
 
-# On every answer, uvicorn's own too. Answers are results or tell of jobs, so none is stored.
+# On every answer, uvicorn's own too. Answers are results, or name jobs, so none may be stored.
 HEADERS = [
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "frame-ancestors 'none'"),
@@ -25,24 +25,24 @@ HEADERS = [
 ]
 
 
-class _HeadTooLarge(Exception):
-    """Ends the parsing of a request whose head is over the limit."""
+class _HeaderTooLarge(Exception):
+    """Ends the parsing of a request whose header section is over the limit."""
 
 
 class Connection(HttpToolsProtocol):
-    """Takes heads of so many bytes at most.
+    """Refuses a request line and header section of more than `max_header_bytes`.
 
-    Closes where a whole request has not come within so long, or an answer has not been read on for so long.
+    Closes when a whole request has not come within `timeout_s`, or the client has not read on for as long.
     """
 
-    def __init__(self, *arguments: Any, max_head_bytes: int, timeout_s: float, **options: Any) -> None:
+    def __init__(self, *arguments: Any, max_header_bytes: int, timeout_s: float, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._max_head_bytes = max_head_bytes
+        self._max_header_bytes = max_header_bytes
         self._timeout_s = timeout_s
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
-        self._in_head = True
-        self._head_bytes = 0  # of the reads that did not end the head
+        self._in_header = True
+        self._header_bytes = 0  # of the reads that did not end the header section
         self._ended = False  # whether the last read ended a request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -65,7 +65,7 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
 
     def _drop(self) -> None:
-        """End a connection whose client does not read its answer; its request then ends as for one that has gone."""
+        """End a connection whose client does not read its answer. The request ends as if the client had gone."""
         metrics.DROPPED.inc()
         log.info("a client had not read its answer for %g s (setting NEURON_API_REQUEST_TIMEOUT_S)", self._timeout_s)
         self.transport.abort()
@@ -77,25 +77,25 @@ class Connection(HttpToolsProtocol):
             self._stop_timer()
         elif self._timer is None and not self.transport.is_closing():
             self._start_timer()
-        if self._in_head:
-            # The parser tells of a value when it has all of it, so what was read is what is bounded.
-            self._head_bytes += len(data)
-            if self._head_bytes > self._max_head_bytes and not self.transport.is_closing():
-                self._refuse(self._head_too_large())
+        if self._in_header:
+            # The parser reports a header when it has all of it, so the limit is on the bytes that were read.
+            self._header_bytes += len(data)
+            if self._header_bytes > self._max_header_bytes and not self.transport.is_closing():
+                self._refuse(self._header_too_large())
 
     def on_message_begin(self) -> None:
-        self._in_head, self._head_bytes = True, 0
+        self._in_header, self._header_bytes = True, 0
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # A trailer is no header: it comes when the request has been judged by its head.
-        if self._in_head:
+        # A trailer is ignored: it comes when the request has been judged by its headers.
+        if self._in_header:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._max_head_bytes:
-            raise _HeadTooLarge
-        self._in_head = False
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._max_header_bytes:
+            raise _HeaderTooLarge
+        self._in_header = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -103,17 +103,17 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        # The parser does not pass on what was raised within it, but keeps it as the context.
+        # The parser does not pass on an exception that was raised within it, but keeps it as the context.
         error = sys.exception()
-        if error is not None and isinstance(error.__context__, _HeadTooLarge):
-            self._refuse(self._head_too_large())
+        if error is not None and isinstance(error.__context__, _HeaderTooLarge):
+            self._refuse(self._header_too_large())
         else:
-            self._refuse(Problem("bad-request", "this is no HTTP that can be read"))
+            self._refuse(Problem("bad-request", "this is not HTTP that can be parsed"))
 
-    def _head_too_large(self) -> Problem:
+    def _header_too_large(self) -> Problem:
         metrics.REFUSED.labels("head-too-large").inc()
-        limit, setting = self._max_head_bytes, "NEURON_API_MAX_HEAD_BYTES"
-        detail = f"the request's line and headers are over the limit of {limit:,} bytes (setting {setting})"
+        limit, setting = self._max_header_bytes, "NEURON_API_MAX_HEADER_BYTES"
+        detail = f"the request's line and header section are over the limit of {limit:,} bytes (setting {setting})"
         return Problem("head-too-large", detail, limit=limit, setting=setting)
 
     def _start_timer(self) -> None:
@@ -127,7 +127,7 @@ class Connection(HttpToolsProtocol):
     def _time_over(self) -> None:
         cycle = self.cycle
         answering = cycle is not None and not cycle.response_complete
-        nothing_came = cycle is None and self._in_head and not self._head_bytes
+        nothing_came = cycle is None and self._in_header and not self._header_bytes
         if answering and not cycle.more_body:
             self._start_timer()  # the next request, sent ahead, waits for this one's answer
         elif nothing_came or (answering and cycle.response_started):

@@ -1,4 +1,4 @@
-"""Around every request, in plain ASGI: ask for the key, bound the body while it is read, measure and trace."""
+"""Around every request, in plain ASGI: check the key, bound the body while it is read, measure, record a span."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,20 +13,20 @@ from api.http.answers import Message, Receive, Send
 from api.keys import Key
 from api.problems import Problem
 from api.redis.limits import Limits
-from contract import tracing
+from contract import telemetry
 
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class BodyLimit:
-    """Refuses a body over the limit: by its Content-Length before reading, else as soon as too much has come."""
+    """Refuses a body over the limit: by its Content-Length before reading, or as soon as too much has come."""
 
-    def __init__(self, app: App, limit: int, heads_limit: int) -> None:
-        """heads_limit: for /heads, whose examples are many."""
+    def __init__(self, app: App, limit: int, fit_limit: int) -> None:
+        """fit_limit: for `POST /heads`, whose examples are many."""
         self._app = app
         self._limits = {
             False: (limit, "NEURON_API_MAX_REQUEST_BYTES"),
-            True: (heads_limit, "NEURON_API_MAX_HEADS_BYTES"),
+            True: (fit_limit, "NEURON_API_MAX_FIT_BYTES"),
         }
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -55,12 +55,12 @@ def _body_too_large(actual: int, limit: int, setting: str) -> Problem:
     return problems.too_large("bytes of the request body", actual, limit, setting)
 
 
-# Probes ask without a key, and the documentation is no secret: who has no key yet must read how to give one.
+# Probes have no key, and the documentation is public: it must be readable for those who have no key yet.
 _OPEN = {"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 
 
 def needed_scope(method: str, path: str) -> str | None:
-    """What a key must be for to call this; None where none is asked for. An address that nothing has asks for one."""
+    """The scope that a key needs to call this; None where no key is needed. Unknown paths need one too."""
     if path in _OPEN:
         return None
     if path == "/metrics":
@@ -69,7 +69,7 @@ def needed_scope(method: str, path: str) -> str | None:
 
 
 class Authorize:
-    """Lets through who brings a key (`Authorization: Bearer KEY`) of the scope that the address asks for.
+    """Lets requests through that have a key (`Authorization: Bearer KEY`) with the scope that the path needs.
 
     The key is then `request.state.key`.
     """
@@ -88,7 +88,7 @@ class Authorize:
         if needed is not None:
             try:
                 scope.setdefault("state", {})["key"] = key = self._admit(scope["headers"], needed)
-                if self._limits is not None and self._limits.at_door(scope["method"]):
+                if self._limits is not None and self._limits.before_reading(scope["method"]):
                     await self._limits.charge(key, 0)
             except (Problem, RedisError) as error:
                 problem = error if isinstance(error, Problem) else problems.redis_away(error, self._retry_after_s)
@@ -116,8 +116,8 @@ class Authorize:
         return key
 
 
-class Trace:
-    """A span for every request, which continues the caller's trace where one came (`traceparent`)."""
+class Spans:
+    """An OpenTelemetry span for every request, which continues the caller's trace if there is one (`traceparent`)."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -128,8 +128,8 @@ class Trace:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         method = scope["method"]
-        with tracing.TRACER.start_as_current_span(
-            method, tracing.CONTEXT.extract(headers), SpanKind.SERVER, {"http.request.method": method}
+        with telemetry.TRACER.start_as_current_span(
+            method, telemetry.CONTEXT.extract(headers), SpanKind.SERVER, {"http.request.method": method}
         ) as span:
 
             async def watched(message: Message) -> None:
@@ -145,7 +145,7 @@ class Trace:
 
 
 class Measure:
-    """Counts and times requests by route; a path that no route knows counts as one."""
+    """Counts and times requests by route; all paths without a route count as one."""
 
     def __init__(self, app: App) -> None:
         self._app = app

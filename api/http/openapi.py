@@ -1,4 +1,4 @@
-"""What FastAPI's OpenAPI document does not know by itself: the limits that are set, and the keys."""
+"""What FastAPI's OpenAPI document lacks: the limits that are set, and the keys."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ _REPLAYABLE = ("200", "202", "404", "409", "410", "500", "504")
 
 
 def install(app: FastAPI, settings: ApiSettings) -> None:
-    """Have `app` document itself as it is set."""
+    """Add the limits and keys of these settings to the document of `app`."""
     plain = app.openapi
 
     def document() -> dict[str, Any]:
@@ -45,7 +45,7 @@ def install(app: FastAPI, settings: ApiSettings) -> None:
         generate = schemas["GenerateRequest"]["properties"]
         generate["length"]["maximum"] = settings.api_max_length
         generate["n"]["maximum"] = generate["best_of"]["anyOf"][0]["maximum"] = settings.api_max_samples
-        # As an integer: the double nearest to it, which FastAPI writes, is another number.
+        # As an integer: FastAPI writes the nearest double, which is another number.
         seed = generate["seed"]["anyOf"][0]
         del seed["exclusiveMaximum"]
         seed["maximum"] = 2**63 - 1

@@ -1,1 +1,1 @@
-"""The side of Redis that the gateway needs: admission, jobs, their ends and their streams."""
+"""The gateway's side of Redis, one file for each part: `parts.py` opens them together."""

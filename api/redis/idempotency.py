@@ -1,11 +1,12 @@
-"""`Idempotency-Key`: a request that comes again, because its answer was lost, gets the job that it made before.
+"""`Idempotency-Key`: a request that is repeated, because its answer was lost, gets the job that it made before.
 
-The admission script keeps, by a digest of whose key it is and where it was sent, the job's id and a fingerprint of the
-request; so two gateways that hear of one key at once make one job.
+The admission script (`submissions.py`) keeps the job's id and a fingerprint of the request under a digest of the
+request's owner, path and key, so two gateways that receive one key at the same time make one job.
 """
 
 import hashlib
 from dataclasses import dataclass
+from typing import Self
 
 from fastapi import Request
 from pydantic import BaseModel
@@ -22,24 +23,27 @@ REPLAYED = {"Idempotency-Replayed": "true"}
 
 
 @dataclass(frozen=True)
-class Once:
-    """A request that makes one job however often it comes."""
+class IdempotentRequest:
+    """A request that makes one job however often it is sent."""
 
-    name: str  # Redis key
+    redis_key: str
     fingerprint: str
 
+    @classmethod
+    def of(cls, request: Request, idempotency_key: str, owner: Key | None, body: BaseModel) -> Self:
+        identity = "\n".join((owner.name if owner else "", request.url.path, idempotency_key))
+        digest = hashlib.sha256(identity.encode()).hexdigest()
+        # Of the parsed body: defaults are filled in, but a seed that the service will draw is not.
+        return cls(wire.idempotency(digest), hashlib.sha256(body.model_dump_json().encode()).hexdigest())
+
     def job_of(self, made: str) -> str:
-        """The id of the job that the key made. Raises Problem if that was another request's."""
+        """The id of the job that the key made. Raises Problem if another request made it.
+
+        made: "ID FINGERPRINT", as Redis keeps it.
+        """
         job_id, _, fingerprint = made.partition(" ")
         if fingerprint != self.fingerprint:
             metrics.REFUSED.labels("idempotency-key-reused").inc()
             detail = f"the {HEADER} came before with another body: send another key, or the same body"
             raise Problem("idempotency-key-reused", detail)
         return job_id
-
-
-def once(request: Request, key: str, owner: Key | None, body: BaseModel) -> Once:
-    whose = "\n".join((owner.name if owner else "", request.url.path, key))
-    digest = hashlib.sha256(whose.encode()).hexdigest()
-    # The body as it was understood: defaults are filled in, a seed that the service will draw is not.
-    return Once(wire.idempotency(digest), hashlib.sha256(body.model_dump_json().encode()).hexdigest())

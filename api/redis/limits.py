@@ -8,15 +8,13 @@ from api.keys import Key
 from api.problems import Problem
 from api.redis.redis_client import redis_client
 from api.settings import ApiSettings
-from contract import wire
+from contract import lua, wire
 
 _TWO_DAYS_S = 2 * 24 * 3600
 # KEYS: the bucket, the day's count. ARGV: requests a second, bytes a day (0: no limit), the bytes of this request.
 # Answers what refuses it (1: rate, 2: quota, 0: nothing), the bytes used before, and the seconds to wait.
-_CHARGE = f"""
+_CHARGE = f"""{lua.NOW}
 local rate, quota, size = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1000000
 local used = quota > 0 and tonumber(redis.call('GET', KEYS[2]) or '0') or 0
 if rate > 0 then
   local depth = math.max(rate, 1)
@@ -38,7 +36,7 @@ return {{0, used, 0}}
 
 
 class Limits:
-    """One script a request: at the door, or, where bytes are counted and it makes a job, when its size is known."""
+    """One script a request: before it is read or, where bytes count and it makes a job, once its size is known."""
 
     def __init__(self, settings: ApiSettings) -> None:
         self._rate = settings.api_key_requests_per_s or 0
@@ -46,12 +44,12 @@ class Limits:
         self._redis = redis_client(settings)
         self._charge = self._redis.register_script(_CHARGE)
 
-    def at_door(self, method: str) -> bool:
-        """Whether a request is charged before it is read."""
+    def before_reading(self, method: str) -> bool:
+        """Whether a request of this method is charged before it is read."""
         return method != "POST" or not self._quota
 
     async def charge(self, key: Key, size: int) -> str:
-        """Count a request of so many bytes to read or generate. Raises Problem over a limit, redis.RedisError.
+        """Count a request. size: bytes to read or generate. Raises Problem over a limit, redis.RedisError.
 
         Returns where the bytes are counted, for `refund`.
         """
@@ -74,12 +72,12 @@ class Limits:
             raise Problem("too-large", detail, **members)
         detail = (
             f"the key {key.name!r} has used {used:,} bytes today and {size:,} more would pass the limit of "
-            f"{self._quota:,} a day ({setting}), which begins anew at midnight UTC"
+            f"{self._quota:,} a day ({setting}), which starts again at midnight UTC"
         )
         raise Problem("quota-used", detail, retry, **members)
 
     async def refund(self, name: str, size: int) -> None:
-        """Give back the bytes of a request that made no job."""
+        """Give back the bytes of a request that made no job. name: what `charge` returned."""
         await self._redis.decrby(name, size)
 
     async def close(self) -> None:

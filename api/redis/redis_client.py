@@ -1,4 +1,4 @@
-"""The gateway's clients of Redis: redis-py's, with a connection that also tells of its end under uvloop."""
+"""The gateway's clients of Redis: redis-py's, with a connection that also reports its end under uvloop."""
 
 import errno
 from collections.abc import Iterable
@@ -13,10 +13,11 @@ from api.settings import ApiSettings
 _MAX_CONNECTIONS = 10_000  # as many as Redis takes by default
 _CONNECT_S = 2.0
 _ANSWER_S = 3.0
+BLOCK_S = 5  # how long a command on a blocking client waits for something to come
 
 
-class _TellsItsEnd:
-    """Who writes to a connection that was reset meanwhile gets OSError from asyncio, but RuntimeError from uvloop.
+class _ReportsItsEnd:
+    """Writing to a connection that was reset meanwhile raises OSError in asyncio, but RuntimeError in uvloop.
 
     redis-py tries again for the former alone.
     """
@@ -28,11 +29,11 @@ class _TellsItsEnd:
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
 
 
-class _Plain(_TellsItsEnd, redis.Connection):
+class _Plain(_ReportsItsEnd, redis.Connection):
     pass
 
 
-class _Tls(_TellsItsEnd, redis.SSLConnection):
+class _Tls(_ReportsItsEnd, redis.SSLConnection):
     pass
 
 
@@ -40,7 +41,7 @@ _CLASSES: dict[type[Any], type[Any]] = {redis.Connection: _Plain, redis.SSLConne
 
 
 def redis_client(settings: ApiSettings, blocks_s: float = 0.0) -> redis.Redis:
-    """blocks_s: the longest that a command waits for something to come, beside the time that its answer takes."""
+    """blocks_s: how long a command may wait for something to come, beside the time that its answer takes."""
     client: redis.Redis = redis.Redis.from_url(
         str(settings.redis_url),
         # Every open stream holds one; beyond the client's default of 100 all requests would answer 503.
@@ -48,8 +49,8 @@ def redis_client(settings: ApiSettings, blocks_s: float = 0.0) -> redis.Redis:
         socket_connect_timeout=_CONNECT_S,
         socket_timeout=_ANSWER_S + blocks_s,
         health_check_interval=30,
-        # A broken connection is tried again at once, one that swallows everything is not: who waits shall hear of it,
-        # and the client's own ten attempts take long.
+        # A broken connection is tried again at once, one that swallows everything is not: callers must get the error
+        # soon, and the client's own ten attempts take long.
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.2), 3, (redis.ConnectionError,)),
     )
     pool = client.connection_pool

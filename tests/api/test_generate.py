@@ -108,12 +108,12 @@ def test_a_stream_tells_the_same_text_in_whole_characters(client: httpx.Client) 
     body = {"prompt": "Well", "length": 300, "seed": 9, "stop": [], "temperature": 2.0, "n": 2}
     with client.stream("POST", "/generate", json=body | {"stream": True}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
-        told = list(events(response.iter_lines()))
-    assert [event for _, event, _ in told][-1] == "done"
-    tokens = [data for _, event, data in told if event == "token"]
+        received = list(events(response.iter_lines()))
+    assert [event for _, event, _ in received][-1] == "done"
+    tokens = [data for _, event, data in received if event == "token"]
     assert len(tokens) > 2
     result = generate(client, **body)
-    assert told[-1][2] == result
+    assert received[-1][2] == result
     for sample in result["results"]:  # type: ignore[attr-defined]
         assert "".join(str(data["text"]) for data in tokens if data["index"] == sample["index"]) == sample["text"]
 
@@ -123,8 +123,8 @@ def test_a_stream_can_be_cut_and_resumed(client: httpx.Client, stack: Stack) -> 
     whole = generate(client, **body | {"stream": False})["results"][0]["text"]  # type: ignore[index]
     with client.stream("POST", "/generate", json=body) as response:
         where = response.headers["location"]
-        told = events(response.iter_lines())
-        first = [next(told) for _ in range(3)]
+        received = events(response.iter_lines())
+        first = [next(received) for _ in range(3)]
     resumed: list[tuple[str, str, dict[str, object]]] = []
     with client.stream("GET", where + "/events", headers={"Last-Event-ID": first[-1][0]}) as response:
         resumed = list(events(response.iter_lines()))

@@ -67,8 +67,8 @@ def test_a_head_is_fitted_listed_used_and_deleted(client: httpx.Client) -> None:
     assert shown == {name: value for name, value in report.items() if name != "model"} | {"usable": True}
     assert client.get("/heads").json() == {"heads": [shown]}
 
-    told = client.post("/classify", json={"texts": ["zzz.aaaaaa", "zzz.bbbbbb"], "head": "letters"}).json()
-    assert [result["label"] for result in told["results"]] == ["label a", "label b"]
+    answer = client.post("/classify", json={"texts": ["zzz.aaaaaa", "zzz.bbbbbb"], "head": "letters"}).json()
+    assert [result["label"] for result in answer["results"]] == ["label a", "label b"]
 
     assert client.delete("/heads/letters").status_code == 204
     assert client.get("/heads").json() == {"heads": []}
@@ -86,8 +86,8 @@ def test_many_labels_and_one_unit(client: httpx.Client) -> None:
     assert many["labels"] == [f"label {letter}" for letter in "abcd"]
     assert many["accuracy"] > 0.8
     assert {len(unit["weights"]) for unit in many["top_units"]} == {4}
-    told = client.post("/classify", json={"texts": ["." + 6 * c for c in "abcd"], "head": "many"}).json()
-    assert [result["label"] for result in told["results"]] == many["labels"]
+    answer = client.post("/classify", json={"texts": ["." + 6 * c for c in "abcd"], "head": "many"}).json()
+    assert [result["label"] for result in answer["results"]] == many["labels"]
 
     body = {"name": "one", "examples": examples(), "unit_only": True}
     one = client.post("/heads", json=body).raise_for_status().json()
@@ -108,8 +108,8 @@ def test_two_examples_are_enough_for_a_head_and_not_for_an_estimate(client: http
     assert report["folds"] == 0
     assert report["pooling"] == "tanh"
     assert report["c"] > 0
-    told = client.post("/classify", json={"texts": ["aaaaaa", "bbbbbb"], "head": "two"}).json()
-    assert [result["label"] for result in told["results"]] == ["a", "b"]
+    answer = client.post("/classify", json={"texts": ["aaaaaa", "bbbbbb"], "head": "two"}).json()
+    assert [result["label"] for result in answer["results"]] == ["a", "b"]
     client.delete("/heads/two").raise_for_status()
 
 
@@ -118,9 +118,9 @@ def test_as_a_job_with_its_events(client: httpx.Client) -> None:
     assert accepted.status_code == 202
     where = accepted.headers["location"]
     with client.stream("GET", where + "/events") as stream:
-        told = [line for line in stream.iter_lines() if line]
-    assert "event: done" in told
-    result = json.loads(told[-1].removeprefix("data: "))
+        lines = [line for line in stream.iter_lines() if line]
+    assert "event: done" in lines
+    result = json.loads(lines[-1].removeprefix("data: "))
     assert result["name"] == "later"
     assert client.get(where).json()["result"] == result
     client.delete("/heads/later").raise_for_status()
@@ -306,11 +306,11 @@ def test_where_heads_cannot_be_kept_the_fit_is_refused_before_the_work(tiny_volu
 
 def test_limits_name_their_setting(tiny_volume: Path, tmp_path: Path) -> None:
     settings = {"NEURON_CHECKPOINT_DIR": str(tiny_volume), "NEURON_API_MAX_EXAMPLES": "20"}
-    settings |= {"NEURON_API_MAX_HEADS_BYTES": "20000", "NEURON_API_MAX_REQUEST_BYTES": "1024"}
+    settings |= {"NEURON_API_MAX_FIT_BYTES": "20000", "NEURON_API_MAX_REQUEST_BYTES": "1024"}
     with run_stack(tmp_path, worker=False, **settings) as stack, stack.client() as client:
         for body, setting in (
             ({"name": "big", "examples": examples()}, "NEURON_API_MAX_EXAMPLES"),
-            ({"name": "big", "examples": examples(each=400)}, "NEURON_API_MAX_HEADS_BYTES"),
+            ({"name": "big", "examples": examples(each=400)}, "NEURON_API_MAX_FIT_BYTES"),
         ):
             answer = client.post("/heads", json=body)
             assert answer.status_code == 413

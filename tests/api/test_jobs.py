@@ -80,7 +80,7 @@ def test_an_unknown_job(client: httpx.Client, method: str) -> None:
     assert response.json()["type"].endswith(":unknown-job")
 
 
-def test_a_last_event_id_that_is_none(client: httpx.Client) -> None:
+def test_a_last_event_id_that_is_not_one(client: httpx.Client) -> None:
     where = client.post("/classify", json={"text": "Good."}, headers=ASYNC).headers["location"]
     response = client.get(where + "/events", headers={"Last-Event-ID": "yesterday"})
     assert response.status_code == 422

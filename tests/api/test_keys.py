@@ -1,4 +1,4 @@
-"""API keys: who may call, and for what; whose a job is; what a key may ask for in a second and in a day."""
+"""API keys: who may call which endpoints, whose a job is, and a key's limits for a second and for a day."""
 
 import os
 import subprocess
@@ -123,7 +123,7 @@ def test_a_job_is_its_owners(keyed: Stack) -> None:
         for method, path in (("GET", where), ("DELETE", where), ("GET", where + "/events")):
             response = bob.request(method, path)
             assert response.status_code == 404
-            # Nothing but the id tells it from a job that never was.
+            # Only the id distinguishes it from a job that never was.
             assert response.json()["type"] == unknown.json()["type"]
         assert alice.get(where).json()["state"] in ("queued", "running")
         assert root.get(where).status_code == 200

@@ -61,7 +61,7 @@ def test_a_message_is_as_celery_writes_it(redis_url: str, priority: Priority) ->
     for part, ids in (("headers", {"id", "root_id"}), ("properties", {"correlation_id", "delivery_tag"})):
         assert message[part].keys() <= expected[part].keys()
         assert {message[part][name] for name in ids} == {jobs[0].id}
-    # Left out: what has no value or Celery's own default, who sent it, and the texts once more.
+    # Left out: what has no value or Celery's own default, the sender, and a copy of the texts.
     left_out = {"origin", "argsrepr", "kwargsrepr", "retries", "timelimit", "stamps", "replaced_task_nesting"}
     for name, value in expected["headers"].items():
         assert value is None or name in message["headers"].keys() | left_out

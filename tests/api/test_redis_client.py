@@ -1,4 +1,4 @@
-"""A connection to Redis that was reset is opened anew, under uvloop as under asyncio."""
+"""A connection to Redis that was reset is opened again, under uvloop as under asyncio."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from api.settings import ApiSettings
 
 
 @pytest.mark.parametrize("loop_factory", [uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
-def test_a_connection_that_was_reset_is_opened_anew(loop_factory: object, redis_url: str) -> None:
+def test_a_connection_that_was_reset_is_opened_again(loop_factory: object, redis_url: str) -> None:
     async def ask() -> None:
         client = redis_client(ApiSettings(redis_url=redis_url))
         assert await client.ping()

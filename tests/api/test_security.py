@@ -26,7 +26,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """No worker: what is tested here ends at the gateway."""
     settings = {
         "NEURON_API_REQUEST_TIMEOUT_S": "1",
-        "NEURON_API_MAX_HEAD_BYTES": "2000",
+        "NEURON_API_MAX_HEADER_BYTES": "2000",
         "NEURON_API_CORS_ORIGINS": f"https://other.example, {PAGE}",
         "NEURON_API_WAIT_S": "3",
     }
@@ -111,7 +111,7 @@ def test_a_client_that_does_not_read_its_answer_is_dropped_and_its_job_cancelled
     tiny_volume: Path, tmp_path: Path
 ) -> None:
     settings = {"NEURON_CHECKPOINT_DIR": str(tiny_volume), "NEURON_API_REQUEST_TIMEOUT_S": "2"}
-    settings["NEURON_API_MAX_LENGTH"] = "1000000"  # more than the kernel keeps for who does not read
+    settings["NEURON_API_MAX_LENGTH"] = "1000000"  # more than the kernel keeps for a client that does not read
     with run_stack(tmp_path, **settings) as stack:
 
         def cancelled() -> float:
@@ -152,24 +152,24 @@ def test_a_request_sent_ahead_waits_for_the_one_before(strict: Stack) -> None:
         b"GET /models HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 3000,  # and no end to it
     ],
 )
-def test_a_head_over_the_limit_is_refused(strict: Stack, head: bytes) -> None:
+def test_a_header_section_over_the_limit_is_refused(strict: Stack, head: bytes) -> None:
     with connect(strict) as connection:
         connection.sendall(head)
         status, _, body = answer(connection)
     assert status == 431
     problem = json.loads(body)
     assert problem["type"].endswith(":head-too-large")
-    assert (problem["limit"], problem["setting"]) == (2000, "NEURON_API_MAX_HEAD_BYTES")
+    assert (problem["limit"], problem["setting"]) == (2000, "NEURON_API_MAX_HEADER_BYTES")
 
 
-def test_a_head_within_the_limit_and_a_long_body_are_served(strict: Stack) -> None:
+def test_a_header_section_within_the_limit_and_a_long_body_are_served(strict: Stack) -> None:
     with strict.client() as client:
         assert client.get("/models", headers={"X-A": "a" * 1500}).status_code == 200
         answered = client.post("/classify", json={"text": "a" * 1_000_000}, headers={"Prefer": "respond-async"})
         assert answered.status_code == 202
 
 
-def test_what_is_no_http(strict: Stack) -> None:
+def test_what_is_not_http(strict: Stack) -> None:
     with connect(strict) as connection:
         connection.sendall(b"EHLO mail.example\r\n\r\n")
         status, headers, body = answer(connection)

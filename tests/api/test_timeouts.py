@@ -46,7 +46,7 @@ def nothing_is_left(stack: Stack) -> None:
     ],
 )
 @pytest.mark.parametrize("timeout_s", [0, -1, "1", True, 3600.5, 1e300])
-def test_a_timeout_that_is_none_or_too_long_is_refused(
+def test_a_timeout_that_is_not_valid_or_too_long_is_refused(
     alone: Stack, path: str, body: dict[str, object], timeout_s: object
 ) -> None:
     with alone.client() as client:
@@ -78,7 +78,7 @@ def test_without_a_worker_a_request_is_answered_in_time_and_its_job_agrees(alone
         started = time.monotonic()
         response = client.post("/classify", json={"text": "Good.", "timeout_s": 1})
         check_late(response, "1")
-        # The issue asks for an answer in time: the limit, a second in which a worker may say so itself, and slack.
+        # In time: the limit, a second in which a worker may end the job itself, and slack.
         assert 1 <= time.monotonic() - started < 1 + wire.LATE_S + 5
         with redis.Redis.from_url(alone.environment["NEURON_REDIS_URL"]) as queue:
             ids = [key.decode().split(":")[-1] for key in queue.keys(wire.result("*"))]  # type: ignore[union-attr]
@@ -140,7 +140,7 @@ def test_what_the_gateway_ended_is_not_run_by_a_worker_that_comes_later(tiny_vol
         nothing_is_left(stack)
 
 
-def test_age_is_told_by_the_clock_of_redis_alone(tiny_volume: Path, tmp_path: Path) -> None:
+def test_age_is_measured_by_the_clock_of_redis_alone(tiny_volume: Path, tmp_path: Path) -> None:
     with run_stack(tmp_path, worker=False, NEURON_CHECKPOINT_DIR=str(tiny_volume)) as stack, stack.client() as client:
         body = {"text": "Good.", "timeout_s": 60}
         ids = [client.post("/classify", json=body, headers=ASYNC).json()["id"] for _ in range(2)]

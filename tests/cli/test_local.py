@@ -16,7 +16,8 @@ import pytest
 import torch
 from click.testing import Result
 
-from api.schemas import ClassifyResponse, GenerateRequest, GenerateResponse
+from api.schemas.requests import GenerateRequest
+from api.schemas.responses import ClassifyResponse, GenerateResponse
 from cli import local
 from contract.jobs import ClassifyJob, GenerateJob
 from engine import serving

@@ -1,6 +1,6 @@
-"""OpenTelemetry: a request's way from HTTP through the queue to the engine, as one trace.
+"""OpenTelemetry: the spans of a request from HTTP through the queue to the engine.
 
-Off unless OTEL_EXPORTER_OTLP_ENDPOINT is set; the SDK reads that and its other variables (OTEL_...) itself.
+Off unless OTEL_EXPORTER_OTLP_ENDPOINT is set; the SDK reads this variable and its others (OTEL_...) itself.
 """
 
 import os
@@ -21,7 +21,7 @@ def enabled() -> bool:
 
 
 def set_up(process: str) -> None:
-    """For the whole process, where it is enabled. Raises SettingError where the SDK is not installed."""
+    """Export the spans of this process, where that is enabled. Raises SettingError where the SDK is not installed."""
     if not enabled():
         return
     try:
@@ -39,7 +39,7 @@ def set_up(process: str) -> None:
 
 
 def carried() -> str | None:
-    """The span that is current here, for a job to take with it; None where none is recorded."""
+    """The current span (W3C Trace Context), for a job to carry; None where none is recorded."""
     carrier: dict[str, str] = {}
     CONTEXT.inject(carrier)
     return carrier.get("traceparent")

@@ -1,7 +1,8 @@
-"""A stream that found nothing for a while, and whose job then ends, tells all of it."""
+"""A stream that had nothing for a while, and whose job then ends, is sent whole."""
 
 import asyncio
 from collections.abc import AsyncGenerator
+from types import SimpleNamespace
 from typing import Any, cast
 
 from api.endpoints.events import stream
@@ -28,20 +29,22 @@ class Ended:
         return OUTCOME
 
 
-def told(job: Ended) -> str:
+def sent(job: Ended) -> str:
+    parts = cast(Any, SimpleNamespace(streams=job, records=job))
+
     async def read() -> bytes:
-        return b"".join([chunk async for chunk in stream(cast(Any, job), "id", "generate", "float", "0")])
+        return b"".join([chunk async for chunk in stream(parts, "id", "generate", "float", "0")])
 
     return asyncio.run(read()).decode()
 
 
-def test_what_was_written_before_the_end_is_told() -> None:
-    text = told(Ended(TOKEN, ("2-0", "done", OUTCOME.model_dump_json())))
+def test_what_was_written_before_the_end_is_sent() -> None:
+    text = sent(Ended(TOKEN, ("2-0", "done", OUTCOME.model_dump_json())))
     assert text.index("the end") < text.index("event: done")
     assert text.count("event: done") == 1
 
 
 def test_a_job_without_events_gets_its_end() -> None:
-    text = told(Ended(None, TOKEN))
+    text = sent(Ended(None, TOKEN))
     assert text.count("event: done") == 1
     assert "the end" not in text

@@ -1,4 +1,4 @@
-"""Request and response bodies. The limits that a setting moves are checked in requests.py, not here."""
+"""Request bodies. Limits that a setting moves are checked by the endpoints, not here."""
 
 import re
 import secrets
@@ -15,11 +15,11 @@ from pydantic import (
     model_validator,
 )
 
-from contract.jobs import HeadInfo, JobState, ModelInfo, Pooling, RankBy
+from contract.jobs import Pooling, RankBy
 
 
 def _encodable(text: str) -> str:
-    # JSON can spell half of a surrogate pair, which is no character and has no UTF-8.
+    # JSON can spell half of a surrogate pair, which is not a character and has no UTF-8.
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -47,7 +47,7 @@ def _unit_name(value: object) -> object:
 
 _UNIT = "^[0-9]{1,9}$"  # as the keys of JSON objects, which are strings, spell a unit
 AnyText = Annotated[str, AfterValidator(_encodable)]
-# What str.strip() takes for space, spelt out: languages disagree on \s.
+# What str.strip() takes for space, listed because languages disagree on \s.
 _NOT_SPACE = r"[^\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 Text = Annotated[AnyText, AfterValidator(_not_blank), WithJsonSchema({"type": "string", "pattern": _NOT_SPACE})]
 Whole = BeforeValidator(_number)  # an integer as JSON Schema has it: 5 and 5.0, neither "5" nor true
@@ -65,8 +65,8 @@ class Body(BaseModel):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds from the acceptance on; a job that has not ended by then fails with 504. As long as is "
-        "allowed if left out.",
+        description="Seconds from the acceptance on; a job that has not ended by then fails with 504. If left out: the "
+        "longest that is allowed.",
     )
 
 
@@ -159,18 +159,18 @@ class GenerateRequest(Body):
 
     @property
     def samples(self) -> int:
-        """How many are drawn."""
+        """Number of samples to draw."""
         return max(self.n, self.best_of or 0)
 
     def job_fields(self) -> dict[str, Any]:
-        """The request as the fields of a GenerateJob. A seed that was left out is drawn, anew at every call."""
+        """The request as the fields of a GenerateJob. A seed that was left out is drawn at every call."""
         # 53 bits: any JSON reader keeps them exact.
         seed = secrets.randbits(53) if self.seed is None else self.seed
         return self.model_dump(exclude={"timeout_s"}) | {"seed": seed, "best_of": self.samples}
 
 
 HeadName = Annotated[str, Field(pattern=HEAD_NAME)]
-# As model/checkpoints/head_store.py keeps it: a terminal must be able to show it.
+# As `model/checkpoints/head_store.py` keeps it: a terminal must be able to show it.
 Label = Annotated[str, Field(pattern=_LABEL), AfterValidator(_encodable)]
 
 
@@ -189,17 +189,18 @@ class FitRequest(Body):
         examples=[[{"text": "It came a day early.", "label": "fast"}, {"text": "Three weeks late.", "label": "slow"}]],
     )
     unit_only: Annotated[bool, Strict()] = Field(
-        False, description="Two labels: take the single most telling unit and a threshold, instead of all units."
+        False,
+        description="For two labels: take the single unit that separates them best and a threshold, not all units.",
     )
     pooling: Pooling | None = Field(
         None,
-        description="Features to fit on, as in `POST /featurize`. Left out: `mean`, which told most where we measured; "
-        "for `unit_only` the `cell`, as in the paper.",
+        description="Features to fit on, as in `POST /featurize`. If left out: `mean`, the most accurate where we "
+        "measured; for `unit_only` the `cell`, as in the paper.",
     )
 
     @property
     def features(self) -> Pooling:
-        """What to fit on."""
+        """The pooling to fit on."""
         return self.pooling or ("cell" if self.unit_only else "mean")
 
     @model_validator(mode="after")
@@ -212,91 +213,5 @@ class FitRequest(Body):
         if len(labels) > MAX_LABELS:
             raise ValueError(f"{len(labels)} different labels are more than the {MAX_LABELS} that a head may have")
         if self.unit_only and len(labels) > 2:
-            raise ValueError(f"one unit tells two labels apart, here are {len(labels)}: leave unit_only out")
+            raise ValueError(f"one unit separates two labels, and here are {len(labels)}: leave unit_only out")
         return self
-
-
-class ModelName(BaseModel):
-    name: str
-    step: int
-
-
-class Classification(BaseModel):
-    label: str
-    score: float = Field(description="Probability of the label.")
-    probabilities: dict[str, float]
-    sentiment: float | None = Field(description="The sentiment unit, calibrated to [-1, 1].")
-    unit_value: float | None = Field(description="The sentiment unit's raw value.")
-
-
-class ClassifyResponse(BaseModel):
-    model: ModelName
-    head: str
-    results: list[Classification]
-
-
-class Features(BaseModel):
-    features: list[float] | str
-
-
-class FeaturizeResponse(BaseModel):
-    model: ModelName
-    pooling: Pooling
-    encoding: Literal["float", "base64"]
-    results: list[Features]
-
-
-class FitResponse(HeadInfo):
-    model: ModelName
-
-
-class FittedHead(HeadInfo):
-    usable: bool = Field(description="Whether a worker serves the checkpoint that it was fitted on.")
-
-
-class HeadsResponse(BaseModel):
-    heads: list[FittedHead]
-
-
-class TracedByte(BaseModel):
-    byte: int
-    start: int = Field(description="First character of the text as sent that the byte belongs to.")
-    end: int = Field(description="The character after the last; equal to start for bytes that preparation adds.")
-    text: str
-    values: list[float] = Field(description="One for each of `units`, after the byte was read.")
-    sentiment: float | None = Field(None, description="Calibrated, where the sentiment unit is traced.")
-
-
-class TraceResponse(BaseModel):
-    model: ModelName
-    units: list[int]
-    bytes: list[TracedByte]
-
-
-class Sample(BaseModel):
-    index: int = Field(description="Number of the sample; `token` events name it.")
-    text: str = Field(description="The continuation, without the prompt.")
-    mean_log_probability: float = Field(description="Nats a byte under the model at temperature 1.")
-    positive: float | None = Field(
-        None, description="Probability of positive by the head `sentiment`, where that is what samples are ranked by."
-    )
-    finish_reason: Literal["length", "stop"]
-
-
-class GenerateResponse(BaseModel):
-    model: ModelName
-    seed: int
-    results: list[Sample] = Field(description="The best first, by `rank_by`.")
-
-
-class JobResponse(BaseModel):
-    id: str
-    kind: str
-    state: JobState
-    created: float = Field(description="Unix time in seconds.")
-    result: dict[str, Any] | None = None
-    error: dict[str, Any] | None = Field(None, description="A problem document.")
-
-
-class ModelsResponse(BaseModel):
-    models: list[ModelInfo]

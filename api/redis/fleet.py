@@ -1,0 +1,66 @@
+"""What serves the jobs: workers, their models, fitted heads, and the metrics of what all gateways share."""
+
+from typing import Any, cast
+
+import redis.asyncio as redis
+
+from api import metrics
+from contract import wire
+from contract.jobs import HeadInfo, ModelInfo, WorkerStatus
+
+
+class Fleet:
+    """Raises redis.RedisError when Redis is away."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+
+    async def workers(self) -> list[WorkerStatus]:
+        """The workers that sent a heartbeat lately."""
+        ids = sorted(member.decode() for member in await cast(Any, self._redis.smembers(wire.WORKERS)))
+        if not ids:
+            return []
+        found = await self._redis.mget([wire.worker(worker_id) for worker_id in ids])
+        gone = [worker_id for worker_id, raw in zip(ids, found, strict=True) if raw is None]
+        if gone:
+            await cast(Any, self._redis.srem(wire.WORKERS, *gone))
+        return [WorkerStatus.model_validate_json(raw) for raw in found if raw is not None]
+
+    async def models(self) -> list[ModelInfo]:
+        """The models that workers serve."""
+        return [worker.model for worker in await self.workers() if worker.model is not None]
+
+    async def heads(self) -> dict[str, HeadInfo]:
+        """The heads that users fitted, by name, in the order of their names."""
+        found: dict[bytes, bytes] = await cast(Any, self._redis.hgetall(wire.HEADS))
+        return {name.decode(): HeadInfo.model_validate_json(raw) for name, raw in sorted(found.items())}
+
+    async def head(self, name: str) -> HeadInfo | None:
+        raw: bytes | None = await cast(Any, self._redis.hget(wire.HEADS, name))
+        return None if raw is None else HeadInfo.model_validate_json(raw)
+
+    async def observe(self) -> None:
+        """Set the metrics of what all gateways share. Does not raise: that Redis is away is one of them."""
+        try:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.time()
+                pipeline.hgetall(wire.LOAD)
+                pipeline.llen(wire.DEAD)
+                for waiting in wire.WAITING.values():
+                    pipeline.zcard(waiting)
+                    pipeline.zrange(waiting, 0, 0, withscores=True)
+                (seconds, microseconds), load, dead, *queues = await pipeline.execute()
+            workers = await self.workers()
+        except redis.RedisError:
+            metrics.REDIS_UP.set(0)
+            metrics.WORKERS_READY.set(0)
+            return
+        metrics.REDIS_UP.set(1)
+        metrics.WORKERS_READY.set(sum(worker.ready for worker in workers))
+        metrics.OPEN_TEXTS.set(int(load.get(b"texts", 0)))
+        metrics.OPEN_BYTES.set(int(load.get(b"bytes", 0)))
+        metrics.DEAD_JOBS.set(dead)
+        for name, count, oldest in zip(wire.WAITING, queues[::2], queues[1::2], strict=True):
+            age_s = seconds + microseconds / 1e6 - oldest[0][1] if oldest else 0.0
+            metrics.QUEUE_JOBS.labels(name).set(count)
+            metrics.QUEUE_AGE.labels(name).set(max(0.0, age_s))

@@ -1,0 +1,49 @@
+"""The parts of the gateway that use Redis, opened and closed together; an endpoint takes those that it needs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from api.redis.admission import Admission
+from api.redis.fleet import Fleet
+from api.redis.mailbox import Mailbox
+from api.redis.publisher import Publisher
+from api.redis.records import Records
+from api.redis.redis_client import BLOCK_S, redis_client
+from api.redis.streams import Streams
+from api.settings import ApiSettings
+
+
+@dataclass(frozen=True)
+class Parts:
+    admission: Admission
+    mailbox: Mailbox
+    records: Records
+    streams: Streams
+    fleet: Fleet
+
+
+@asynccontextmanager
+async def open_parts(settings: ApiSettings) -> AsyncIterator[Parts]:
+    """The parts on two clients, with their loops running. Does not wait for Redis."""
+    client, blocking = redis_client(settings), redis_client(settings, BLOCK_S)
+    publisher, mailbox, records = Publisher(settings, client), Mailbox(client, blocking), Records(client)
+    streams = Streams(client, blocking, records, settings.api_disconnect_grace_s)
+    loops = [asyncio.create_task(loop) for loop in (publisher.run(), mailbox.listen(), mailbox.sweep())]
+    try:
+        yield Parts(Admission(settings, client, publisher), mailbox, records, streams, Fleet(client))
+    finally:
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        await streams.close()
+        await client.aclose()
+        await blocking.aclose()
+
+
+def parts_of(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts

@@ -1,0 +1,87 @@
+"""Jobs by their id: what is known of one, its outcome, the end of one whose time is over, and cancellation."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis.asyncio as redis
+
+from api import metrics
+from contract import endings, lua, wire
+from contract.jobs import JobBase, JobState, Outcome
+
+# End a job whose time is over: with no worker, or behind a long queue, nobody else would. A job that has an outcome
+# keeps it. KEYS: those of endings.LUA. ARGV: the same, then how late the job must be.
+# Answers whether it ended the job, and the outcome that the job has.
+_EXPIRE = (
+    lua.NOW
+    + """
+local known = redis.call('HMGET', KEYS[2], 'body', 'created', 'timeout_s')
+local late = known[1] and now - known[2] >= known[3] + ARGV[10]
+if late then
+"""
+    + endings.LUA
+    + """
+end
+return {late and 1 or 0, redis.call('GET', KEYS[1])}
+"""
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a job beside its outcome."""
+
+    kind: str
+    state: JobState
+    created: float
+    encoding: str
+    timeout_s: float
+    left_s: float  # of its time, by Redis' clock; negative when that is over
+
+    @property
+    def ended(self) -> bool:
+        return self.state not in ("queued", "running")
+
+
+class Records:
+    """Raises redis.RedisError when Redis is away."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+
+    async def record(self, job_id: str) -> Record | None:
+        """None for a job that never was, or ended long ago."""
+        fields = ["kind", "state", "created", "encoding", "timeout_s"]
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hmget(wire.job(job_id), fields)
+            pipeline.time()
+            found, (seconds, microseconds) = await pipeline.execute()
+        if None in found:
+            return None
+        kind, state, created, encoding, timeout_s = (value.decode() for value in found)
+        left_s = float(created) + float(timeout_s) - (seconds + microseconds / 1e6)
+        return Record(kind, cast(JobState, state), float(created), encoding, float(timeout_s), left_s)
+
+    async def outcome(self, job_id: str, record: Record) -> Outcome | None:
+        """None while the job has time, and when its result has expired. Ends a job whose time is over."""
+        raw = await self._redis.get(wire.result(job_id))
+        if raw is not None:
+            return Outcome.model_validate_json(raw)
+        if not record.ended and record.left_s <= -wire.LATE_S:
+            return await self.expire(job_id, record.timeout_s, wire.LATE_S)
+        return None
+
+    async def expire(self, job_id: str, timeout_s: float, late_s: float = 0.0) -> Outcome | None:
+        """End a job whose time was over `late_s` ago. Returns the outcome that the job now has, if any."""
+        # The end goes to the job's stream even if its request asked for no events, because somebody may read it.
+        job = JobBase(id=job_id, timeout_s=timeout_s, events=True)
+        keys = endings.keys(job)
+        arguments = endings.arguments(job, Outcome.late(timeout_s), wire.RECORD_TTL_S)
+        ended, raw = await cast(Any, self._redis.eval(_EXPIRE, len(keys), *keys, *arguments, late_s))
+        metrics.EXPIRED.inc(ended)
+        return None if raw is None else Outcome.model_validate_json(raw)
+
+    async def cancel(self, job_id: str, reason: str) -> None:
+        """Ask the worker to stop the job, which ends soon after. reason: a label of `neuron_cancelled_jobs`."""
+        await self._redis.set(wire.cancel(job_id), "1", ex=wire.CANCEL_TTL_S)
+        metrics.CANCELLED.labels(reason).inc()

@@ -1,0 +1,93 @@
+"""Response bodies."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from contract.jobs import HeadInfo, JobState, ModelInfo, Pooling
+
+
+class ModelName(BaseModel):
+    name: str
+    step: int
+
+
+class Classification(BaseModel):
+    label: str
+    score: float = Field(description="Probability of the label.")
+    probabilities: dict[str, float]
+    sentiment: float | None = Field(description="The sentiment unit, calibrated to [-1, 1].")
+    unit_value: float | None = Field(description="The sentiment unit's raw value.")
+
+
+class ClassifyResponse(BaseModel):
+    model: ModelName
+    head: str
+    results: list[Classification]
+
+
+class Features(BaseModel):
+    features: list[float] | str
+
+
+class FeaturizeResponse(BaseModel):
+    model: ModelName
+    pooling: Pooling
+    encoding: Literal["float", "base64"]
+    results: list[Features]
+
+
+class FitResponse(HeadInfo):
+    model: ModelName
+
+
+class FittedHead(HeadInfo):
+    usable: bool = Field(description="Whether a worker serves the checkpoint that it was fitted on.")
+
+
+class HeadsResponse(BaseModel):
+    heads: list[FittedHead]
+
+
+class TracedByte(BaseModel):
+    byte: int
+    start: int = Field(description="First character of the text as sent that the byte belongs to.")
+    end: int = Field(description="The character after the last; equal to start for bytes that preparation adds.")
+    text: str
+    values: list[float] = Field(description="One for each of `units`, after the byte was read.")
+    sentiment: float | None = Field(None, description="Calibrated, where the sentiment unit is traced.")
+
+
+class TraceResponse(BaseModel):
+    model: ModelName
+    units: list[int]
+    bytes: list[TracedByte]
+
+
+class Sample(BaseModel):
+    index: int = Field(description="Number of the sample; `token` events name it.")
+    text: str = Field(description="The continuation, without the prompt.")
+    mean_log_probability: float = Field(description="Nats a byte under the model at temperature 1.")
+    positive: float | None = Field(
+        None, description="Probability of positive by the head `sentiment`, where that is what samples are ranked by."
+    )
+    finish_reason: Literal["length", "stop"]
+
+
+class GenerateResponse(BaseModel):
+    model: ModelName
+    seed: int
+    results: list[Sample] = Field(description="The best first, by `rank_by`.")
+
+
+class JobResponse(BaseModel):
+    id: str
+    kind: str
+    state: JobState
+    created: float = Field(description="Unix time in seconds.")
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = Field(None, description="A problem document.")
+
+
+class ModelsResponse(BaseModel):
+    models: list[ModelInfo]

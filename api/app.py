@@ -47,7 +47,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app = FastAPI(
         title="Sentiment Neuron", description=_DESCRIPTION, version=version("sentiment-neuron"), lifespan=lifespan
     )
-    app.add_middleware(BodyLimit, limit=settings.api_max_request_bytes, heads_limit=settings.api_max_heads_bytes)
+    app.add_middleware(BodyLimit, limit=settings.api_max_request_bytes, fit_limit=settings.api_max_fit_bytes)
     if keys:
         app.add_middleware(Authorize, keys=keys, limits=limits, retry_after_s=settings.api_retry_after_s)
     if settings.api_cors_origins:

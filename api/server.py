@@ -52,7 +52,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     connection = functools.partial(
-        Connection, max_head_bytes=settings.api_max_head_bytes, timeout_s=settings.api_request_timeout_s
+        Connection, max_header_bytes=settings.api_max_header_bytes, timeout_s=settings.api_request_timeout_s
     )
     uvicorn.run(
         app,

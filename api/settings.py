@@ -1,6 +1,7 @@
 """The gateway's settings, from environment variables."""
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field, SecretStr
@@ -11,6 +12,10 @@ from contract.settings import ProcessSettings, SettingError
 
 class ApiSettings(ProcessSettings):
     process: ClassVar[str] = "api"
+    renamed: ClassVar[Mapping[str, str]] = {
+        "NEURON_API_MAX_HEAD_BYTES": "NEURON_API_MAX_HEADER_BYTES",
+        "NEURON_API_MAX_HEADS_BYTES": "NEURON_API_MAX_FIT_BYTES",
+    }
 
     api_host: str = Field(
         "127.0.0.1",
@@ -33,7 +38,7 @@ class ApiSettings(ProcessSettings):
         None,
         description="Origins whose pages may call from a browser, with commas between; `*` is any. Unset: none may.",
     )
-    api_max_head_bytes: int = Field(
+    api_max_header_bytes: int = Field(
         32_768, ge=1024, description="Bytes of a request's line and headers; more answer 431."
     )
     api_request_timeout_s: float = Field(
@@ -49,7 +54,7 @@ class ApiSettings(ProcessSettings):
         le=100_000,
         description="Examples in one `POST /heads`; more answer 413. The worker holds a feature vector of each.",
     )
-    api_max_heads_bytes: int = Field(
+    api_max_fit_bytes: int = Field(
         64 * 2**20,
         ge=1024,
         description="Bytes of the body of a `POST /heads`; more answer 413, while being read.",

@@ -1,10 +1,11 @@
-"""What every process's settings have in common: the prefix, the shared names, and that unknown names are refused.
+"""What every process's settings have in common: the prefix, the shared names, and the refusal of unknown names.
 
 A process's own settings begin with its name (`NEURON_API_...`, `NEURON_WORKER_...`), so that each can tell a
-misspelt name from one that is meant for its neighbour.
+misspelt name from one that is meant for the other process.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,18 +19,23 @@ _ELSEWHERE = {"NEURON_OPENAI_WEIGHTS"}
 
 
 class SettingError(ValueError):
-    """A process cannot run as it is set."""
+    """A process cannot run with these settings."""
 
 
 class UnknownSettingError(SettingError):
-    """An environment variable looks like a setting but is none."""
+    """An environment variable looks like a setting but is not one, or is not one any more."""
 
 
 class ProcessSettings(BaseSettings):
-    """Settings from environment variables `NEURON_<FIELD>`."""
+    """Settings from environment variables `NEURON_<FIELD>`.
+
+    Raises SettingError for a value that is not valid, UnknownSettingError for a name that is not known.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
     process: ClassVar[str]
+    # Former name -> present name, both in full, of the settings of this process. A former name is refused.
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     redis_url: RedisDsn = Field(
         RedisDsn("redis://127.0.0.1:6379/0"),
@@ -41,7 +47,7 @@ class ProcessSettings(BaseSettings):
         "model shipped with the package.",
     )
     insecure: bool = Field(
-        False, description="Let the gateway listen beyond this machine without keys: who reaches it may use it."
+        False, description="Let the gateway listen beyond this machine without keys: whoever reaches it may use it."
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="Lines of the log; with `json` every job that ends has one, with its sizes and durations."
@@ -53,7 +59,7 @@ class ProcessSettings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            # The values stay unsaid, for some are secrets.
+            # Values are left out because some are secrets.
             faults = [f"{PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
             raise SettingError("; ".join(faults)) from None
 
@@ -63,12 +69,14 @@ class ProcessSettings(BaseSettings):
         others = tuple(f"{PREFIX}{process.upper()}_" for process in PROCESSES if process != cls.process)
         for name in sorted(os.environ):
             if name.startswith(PREFIX) and not name.startswith(others) and name not in known | _ELSEWHERE:
+                if name in cls.renamed:
+                    raise UnknownSettingError(f"{name} is not a setting any more: it is now {cls.renamed[name]}")
                 raise UnknownSettingError(
                     f"{name} is not a setting of {cls.process}: known are {', '.join(sorted(known))}"
                 )
 
     def effective(self) -> dict[str, str]:
-        """Every setting as it is in force, secrets and the password of a URL masked, for the log."""
+        """Every setting and its value in force, for the log; secrets and the password of a URL are masked."""
         shown = {PREFIX + name.upper(): str(value) for name, value in self}
         if self.redis_url.password:
             shown[PREFIX + "REDIS_URL"] = shown[PREFIX + "REDIS_URL"].replace(self.redis_url.password, "***")

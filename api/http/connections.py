@@ -25,7 +25,7 @@ HEADERS = [
 ]
 
 
-class _HeadTooLarge(Exception):
+class _HeaderTooLarge(Exception):
     """Ends the parsing of a request whose head is over the limit."""
 
 
@@ -35,9 +35,9 @@ class Connection(HttpToolsProtocol):
     Closes where a whole request has not come within so long, or an answer has not been read on for so long.
     """
 
-    def __init__(self, *arguments: Any, max_head_bytes: int, timeout_s: float, **options: Any) -> None:
+    def __init__(self, *arguments: Any, max_header_bytes: int, timeout_s: float, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._max_head_bytes = max_head_bytes
+        self._max_header_bytes = max_header_bytes
         self._timeout_s = timeout_s
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
@@ -80,8 +80,8 @@ class Connection(HttpToolsProtocol):
         if self._in_head:
             # The parser tells of a value when it has all of it, so what was read is what is bounded.
             self._head_bytes += len(data)
-            if self._head_bytes > self._max_head_bytes and not self.transport.is_closing():
-                self._refuse(self._head_too_large())
+            if self._head_bytes > self._max_header_bytes and not self.transport.is_closing():
+                self._refuse(self._header_too_large())
 
     def on_message_begin(self) -> None:
         self._in_head, self._head_bytes = True, 0
@@ -93,8 +93,8 @@ class Connection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._max_head_bytes:
-            raise _HeadTooLarge
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._max_header_bytes:
+            raise _HeaderTooLarge
         self._in_head = False
         super().on_headers_complete()
 
@@ -105,14 +105,14 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         # The parser does not pass on what was raised within it, but keeps it as the context.
         error = sys.exception()
-        if error is not None and isinstance(error.__context__, _HeadTooLarge):
-            self._refuse(self._head_too_large())
+        if error is not None and isinstance(error.__context__, _HeaderTooLarge):
+            self._refuse(self._header_too_large())
         else:
             self._refuse(Problem("bad-request", "this is no HTTP that can be read"))
 
-    def _head_too_large(self) -> Problem:
+    def _header_too_large(self) -> Problem:
         metrics.REFUSED.labels("head-too-large").inc()
-        limit, setting = self._max_head_bytes, "NEURON_API_MAX_HEAD_BYTES"
+        limit, setting = self._max_header_bytes, "NEURON_API_MAX_HEADER_BYTES"
         detail = f"the request's line and headers are over the limit of {limit:,} bytes (setting {setting})"
         return Problem("head-too-large", detail, limit=limit, setting=setting)
 

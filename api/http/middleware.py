@@ -21,12 +21,12 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 class BodyLimit:
     """Refuses a body over the limit: by its Content-Length before reading, else as soon as too much has come."""
 
-    def __init__(self, app: App, limit: int, heads_limit: int) -> None:
-        """heads_limit: for /heads, whose examples are many."""
+    def __init__(self, app: App, limit: int, fit_limit: int) -> None:
+        """fit_limit: for `POST /heads`, whose examples are many."""
         self._app = app
         self._limits = {
             False: (limit, "NEURON_API_MAX_REQUEST_BYTES"),
-            True: (heads_limit, "NEURON_API_MAX_HEADS_BYTES"),
+            True: (fit_limit, "NEURON_API_MAX_FIT_BYTES"),
         }
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:

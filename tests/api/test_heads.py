@@ -306,11 +306,11 @@ def test_where_heads_cannot_be_kept_the_fit_is_refused_before_the_work(tiny_volu
 
 def test_limits_name_their_setting(tiny_volume: Path, tmp_path: Path) -> None:
     settings = {"NEURON_CHECKPOINT_DIR": str(tiny_volume), "NEURON_API_MAX_EXAMPLES": "20"}
-    settings |= {"NEURON_API_MAX_HEADS_BYTES": "20000", "NEURON_API_MAX_REQUEST_BYTES": "1024"}
+    settings |= {"NEURON_API_MAX_FIT_BYTES": "20000", "NEURON_API_MAX_REQUEST_BYTES": "1024"}
     with run_stack(tmp_path, worker=False, **settings) as stack, stack.client() as client:
         for body, setting in (
             ({"name": "big", "examples": examples()}, "NEURON_API_MAX_EXAMPLES"),
-            ({"name": "big", "examples": examples(each=400)}, "NEURON_API_MAX_HEADS_BYTES"),
+            ({"name": "big", "examples": examples(each=400)}, "NEURON_API_MAX_FIT_BYTES"),
         ):
             answer = client.post("/heads", json=body)
             assert answer.status_code == 413

@@ -26,7 +26,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """No worker: what is tested here ends at the gateway."""
     settings = {
         "NEURON_API_REQUEST_TIMEOUT_S": "1",
-        "NEURON_API_MAX_HEAD_BYTES": "2000",
+        "NEURON_API_MAX_HEADER_BYTES": "2000",
         "NEURON_API_CORS_ORIGINS": f"https://other.example, {PAGE}",
         "NEURON_API_WAIT_S": "3",
     }
@@ -159,7 +159,7 @@ def test_a_head_over_the_limit_is_refused(strict: Stack, head: bytes) -> None:
     assert status == 431
     problem = json.loads(body)
     assert problem["type"].endswith(":head-too-large")
-    assert (problem["limit"], problem["setting"]) == (2000, "NEURON_API_MAX_HEAD_BYTES")
+    assert (problem["limit"], problem["setting"]) == (2000, "NEURON_API_MAX_HEADER_BYTES")
 
 
 def test_a_head_within_the_limit_and_a_long_body_are_served(strict: Stack) -> None:

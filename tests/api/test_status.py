@@ -1,4 +1,4 @@
-"""What the service says of itself: models, readiness, metrics, documentation, settings."""
+"""What the service says of itself: models, readiness, metrics, documentation."""
 
 import os
 import subprocess
@@ -6,15 +6,11 @@ import sys
 from pathlib import Path
 
 import httpx
-import pytest
 import redis
 
-from api.settings import ApiSettings
 from contract import wire
 from contract.jobs import WorkerStatus
-from contract.settings import UnknownSettingError
 from tests.conftest import Stack, run_stack, wait_until
-from worker.settings import WorkerSettings
 
 
 def test_models(client: httpx.Client) -> None:
@@ -90,35 +86,6 @@ def test_every_worker_that_is_not_ready_has_its_reason(tmp_path: Path) -> None:
                 heartbeats.set(wire.worker(name), status.model_dump_json())
         detail = client.get("/readyz").json()["detail"]
         assert detail == "worker one is stopping; worker two has an engine that has not moved for 12 s"
-
-
-@pytest.mark.parametrize(
-    ("settings", "name"),
-    [
-        (ApiSettings, "NEURON_API_PROT"),
-        (WorkerSettings, "NEURON_WORKER_ROWS"),
-        (ApiSettings, "NEURON_REDIS"),
-        (WorkerSettings, "NEURON_CHECKPOINTS"),
-    ],
-)
-def test_a_misspelt_setting_is_refused(
-    monkeypatch: pytest.MonkeyPatch, settings: type[ApiSettings | WorkerSettings], name: str
-) -> None:
-    monkeypatch.setenv(name, "1")
-    with pytest.raises(UnknownSettingError, match=name):
-        settings()
-
-
-def test_settings_of_a_neighbour_are_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NEURON_WORKER_MAX_ROWS", "8")
-    monkeypatch.setenv("NEURON_API_PORT", "1234")
-    assert ApiSettings().api_port == 1234
-    assert WorkerSettings().worker_max_rows == 8
-
-
-def test_the_password_of_redis_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NEURON_REDIS_URL", "redis://user:secret@example.test:6379/0")
-    assert "secret" not in str(ApiSettings().effective())
 
 
 def test_the_gateway_never_imports_torch() -> None:

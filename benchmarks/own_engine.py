@@ -19,6 +19,7 @@ from engine.engine import Engine
 from engine.execute import Task
 from engine.serving import ServedModel
 from model.checkpoints import volumes
+from worker.engine_metrics import EngineMetrics
 from worker.settings import WorkerSettings
 
 TEXTS_A_REQUEST = 64
@@ -30,13 +31,13 @@ _ID = "0" * 22
 _NEVER = 1e9  # seconds
 
 # The texts of a load come again and again; each is to be read whole every time.
-ENVIRONMENT = {"NEURON_WORKER_STATE_CACHE_MB": "0"}
+ENVIRONMENT = {"NEURON_WORKER_PREFIX_CACHE_MB": "0"}
 
 
 @contextmanager
 def own_engine() -> Iterator["OwnEngine"]:
     """The model and the settings that a worker started from here would have, but for `ENVIRONMENT`."""
-    settings = WorkerSettings(worker_state_cache_mb=0.0)
+    settings = WorkerSettings(worker_prefix_cache_mb=0.0)
     if settings.worker_threads:
         torch.set_num_threads(settings.worker_threads)
     directory = volumes.latest(settings.checkpoint_dir or volumes.SHIPPED)
@@ -45,8 +46,9 @@ def own_engine() -> Iterator["OwnEngine"]:
         settings.worker_max_rows,
         settings.worker_block_steps,
         settings.worker_bulk_share,
-        settings.worker_gather_ms / 1000,
-        settings.worker_state_cache_mb,
+        settings.worker_batching_delay_ms / 1000,
+        settings.worker_prefix_cache_mb,
+        EngineMetrics(),
     )
     before = sys.getswitchinterval()
     sys.setswitchinterval(0.0005)  # as the worker

@@ -36,7 +36,7 @@ _IDLE_TEXTS = 100  # different ones, so that the time of each is known alone and
 @click.option(
     "--url",
     help="A running service with the model and settings that a worker started here would have, but for "
-    "NEURON_WORKER_STATE_CACHE_MB=0; else one is started.",
+    "NEURON_WORKER_PREFIX_CACHE_MB=0; else one is started.",
 )
 @click.option(
     "--texts",

@@ -85,7 +85,7 @@ def soak(minutes: float, path: Path | None) -> None:
         stack.environment |= {
             "NEURON_CHECKPOINT_DIR": str(volume),
             "NEURON_WORKER_POLL_S": "0.5",
-            "NEURON_WORKER_STATE_CACHE_MB": "4",  # full soon
+            "NEURON_WORKER_PREFIX_CACHE_MB": "4",  # full soon
             "NEURON_WORKER_RESULT_TTL_S": str(_KEPT_S),
         }
         stack.add_worker()

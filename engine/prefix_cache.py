@@ -1,7 +1,8 @@
-"""States of texts that may begin alike: the cache that holds them, and where in a text one may be held. No torch.
+"""Prefixes that texts may have in common: where in a text they end, and the cache of the states after them. No torch.
 
-A state depends on the bytes read so far and on the clamps, and has a sum of hidden vectors or has not; on nothing else.
-So it is found by a 128-bit hash of these, keyed by a secret of the process: nobody can make two texts meet.
+A state depends on the bytes read so far, on the clamps, and on whether it includes a sum of hidden vectors; on nothing
+else. So it is stored under a 128-bit hash of these, keyed by a secret of the process: nobody can construct two texts
+that collide.
 """
 
 import hashlib
@@ -15,30 +16,30 @@ StateT = TypeVar("StateT")
 
 _KEY = secrets.token_bytes(16)
 
-# The first bytes of a text are marked this often. A mark costs about 1 us, a byte of a wide model 50 us on a CPU.
+# At first a prefix ends this often. One costs about 1 us, a byte of a wide model 50 us on a CPU.
 _SPACING = 64
-# From so many marks on they lie twice as far apart, then twice again: no more than an eighth of a long beginning is
-# read again, and a megabyte has 97 marks.
-_MARKS_PER_SPACING = 16
+# After so many prefixes they lie twice as far apart, then twice again: no more than an eighth of a long common prefix
+# is read again, and a text of a megabyte has 97 prefixes.
+_PREFIXES_PER_SPACING = 16
 
 # What Python and torch keep beside the numbers of one state.
 _ENTRY_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class Prefix:
     """The first `length` bytes of a text, read under some clamps, with a sum or without."""
 
     length: int
     digest: bytes
 
 
-def beginnings(text: bytes, clamps: Mapping[int, float], generates: bool, sums: bool = False) -> list[Beginning]:
-    """The places in `text` where a state may be found or kept, shortest first; the last one is the end of the text.
+def prefixes(text: bytes, clamps: Mapping[int, float], generates: bool, sums: bool = False) -> list[Prefix]:
+    """The prefixes of `text` after which a state may be found or kept, shortest first; the last one is the whole text.
 
-    Where bytes are to be generated after it, it is the last byte but one: the last is read by every sample, for the
-    first draw belongs to the step that reads it. sums: whether the states have a sum, so rows that ask for a mean share
-    with each other alone.
+    Where bytes will be generated after the text, the last prefix leaves out its last byte: every sample reads that one
+    itself, because the first draw belongs to the step that reads it. sums: whether the states include a sum, so rows
+    that ask for a mean share only with each other.
     """
     end = len(text) - 1 if generates else len(text)
     conditions = repr((sorted(clamps.items()), sums)).encode() + b"\n"
@@ -46,7 +47,7 @@ def beginnings(text: bytes, clamps: Mapping[int, float], generates: bool, sums: 
     found, position = [], 0
     for length in _lengths(end):
         hashed.update(memoryview(text)[position:length])
-        found.append(Beginning(length, hashed.copy().digest()))
+        found.append(Prefix(length, hashed.copy().digest()))
         position = length
     return found
 
@@ -55,15 +56,15 @@ def _lengths(end: int) -> Iterator[int]:
     length = spacing = _SPACING
     while length < end:
         yield length
-        if length == _MARKS_PER_SPACING * spacing:
+        if length == _PREFIXES_PER_SPACING * spacing:
             spacing *= 2
         length += spacing
     if end > 0:
         yield end
 
 
-class StateCache(Generic[StateT]):
-    """States by the digest of what was read; the one that was used longest ago goes first when room is short."""
+class PrefixCache(Generic[StateT]):
+    """States by the digest of the prefix that was read; the least recently used one is evicted first."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -81,7 +82,7 @@ class StateCache(Generic[StateT]):
         return entry[0]
 
     def keep(self, digest: bytes, state: StateT, state_bytes: int) -> int:
-        """Returns how many other states had to go. One that is larger than the whole cache is not kept."""
+        """Returns how many other states were evicted. One that is larger than the whole cache is not kept."""
         size = state_bytes + _ENTRY_BYTES
         if size > self.max_bytes:
             return 0

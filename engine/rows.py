@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.jobs import Priority
-from engine.prefix_cache import Beginning
+from engine.prefix_cache import Prefix
 
 
 class RowCancelled(Exception):
@@ -71,11 +71,12 @@ class Row:
         request: RowRequest,
         cancelled: threading.Event,
         on_text: Callable[[str], None] | None = None,
-        beginnings: Sequence[Beginning] = (),
+        prefixes: Sequence[Prefix] = (),
     ) -> None:
-        """on_text hears whole characters as they are generated, on the engine's thread: it must not block.
+        """on_text is called with whole characters as they are generated, on the engine's thread: it must not block.
 
-        beginnings: of the text, which the row may share with others (shared_reading.py).
+        prefixes: of the text, which the row may share with others (shared_prefixes.py). Raises ValueError for a request
+        without a byte to read, or for the mean of a row that generates.
         """
         if not request.text:
             raise ValueError("a row needs at least one byte to read")
@@ -84,9 +85,9 @@ class Row:
         self.request = request
         self.cancelled = cancelled
         self.on_text = on_text
-        self.beginnings = beginnings
-        self.keeps: deque[Beginning] = deque()  # where its state is still to be kept, shortest first
-        self.follows: Beginning | None = None  # what another row reads for it; it stands still until then
+        self.prefixes = prefixes
+        self.keeps: deque[Prefix] = deque()  # ahead of the row, its state will be kept after them; shortest first
+        self.follows: Prefix | None = None  # what another row reads for it; it stands still until then
         self.done: Future[RowResult] = Future()
         self.slot = -1
         self.admitted_at: float | None = None  # by time.monotonic, when it got its place in the engine
@@ -98,6 +99,14 @@ class Row:
         self.traces: list[NDArray[np.float32]] = []
         self._text = np.frombuffer(request.text, dtype=np.uint8)
         self._output = Output(request.stop)
+
+    def reason_to_end(self, now: float) -> RowCancelled | DeadlineExceeded | None:
+        """Why the row must not run any more, None where it may. now: by time.monotonic()."""
+        if self.cancelled.is_set():
+            return RowCancelled()
+        if self.request.deadline < now:
+            return DeadlineExceeded(f"not ended by its deadline, {now - self.request.deadline:.1f} s ago")
+        return None
 
     @property
     def steps_left(self) -> int:
@@ -175,6 +184,6 @@ class Output:
         return fresh
 
     def _begun(self, stop: bytes) -> int:
-        """The longest beginning of `stop` that the held bytes end in."""
+        """Length of the longest proper prefix of `stop` that the held bytes end in."""
         longest = min(len(stop) - 1, len(self._held))
         return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)

@@ -1,8 +1,8 @@
-"""Which rows run in the next block: interactive before bulk, without starving it. No torch, no threads.
+"""Which rows run in the next block: interactive before bulk, without starving bulk. No torch, no threads.
 
 Rows that somebody waits for are interactive, the others bulk. Each class has `max_rows` places, so neither keeps the
-other from starting; who finds none waits in its class's queue, first come first served. A block holds up to `max_rows`
-rows, and the others stand still until a later one:
+other from starting; a row that finds no free place waits in its class's queue, first come first served. A block holds
+up to `max_rows` rows, and the others stand still until a later one:
 
 - Interactive rows go first, but leave bulk rows their share of a full block.
 - Beside interactive rows, bulk rows may make a step no longer than 1 / (1 - `bulk_share`) times what it would take
@@ -10,7 +10,8 @@ rows, and the others stand still until a later one:
 - At least one bulk row runs, and those that stood still longest go first.
 
 A step costs nearly the same for one row as for thirty. So while requests keep coming and few rows run, it pays to wait
-a moment for company before the next block: `company_wait_s`. A request that is alone never waits.
+a moment for more rows before the next block: the batching delay, `batching_wait_s`. A request that is alone never
+waits.
 """
 
 from collections import deque
@@ -21,11 +22,10 @@ from contract.jobs import Priority
 
 RowT = TypeVar("RowT")
 
-
-# From this many rows on, a step is well filled: more would share it, but no longer nearly for free.
+# From this many rows on a step is well filled: another row is no longer almost free.
 _WELL_FILLED_ROWS = 32
-# Requests keep coming if two came within this many waits for company.
-_RECENT_WAITS = 4
+# Requests keep coming if two came within this many batching delays.
+_RECENT_DELAYS = 4
 
 
 class _Class(Generic[RowT]):
@@ -37,16 +37,17 @@ class _Class(Generic[RowT]):
 
 
 class Scheduler(Generic[RowT]):
-    """Rows wait in here until there is room; the caller says when one has left."""
+    """Rows wait in here until there is room; the caller reports when one has left."""
 
-    def __init__(self, max_rows: int, bulk_share: float, gather_s: float = 0.0) -> None:
+    def __init__(self, max_rows: int, bulk_share: float, batching_delay_s: float = 0.0) -> None:
+        """Raises ValueError where max_rows is less than 1 or bulk_share not in [0, 1)."""
         if max_rows < 1:
             raise ValueError(f"max_rows is {max_rows}, at least 1 is needed")
         if not 0 <= bulk_share < 1:
             raise ValueError(f"bulk_share is {bulk_share}, it must be at least 0 and less than 1")
         self.max_rows = max_rows
         self.bulk_share = bulk_share
-        self.gather_s = gather_s
+        self.batching_delay_s = batching_delay_s
         self._arrivals: deque[float] = deque(maxlen=2)  # when the last two submissions came
         self._classes: dict[Priority, _Class[RowT]] = {"interactive": _Class(), "bulk": _Class()}
 
@@ -59,17 +60,17 @@ class Scheduler(Generic[RowT]):
         return sum(rows.active for rows in self._classes.values())
 
     def add(self, row: RowT, priority: Priority, now: float) -> None:
-        """now: seconds on any clock that never goes back; rows that came together share it."""
+        """now: seconds on any monotonic clock; rows that were submitted together have the same."""
         if not self._arrivals or self._arrivals[-1] != now:
             self._arrivals.append(now)
         self._classes[priority].waiting.append(row)
 
-    def company_wait_s(self, now: float) -> float:
-        """How long to wait for more rows before the next block; 0 to go on at once."""
+    def batching_wait_s(self, now: float) -> float:
+        """How long to wait for more rows before the next block: 0 or the batching delay."""
         rows = self.active + self.waiting
         if not 2 <= rows < min(_WELL_FILLED_ROWS, self.max_rows) or len(self._arrivals) < 2:
             return 0.0
-        return self.gather_s if now - self._arrivals[0] < _RECENT_WAITS * self.gather_s else 0.0
+        return self.batching_delay_s if now - self._arrivals[0] < _RECENT_DELAYS * self.batching_delay_s else 0.0
 
     def admit(self) -> list[RowT]:
         """The rows that may start now, interactive ones first; each counts as active until `leave`."""
@@ -87,9 +88,9 @@ class Scheduler(Generic[RowT]):
         self._classes[priority].active -= 1
 
     def share(self, interactive: int, bulk: int, step_seconds: Callable[[int], float]) -> tuple[int, int]:
-        """How many of the interactive and of the bulk rows that could run do run in the next block.
+        """How many interactive and how many bulk rows run in the next block, of those that could.
 
-        step_seconds: time of a step by its rows; it must not fall.
+        step_seconds: time of a step by its number of rows; it must not fall as rows are added.
         """
         if interactive == 0 or bulk == 0:
             return min(interactive, self.max_rows), min(bulk, self.max_rows)
@@ -105,7 +106,7 @@ class Scheduler(Generic[RowT]):
         return interactive, least
 
     def withdraw(self, dead: "list[RowT]") -> None:
-        """Forget waiting rows that need not run any more. Cost is linear in the rows that wait."""
+        """Forget waiting rows that must not run any more. Cost is linear in the rows that wait."""
         gone = {id(row) for row in dead}
         for rows in self._classes.values():
             rows.waiting = deque(row for row in rows.waiting if id(row) not in gone)

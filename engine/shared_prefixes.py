@@ -1,112 +1,111 @@
-"""Beginnings that rows have in common are read once: which row reads one, which wait for it, which start behind it.
+"""Prefixes that rows have in common are read once: which row reads one, which rows wait for it, which start after it.
 
-A prompt's state is kept at its end and at its last mark (state_cache.py); any other beginning is kept when it is seen
-for the second time, so texts that never come again cost no copy. While an active row reads a beginning that will be
-kept, it leads: rows with the same beginning follow it, which means that they stand still until it has passed there and
-then take over its state. That is never later than if they had read it themselves, for all rows advance side by side.
+The state of a prompt is kept at its end and at its last prefix but one (prefix_cache.py); the state after any other
+prefix is kept when the prefix is seen for the second time, so texts that never come again cost no copy. While an active
+row reads a prefix whose state will be kept, it leads: rows with the same prefix follow it, which means that they stand
+still until it has read the prefix and then take over its state. That is never later than if they had read it
+themselves, because all rows advance side by side.
 
-A row follows at a beginning that is shorter than any it leads, so no two rows wait for each other.
+A row follows at a prefix that is shorter than any it leads, so no two rows wait for each other.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterable
 
 from engine.backend import Backend, RowState
-from engine.prefix_cache import Beginning, StateCache
+from engine.observer import Observer
+from engine.prefix_cache import Prefix, PrefixCache
 from engine.rows import Row
-from worker import metrics
 
-# Beginnings that are remembered as seen, some 200 bytes each: those of some thousand texts.
+# Prefixes that are remembered as seen, some 200 bytes each: those of some thousand texts.
 _SEEN_AT_MOST = 2**15
 
 
-class SharedReading:
-    """What the rows of one backend read together. Used by the engine's thread alone."""
+class SharedPrefixes:
+    """The prefixes that the rows of one backend share. Used by the engine's thread alone."""
 
-    def __init__(self, max_bytes: int) -> None:
-        """max_bytes: of the states that are kept beyond the rows that run."""
-        self._cache: StateCache[RowState] = StateCache(max_bytes)
+    def __init__(self, max_bytes: int, observer: Observer) -> None:
+        """max_bytes: of the states that are kept beside those of active rows."""
+        self._cache: PrefixCache[RowState] = PrefixCache(max_bytes)
+        self._observer = observer
         self._seen: OrderedDict[bytes, None] = OrderedDict()
-        self._led: dict[bytes, list[Row]] = {}  # what an active row reads for others: those that follow it
+        self._led: dict[bytes, list[Row]] = {}  # digest of a prefix that an active row leads: the rows that follow it
 
     @property
     def held_bytes(self) -> int:
         return self._cache.held_bytes
 
     def join(self, backend: Backend, row: Row) -> None:
-        """Let a row that has just got its slot start behind what is known, or follow the row that reads it."""
-        if not row.beginnings:
+        """Let a row that has just got its slot start after a kept prefix, or follow the row that reads one."""
+        if not row.prefixes:
             return
         known = self._start(backend, row)
-        ahead = [beginning for beginning in row.beginnings if beginning.length > known]
-        wanted = [beginning for beginning in ahead if beginning.digest in self._seen][-1:]
+        ahead = [prefix for prefix in row.prefixes if prefix.length > known]
+        wanted = [prefix for prefix in ahead if prefix.digest in self._seen][-1:]
         if row.request.generate:
             wanted += ahead[-2:]
-        for beginning in sorted(set(wanted), key=lambda beginning: beginning.length):
-            row.keeps.append(beginning)
-            self._led[beginning.digest] = []
-        self._remember(row.beginnings)
-        metrics.STATE_CACHE_LOOKUPS.labels("shared" if row.follows else "hit" if known else "miss").inc()
+        for prefix in sorted(set(wanted), key=lambda prefix: prefix.length):
+            row.keeps.append(prefix)
+            self._led[prefix.digest] = []
+        self._remember(row.prefixes)
+        self._observer.prefix_lookup("shared" if row.follows else "hit" if known else "miss")
 
     def passed(self, backend: Backend, row: Row) -> list[Row]:
-        """Keep the row's state if it stands where that is wanted. Returns the rows that followed it until here."""
+        """Keep the row's state if the row has just read a prefix that it leads. Returns the rows that followed it."""
         if not row.keeps or row.keeps[0].length != row.read:
             return []
-        beginning = row.keeps.popleft()
+        prefix = row.keeps.popleft()
         state = backend.state(row.slot)
-        evicted = self._cache.keep(beginning.digest, state, state.nbytes)
-        metrics.STATE_CACHE_EVICTIONS.inc(evicted)
-        followers = self._led.pop(beginning.digest)
+        self._observer.prefixes_evicted(self._cache.keep(prefix.digest, state, state.nbytes))
+        followers = self._led.pop(prefix.digest)
         for follower in followers:
             follower.follows = None
-            _put(backend, follower, beginning, state)
+            self._take_over(backend, follower, prefix, state)
         return followers
 
     def leads_interactive(self, row: Row) -> bool:
-        """Whether an interactive row follows `row`, which therefore must not stand still for others of its kind."""
+        """Whether an interactive row follows `row`, which therefore must not stand still for other bulk rows."""
         return any(
-            follower.request.priority == "interactive"
-            for beginning in row.keeps
-            for follower in self._led[beginning.digest]
+            follower.request.priority == "interactive" for prefix in row.keeps for follower in self._led[prefix.digest]
         )
 
     def leave(self, backend: Backend, row: Row) -> None:
         """The row has ended. Of those that followed it, the first reads on for the others."""
         if row.follows is not None:
             self._led[row.follows.digest].remove(row)
-        for beginning in row.keeps:
-            followers = self._led.pop(beginning.digest)
+        for prefix in row.keeps:
+            followers = self._led.pop(prefix.digest)
             if followers:
                 heir, *others = followers
-                heir.keeps.appendleft(beginning)
-                self._led[beginning.digest] = others
+                heir.keeps.appendleft(prefix)
+                self._led[prefix.digest] = others
                 self._start(backend, heir)
         row.keeps.clear()
 
     def _start(self, backend: Backend, row: Row) -> int:
-        """Restore or follow the longest beginning that is kept or led, before any that the row leads: its length."""
+        """Take over or follow the longest prefix that is kept or led, shorter than any that the row leads: its length,
+        0 where there is no such prefix."""
         row.follows = None
-        for beginning in reversed(row.beginnings):
-            if row.keeps and beginning.length >= row.keeps[0].length:
+        for prefix in reversed(row.prefixes):
+            if row.keeps and prefix.length >= row.keeps[0].length:
                 continue
-            if (state := self._cache.find(beginning.digest)) is not None:
-                _put(backend, row, beginning, state)
-                return beginning.length
-            if (followers := self._led.get(beginning.digest)) is not None:
+            if (state := self._cache.find(prefix.digest)) is not None:
+                self._take_over(backend, row, prefix, state)
+                return prefix.length
+            if (followers := self._led.get(prefix.digest)) is not None:
                 followers.append(row)
-                row.follows = beginning
-                return beginning.length
+                row.follows = prefix
+                return prefix.length
         return 0
 
-    def _remember(self, beginnings: Iterable[Beginning]) -> None:
-        for beginning in beginnings:
-            self._seen[beginning.digest] = None
-            self._seen.move_to_end(beginning.digest)
+    def _take_over(self, backend: Backend, row: Row, prefix: Prefix, state: RowState) -> None:
+        backend.restore(row.slot, state)
+        row.read = prefix.length
+        self._observer.prefix_spared(prefix.length)
+
+    def _remember(self, prefixes: Iterable[Prefix]) -> None:
+        for prefix in prefixes:
+            self._seen[prefix.digest] = None
+            self._seen.move_to_end(prefix.digest)
         while len(self._seen) > _SEEN_AT_MOST:
             self._seen.popitem(last=False)
-
-
-def _put(backend: Backend, row: Row, beginning: Beginning, state: RowState) -> None:
-    backend.restore(row.slot, state)
-    row.read = beginning.length
-    metrics.STATE_CACHE_SPARED.inc(beginning.length)

@@ -91,7 +91,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel("Time of a step", "s", _quantiles("neuron_step_seconds")),
         Panel("Last moved", "s", {"{{instance}}": "neuron_engine_age_seconds"}),
-        Panel("Beginnings found in the state cache", "ops", _rate("neuron_state_cache_lookups_total", "outcome")),
+        Panel("Prefixes found in the cache", "ops", _rate("neuron_prefix_cache_lookups_total", "outcome")),
         Panel(
             "Memory",
             "bytes",

@@ -1,7 +1,7 @@
-"""A fit in a process of its own, for it may take long and much memory: it can be ended at any moment, what it held is
-given back, and it takes only what the engine leaves of the CPU.
+"""A fit in a process of its own, because it may take long and much memory: it can be ended at any moment, which frees
+its memory, and it takes only the CPU time that the engine leaves.
 
-The child gets a line of JSON, then classes and features as they lie in memory; it writes one object of JSON.
+The child reads a line of JSON, then classes and features as they lie in memory; it writes one object of JSON.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from contract import children
 from model.heads.checks import HeadError, Labels
 from model.heads.cross_validation import Fitted, fit_cv, fit_unit_cv
 from model.heads.l1 import Matrix
@@ -23,11 +24,11 @@ from model.heads.l1 import Matrix
 _LOOK_S = 0.1
 _PIECE_BYTES = 2**22
 _NICENESS = 19
-_REFUSED = 3  # exit status: what it wrote is for the user
+_REFUSED = 3  # exit status: its output is a message for the user
 
 
 class FitProcessError(Exception):
-    """The process ended by itself; the message says how."""
+    """The process ended by itself; the message gives its exit status and the end of its errors."""
 
 
 class FitStopped(Exception):
@@ -35,18 +36,19 @@ class FitStopped(Exception):
 
 
 class FitProcess:
-    """`fit_cv`, or `fit_unit_cv`, elsewhere. Use it as a context: whatever happens, the process ends with it."""
+    """`fit_cv` or `fit_unit_cv` in a child. Use it as a context manager: at its end the process is killed."""
 
     def __init__(self, classes: int, unit_only: bool, threads: int, stopped: Callable[[], bool]) -> None:
-        """threads: of its products. stopped: asked several times a second whether to end."""
+        """threads: of its products. stopped: called several times a second; where it is true the fit ends."""
         self._request = {"classes": classes, "unit_only": unit_only, "parent": os.getpid()}
         self._stopped = stopped
-        # Files, for a pipe that nobody reads would hold up who writes.
+        # Files, because a child that writes into a full pipe would wait for a reader.
         self._answer: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "worker.fit_process"],
-            env=os.environ | dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), str(threads)),
+        self._child = subprocess.Popen(  # noqa: S603 - our own module
+            children.command("worker.fit_process"),
+            env=children.environment(os.environ)
+            | dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), str(threads)),
             stdin=subprocess.PIPE,
             stdout=self._answer,
             stderr=self._errors,
@@ -64,9 +66,9 @@ class FitProcess:
         self._errors.close()
 
     def send(self, features: Matrix, labels: Labels) -> None:
-        """(rows, units) and (rows,): afterwards they are no longer needed here. Raises FitStopped."""
+        """features: (rows, units); labels: (rows,). The caller may drop them afterwards. Raises FitStopped."""
         header = json.dumps(self._request | {"rows": len(features), "units": features.shape[1]}).encode() + b"\n"
-        with contextlib.suppress(BrokenPipeError):  # it has ended, and `result` says why
+        with contextlib.suppress(BrokenPipeError):  # the child has ended, and `result` raises the reason
             for part in (header, labels.astype(np.int64).tobytes(), np.ascontiguousarray(features).data.cast("B")):
                 for begin in range(0, len(part), _PIECE_BYTES):
                     self._look()
@@ -74,7 +76,7 @@ class FitProcess:
             self._input.close()
 
     def result(self) -> Fitted:
-        """Raises HeadError, FitProcessError and FitStopped."""
+        """Waits for the end. Raises HeadError for data that cannot be fitted, FitProcessError and FitStopped."""
         while True:
             self._look()
             try:
@@ -104,14 +106,14 @@ class FitProcess:
 
 
 def main(source: IO[bytes], out: IO[bytes]) -> int:
-    """The child. Returns its exit status."""
-    _give_way()
+    """What the child does. Returns its exit status."""
+    _lower_priority()
     request = json.loads(source.readline())
     rows, units = request["rows"], request["units"]
     labels = np.frombuffer(source.read(8 * rows), dtype=np.int64)
     features = np.empty((rows, units), dtype=np.float32)
     if len(labels) != rows or _fill(features, source) != features.nbytes:
-        return 1  # the worker has gone
+        return 1  # the worker has ended
 
     def worker_lives() -> None:
         if os.getppid() != request["parent"]:
@@ -129,8 +131,8 @@ def main(source: IO[bytes], out: IO[bytes]) -> int:
     return 0
 
 
-def _give_way() -> None:
-    """To everything else that wants the CPU."""
+def _lower_priority() -> None:
+    """Lower the priority of the process below everything else."""
     if sys.platform == "linux":  # where niceness is a thread's, and NumPy has started threads by now
         for task in Path("/proc/self/task").iterdir():
             os.setpriority(os.PRIO_PROCESS, int(task.name), _NICENESS)

@@ -1,4 +1,4 @@
-"""The worker's Prometheus metrics. Rows and steps are the engine's, jobs are Celery's."""
+"""The worker's Prometheus metrics. Those of rows, steps and prefixes are set by engine_metrics.py."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -23,11 +23,11 @@ BYTES = Counter("neuron_bytes", "Bytes that went through the model", ["kind"])  
 ROWS_ACTIVE = Gauge("neuron_rows_active", "Rows in the engine")
 ROWS_WAITING = Gauge("neuron_rows_waiting", "Rows that wait for room in the engine")
 ROWS_ENDED = Counter("neuron_rows_ended", "Rows that left the engine", ["how"])
-# outcome: hit (starts from a kept state), shared (waits for a row that reads the same beginning), miss
-STATE_CACHE_LOOKUPS = Counter("neuron_state_cache_lookups", "Rows that looked for their beginning", ["outcome"])
-STATE_CACHE_SPARED = Counter("neuron_state_cache_spared_bytes", "Bytes that rows did not have to read")
-STATE_CACHE_HELD = Gauge("neuron_state_cache_held_bytes", "Bytes of the states that are kept")
-STATE_CACHE_EVICTIONS = Counter("neuron_state_cache_evictions", "Kept states that made room for others")
+# outcome: as engine/observer.py explains
+PREFIX_CACHE_LOOKUPS = Counter("neuron_prefix_cache_lookups", "Rows that looked for a prefix of theirs", ["outcome"])
+PREFIX_CACHE_SPARED = Counter("neuron_prefix_cache_spared_bytes", "Bytes that rows did not have to read")
+PREFIX_CACHE_HELD = Gauge("neuron_prefix_cache_held_bytes", "Bytes of the states that are kept")
+PREFIX_CACHE_EVICTIONS = Counter("neuron_prefix_cache_evictions", "Kept states that made room for others")
 QUEUE_WAIT = Histogram(
     "neuron_queue_wait_seconds",
     "Time from a job's acceptance until a worker begins it",
@@ -55,10 +55,10 @@ HEADS = Gauge("neuron_heads", "Heads in the directory of fitted heads")
 REFUSED_HEADS = Counter("neuron_refused_heads", "Heads, or directories of them, that could not be read")
 HEARTBEATS = Counter("neuron_heartbeats", "Heartbeats written")
 
-# Those that are 0 are told as well: the increase of a series that just came to be is nothing to Prometheus.
+# Series that are 0 exist from the start, because Prometheus sees no increase in the first value of a series.
 for _counter, _values in (
     (BYTES, ("read", "generated")),
-    (STATE_CACHE_LOOKUPS, ("hit", "shared", "miss")),
+    (PREFIX_CACHE_LOOKUPS, ("hit", "shared", "miss")),
     (REDELIVERIES, ("lapsed", "lost")),
     (GIVEN_BACK, ("stop", "quarantine")),
     (RELOADS, ("served", "refused")),

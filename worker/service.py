@@ -21,6 +21,7 @@ from engine.engine import Engine
 from engine.serving import ServedModel, device_memory_bytes
 from model.checkpoints import checkpoint, volumes
 from worker import metrics
+from worker.engine_metrics import EngineMetrics
 from worker.fitting import Fitter
 from worker.intake import BulkIntake
 from worker.jobs import Jobs
@@ -59,8 +60,9 @@ class Service:
             settings.worker_max_rows,
             settings.worker_block_steps,
             settings.worker_bulk_share,
-            settings.worker_gather_ms / 1000,
-            settings.worker_state_cache_mb,
+            settings.worker_batching_delay_ms / 1000,
+            settings.worker_prefix_cache_mb,
+            EngineMetrics(),
         )
         # Every job thread may begin its jobs at once.
         client = redis.Redis.from_url(

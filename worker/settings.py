@@ -1,5 +1,6 @@
 """The worker's settings, from environment variables."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -10,6 +11,10 @@ from contract.settings import ProcessSettings
 
 class WorkerSettings(ProcessSettings):
     process: ClassVar[str] = "worker"
+    renamed: ClassVar[Mapping[str, str]] = {
+        "NEURON_WORKER_GATHER_MS": "NEURON_WORKER_BATCHING_DELAY_MS",
+        "NEURON_WORKER_STATE_CACHE_MB": "NEURON_WORKER_PREFIX_CACHE_MB",
+    }
 
     worker_metrics_host: str = Field(
         "127.0.0.1", description="Address that the worker's `/metrics`, `/healthz` and `/readyz` listen on."
@@ -42,18 +47,18 @@ class WorkerSettings(ProcessSettings):
         description="Share of the engine that bulk rows (`Prefer: respond-async`) have beside interactive ones. More "
         "slows interactive rows: beside bulk, a step takes up to 1 / (1 - share) times as long.",
     )
-    worker_gather_ms: float = Field(
+    worker_batching_delay_ms: float = Field(
         5.0,
         ge=0,
         le=1000,
-        description="How long a block of few rows waits for more while requests keep coming. Waiting fills steps that "
-        "cost the same anyway; a request that comes alone never waits.",
+        description="Batching delay: how long a block of few rows waits for more while requests keep coming. Waiting "
+        "fills steps that cost the same anyway; a request that comes alone never waits.",
     )
-    worker_state_cache_mb: float = Field(
+    worker_prefix_cache_mb: float = Field(
         64.0,
         ge=0,
-        description="MiB of states kept for each served model, on its device, so that what texts begin with in common "
-        "is read once; 0 reads every text whole.",
+        description="MiB of states kept for each served model, on its device, so that prefixes which texts have in "
+        "common are read once; 0 reads every text whole.",
     )
     worker_device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device; auto takes CUDA where it is.")
     worker_dtype: Literal["auto", "float32", "bfloat16"] = Field(

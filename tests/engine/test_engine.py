@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from engine.backend import BlockRow, BlockRowResult
 from engine.engine import Engine
 from engine.folded import FoldedModel
+from engine.observer import Observer
 from engine.reading import read_features
 from engine.rows import DeadlineExceeded, EngineFailure, RowCancelled, RowRequest, RowResult, Sampling
 from engine.torch_backend import TorchBackend
 from tests.conftest import mean_hidden, tiny_model, wait_until
-from worker import metrics
 
 FOLDED = FoldedModel(tiny_model(), dtype=torch.float32)
 _random = np.random.default_rng(0)
@@ -59,7 +59,7 @@ def test_the_length_of_a_block_changes_nothing(block_steps: int, backend: TorchB
 
 
 @pytest.mark.parametrize("block_steps", [1, 8, 64])
-def test_a_mean_is_that_of_the_plain_loop_and_the_same_to_the_bit_in_any_company(block_steps: int) -> None:
+def test_a_mean_is_that_of_the_plain_loop_and_the_same_to_the_bit_beside_any_rows(block_steps: int) -> None:
     model = tiny_model()
     running, backend = Engine(max_rows=5, block_steps=block_steps), TorchBackend(FOLDED, max_rows=5)
     running.start()
@@ -74,16 +74,36 @@ def test_a_mean_is_that_of_the_plain_loop_and_the_same_to_the_bit_in_any_company
     assert plain.mean is generating.mean is None
 
 
-def test_rows_of_many_jobs_share_steps(engine: Engine, backend: TorchBackend) -> None:
+class Steps(Observer):
+    """Counts steps, and those of every row."""
+
+    def __init__(self) -> None:
+        self.steps = self.row_steps = 0
+
+    def block(self, seconds: float, steps: Sequence[int], read: int, generated: int) -> None:
+        self.steps += steps[0]
+        self.row_steps += sum(steps)
+
+
+@pytest.fixture
+def counted() -> Iterator[tuple[Engine, Steps]]:
+    """An engine as the fixture `engine`, and what it reports."""
+    steps = Steps()
+    running = Engine(max_rows=16, block_steps=8, observer=steps)
+    running.start()
+    yield running, steps
+    running.close()
+
+
+def test_rows_of_many_jobs_share_steps(counted: tuple[Engine, Steps], backend: TorchBackend) -> None:
     """Two jobs posted at once: the model must see the rows of both in one step."""
-    before, count = _step_rows()
+    engine, made = counted
     first = engine.submit(backend, [RowRequest(b"x" * 2000)], threading.Event())
     second = engine.submit(backend, [RowRequest(b"y" * 2000)], threading.Event())
     for row in first + second:
         row.done.result(60)
-    after, steps = _step_rows()
-    assert after - before == 4000
-    assert steps - count < 4000 * 0.75
+    assert made.row_steps == 4000
+    assert made.steps < 4000 * 0.75
 
 
 @settings(max_examples=20, deadline=None)
@@ -123,7 +143,7 @@ class Recording(TorchBackend):
 
 def test_bulk_rows_take_turns_beside_interactive_ones(engine: Engine) -> None:
     backend = Recording()
-    # Different texts: what begins alike would be read by one row for all.
+    # Different texts: a common prefix would be read by one row for all.
     texts = [bytes([number]) * 4000 for number in range(16)]
     bulk = engine.submit(backend, [RowRequest(text, priority="bulk") for text in texts], threading.Event())
     wait_until(lambda: len(backend.blocks) > 0, what="the bulk rows' start")
@@ -155,9 +175,9 @@ def test_an_interactive_row_ends_a_block_of_bulk_rows() -> None:
 
 
 def test_a_bulk_row_that_an_interactive_row_follows_runs_as_one(engine: Engine) -> None:
-    """Else whoever waits would wait for the turns of a row that nobody waits for."""
+    """Otherwise a request that somebody waits for would depend on the turns of one that nobody waits for."""
     backend = Recording()
-    text = b"the same beginning " * 1000
+    text = b"the same prefix ... " * 1000
     run(engine, backend, RowRequest(text + b"seen"))
     first = engine.submit(backend, [RowRequest(text[:-1] + b"b", priority="bulk")], threading.Event())
     texts = [bytes([number]) * 100_000 for number in range(15)]
@@ -173,7 +193,7 @@ def test_a_bulk_row_that_an_interactive_row_follows_runs_as_one(engine: Engine) 
     assert len(beside) >= 100
 
 
-def test_clamps_hold_and_traces_tell(engine: Engine, backend: TorchBackend) -> None:
+def test_clamps_hold_and_show_in_traces(engine: Engine, backend: TorchBackend) -> None:
     free, held = run(
         engine,
         backend,
@@ -207,10 +227,12 @@ def test_a_deadline_that_has_passed_ends_a_row_wherever_it_is(engine: Engine, ba
             row.done.result(60)
 
 
-def test_rows_that_are_dead_when_they_arrive_never_cost_a_step(engine: Engine, backend: TorchBackend) -> None:
+def test_rows_that_are_dead_when_they_arrive_never_cost_a_step(
+    counted: tuple[Engine, Steps], backend: TorchBackend
+) -> None:
+    engine, made = counted
     cancelled = threading.Event()
     cancelled.set()
-    _, steps = _step_rows()
     for _ in range(20):  # also between two looks through the rows that wait
         (row,) = engine.submit(backend, [RowRequest(b"a")], cancelled)
         with pytest.raises(RowCancelled):
@@ -218,7 +240,7 @@ def test_rows_that_are_dead_when_they_arrive_never_cost_a_step(engine: Engine, b
         (row,) = engine.submit(backend, [RowRequest(b"a", deadline=time.monotonic() - 1)], threading.Event())
         with pytest.raises(DeadlineExceeded):
             row.done.result(60)
-    assert _step_rows()[1] == steps
+    assert made.steps == 0
     assert engine.rows_active == 0
 
 
@@ -305,8 +327,3 @@ def test_cuda_agrees_with_the_cpu(engine: Engine) -> None:
         assert here.text == there.text
         np.testing.assert_allclose(here.cell, there.cell, atol=1e-4)
         np.testing.assert_allclose(here.trace, there.trace, atol=1e-4)
-
-
-def _step_rows() -> tuple[float, float]:
-    samples = {sample.name: sample.value for sample in next(iter(metrics.STEP_ROWS.collect())).samples}
-    return samples["neuron_step_rows_sum"], samples["neuron_step_rows_count"]

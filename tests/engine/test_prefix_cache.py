@@ -1,11 +1,11 @@
-"""The cache of states: bounded, least recently used goes first; marks in a text that meet where texts begin alike."""
+"""The prefix cache is bounded and evicts the least recently used; texts have the same prefixes as far as they agree."""
 
 from collections import OrderedDict
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.prefix_cache import StateCache, beginnings
+from engine.prefix_cache import PrefixCache, prefixes
 
 ENTRY = 1024  # what the cache counts for an entry beside its state
 
@@ -16,7 +16,7 @@ operations = st.lists(
 
 @given(st.sampled_from([1, 1200, 3000, 3900]), operations)
 def test_it_holds_what_was_used_last_and_never_more_than_its_bound(max_bytes: int, steps: list) -> None:  # type: ignore[type-arg]
-    cache: StateCache[int] = StateCache(max_bytes)
+    cache: PrefixCache[int] = PrefixCache(max_bytes)
     model: OrderedDict[int, tuple[int, int]] = OrderedDict()
     for number, (what, name, size) in enumerate(steps):
         digest = bytes([name])
@@ -39,18 +39,20 @@ def test_it_holds_what_was_used_last_and_never_more_than_its_bound(max_bytes: in
 
 
 @given(st.binary(max_size=3000), st.binary(max_size=200), st.binary(max_size=200), st.booleans())
-def test_marks_meet_where_texts_begin_alike(common: bytes, first: bytes, second: bytes, generates: bool) -> None:
+def test_texts_have_the_same_prefixes_as_far_as_they_agree(
+    common: bytes, first: bytes, second: bytes, generates: bool
+) -> None:
     one, other = common + first, common + second
-    marks = {mark.digest: mark.length for mark in beginnings(one, {}, generates)}
-    for mark in beginnings(other, {}, generates):
-        alike = mark.length in marks.values() and one[: mark.length] == other[: mark.length]
-        assert (mark.digest in marks) == alike
-        assert marks.get(mark.digest, mark.length) == mark.length
+    known = {prefix.digest: prefix.length for prefix in prefixes(one, {}, generates)}
+    for prefix in prefixes(other, {}, generates):
+        alike = prefix.length in known.values() and one[: prefix.length] == other[: prefix.length]
+        assert (prefix.digest in known) == alike
+        assert known.get(prefix.digest, prefix.length) == prefix.length
 
 
 @given(st.integers(0, 300_000), st.booleans())
-def test_marks_lie_no_further_apart_than_an_eighth_of_what_was_read(size: int, generates: bool) -> None:
-    lengths = [mark.length for mark in beginnings(bytes(size), {}, generates)]
+def test_prefixes_end_no_further_apart_than_an_eighth_of_what_was_read(size: int, generates: bool) -> None:
+    lengths = [prefix.length for prefix in prefixes(bytes(size), {}, generates)]
     end = size - 1 if generates else size
     assert lengths == sorted(set(lengths))
     assert lengths[-1:] == ([end] if end > 0 else [])
@@ -59,11 +61,13 @@ def test_marks_lie_no_further_apart_than_an_eighth_of_what_was_read(size: int, g
     assert len(lengths) <= 97
 
 
-def test_a_clamp_and_a_sum_make_another_beginning() -> None:
+def test_a_clamp_and_a_sum_make_another_prefix() -> None:
     text = b"a" * 100
     clamps: list[dict[int, float]] = [{}, {1: 0.5}, {1: 0.25}, {2: 0.5}, {1: 0.5, 2: 0.5}]
-    digests = {mark.digest for clamp in clamps for mark in beginnings(text, clamp, generates=True)}
+    digests = {prefix.digest for clamp in clamps for prefix in prefixes(text, clamp, generates=True)}
     assert len(digests) == 2 * len(clamps)
-    with_sums = beginnings(text, {}, generates=False, sums=True)
-    assert not {mark.digest for mark in with_sums} & {mark.digest for mark in beginnings(text, {}, generates=False)}
-    assert beginnings(text, {1: 0.5, 2: 0.5}, generates=True) == beginnings(text, {2: 0.5, 1: 0.5}, generates=True)
+    with_sums = prefixes(text, {}, generates=False, sums=True)
+    assert not {prefix.digest for prefix in with_sums} & {
+        prefix.digest for prefix in prefixes(text, {}, generates=False)
+    }
+    assert prefixes(text, {1: 0.5, 2: 0.5}, generates=True) == prefixes(text, {2: 0.5, 1: 0.5}, generates=True)

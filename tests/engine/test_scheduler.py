@@ -99,25 +99,25 @@ def test_what_makes_no_sense_is_refused() -> None:
         Scheduler(1, 0.5).leave("bulk")
 
 
-def test_a_block_of_few_rows_waits_for_company_only_while_requests_keep_coming() -> None:
-    scheduler: Scheduler[int] = Scheduler(max_rows=100, bulk_share=0.5, gather_s=0.5)
-    assert scheduler.company_wait_s(0.0) == 0.0
+def test_a_block_of_few_rows_waits_for_more_only_while_requests_keep_coming() -> None:
+    scheduler: Scheduler[int] = Scheduler(max_rows=100, bulk_share=0.5, batching_delay_s=0.5)
+    assert scheduler.batching_wait_s(0.0) == 0.0
     for row in range(3):  # one request of three rows
         scheduler.add(row, "interactive", 10.0)
     scheduler.admit()
-    assert scheduler.company_wait_s(10.0) == 0.0
+    assert scheduler.batching_wait_s(10.0) == 0.0
     scheduler.add(3, "interactive", 11.0)
-    assert scheduler.company_wait_s(11.0) == 0.5
-    assert scheduler.company_wait_s(12.1) == 0.0  # the last but one came more than four waits ago
+    assert scheduler.batching_wait_s(11.0) == 0.5
+    assert scheduler.batching_wait_s(12.1) == 0.0  # the last but one came more than four waits ago
     for row in range(4, 40):
         scheduler.add(row, "interactive", 11.5)
-    assert scheduler.company_wait_s(11.5) == 0.0  # well filled
+    assert scheduler.batching_wait_s(11.5) == 0.0  # well filled
 
 
-def test_one_client_that_asks_again_and_again_never_waits_for_company() -> None:
-    scheduler: Scheduler[int] = Scheduler(max_rows=100, bulk_share=0.5, gather_s=0.5)
+def test_one_client_that_asks_again_and_again_never_waits_for_more() -> None:
+    scheduler: Scheduler[int] = Scheduler(max_rows=100, bulk_share=0.5, batching_delay_s=0.5)
     for turn in range(5):
         scheduler.add(turn, "interactive", turn / 10)
-        assert scheduler.company_wait_s(turn / 10) == 0.0
+        assert scheduler.batching_wait_s(turn / 10) == 0.0
         scheduler.admit()
         scheduler.leave("interactive")

@@ -1,4 +1,4 @@
-"""What begins alike is read once, whatever becomes of the row that reads it, and nothing else changes."""
+"""A common prefix is read once, whatever happens to the row that reads it, and nothing else changes."""
 
 import gc
 import threading
@@ -10,16 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import Counter, Gauge
 
-from engine import shared_prefixes as shared_reading
+from engine import shared_prefixes
 from engine.backend import BlockRow, BlockRowResult
 from engine.engine import Engine
 from engine.folded import FoldedModel
+from engine.observer import Observer
 from engine.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled, RowRequest, RowResult, Sampling
 from engine.torch_backend import TorchBackend
 from tests.conftest import tiny_model, wait_until
-from worker import metrics
 
 FOLDED = FoldedModel(tiny_model(), dtype=torch.float32)
 _random = np.random.default_rng(0)
@@ -32,7 +31,7 @@ def text(size: int) -> bytes:
 
 
 class Counting(TorchBackend):
-    """Counts the bytes it reads. When `gated`, it tells of each block by `asks` and waits for `go`."""
+    """Counts the bytes it reads. When `gated`, it announces each block by `asks` and waits for `go`."""
 
     def __init__(self, max_rows: int = 16) -> None:
         super().__init__(FOLDED, max_rows)
@@ -67,7 +66,7 @@ def run(engine: Engine, backend: Counting, *requests: RowRequest) -> tuple[list[
 
 
 def without_cache(*requests: RowRequest) -> list[RowResult]:
-    engine = Engine(max_rows=16, block_steps=8, state_cache_mb=0)
+    engine = Engine(max_rows=16, block_steps=8, prefix_cache_mb=0)
     engine.start()
     try:
         backend = Counting()
@@ -123,7 +122,7 @@ def test_a_conversation_that_grows_is_read_from_where_it_grew(engine: Engine, ba
     assert_alike(results, without_cache(*longer))
 
 
-def test_a_beginning_is_kept_when_it_comes_for_the_second_time(engine: Engine, backend: Counting) -> None:
+def test_a_prefix_is_kept_when_it_comes_for_the_second_time(engine: Engine, backend: Counting) -> None:
     template = text(300)
     requests = [RowRequest(template + text(50)) for _ in range(4)]
     reads = [run(engine, backend, request)[1] for request in requests]
@@ -139,7 +138,7 @@ def test_a_mean_counts_what_another_row_has_read_to_the_same_bit(engine: Engine,
     requests = [RowRequest(template + text(50), mean=True) for _ in range(10)]
     together, read = run(engine, backend, *requests)
     assert read == 2 * 350 + 8 * (350 - 256)
-    later, read = run(engine, backend, requests[0])  # its end was seen, and its beginning kept
+    later, read = run(engine, backend, requests[0])  # its end was seen, and its prefix kept
     assert read == 350 - 256
     again, read = run(engine, backend, requests[0])
     assert read == 0
@@ -168,7 +167,7 @@ def test_the_very_same_text_is_not_read_a_third_time(engine: Engine, backend: Co
 def test_what_was_seen_is_forgotten_when_much_has_come_since(
     engine: Engine, backend: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_reading, "_SEEN_AT_MOST", 3)
+    monkeypatch.setattr(shared_prefixes, "_SEEN_AT_MOST", 3)
     request = RowRequest(text(40))
     between = [[RowRequest(text(40)) for _ in range(count)] for count in (3, 2, 0)]
     reads = []
@@ -273,26 +272,35 @@ def test_a_row_that_waits_for_another_can_be_cancelled(engine: Engine, backend: 
     assert_alike([row.done.result(60) for row in rows], without_cache(*[row.request for row in rows]))
 
 
+class Kept(Observer):
+    """What is kept, and what had to go."""
+
+    def __init__(self) -> None:
+        self.held = self.evicted = 0
+
+    def prefixes_held(self, bytes_: int) -> None:
+        self.held = bytes_
+
+    def prefixes_evicted(self, count: int) -> None:
+        self.evicted += count
+
+
 @pytest.mark.parametrize("mean", [False, True])
 def test_what_is_held_is_bounded_and_goes_with_its_model(mean: bool) -> None:
-    def value(metric: Counter | Gauge) -> float:
-        return next(iter(metric.collect())).samples[0].value
-
-    held, evicted = metrics.STATE_CACHE_HELD, metrics.STATE_CACHE_EVICTIONS
+    kept = Kept()
     size = WITH_SUM_BYTES if mean else STATE_BYTES
-    engine = Engine(max_rows=4, block_steps=8, state_cache_mb=3 * size / 2**20)
+    engine = Engine(max_rows=4, block_steps=8, prefix_cache_mb=3 * size / 2**20, observer=kept)
     engine.start()
     try:
         backend = Counting(4)
-        before = value(evicted)
         requests = [RowRequest(text(40), mean=mean) for _ in range(5)]
         for _ in range(2):  # the end of a text is kept when it comes for the second time
             run(engine, backend, *requests)
-        wait_until(lambda: value(held) == 3 * size, what="three states")
-        assert value(evicted) - before == 2
+        wait_until(lambda: kept.held == 3 * size, what="three states")
+        assert kept.evicted == 2
         del backend
         gc.collect()
-        wait_until(lambda: value(held) == 0, what="the end of the model's states")
+        wait_until(lambda: kept.held == 0, what="the end of the model's states")
     finally:
         engine.close()
 
@@ -311,8 +319,8 @@ one_row = st.tuples(
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(one_row, min_size=2, max_size=12), st.sampled_from([1e-9, 0.003, 64.0]))
-def test_any_mixture_of_rows_ends_as_it_would_without(rows: list, state_cache_mb: float) -> None:  # type: ignore[type-arg]
-    engine, backend = Engine(5, 4, state_cache_mb=state_cache_mb), Counting(10)
+def test_any_mixture_of_rows_ends_as_it_would_without(rows: list, prefix_cache_mb: float) -> None:  # type: ignore[type-arg]
+    engine, backend = Engine(5, 4, prefix_cache_mb=prefix_cache_mb), Counting(10)
     engine.start()
     requests = [
         RowRequest(

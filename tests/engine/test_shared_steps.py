@@ -29,7 +29,7 @@ def post(stack: Stack, texts: list[str], start: threading.Barrier) -> list[dict[
 @pytest.mark.slow
 def test_64_requests_at_once_get_the_labels_of_one_request_and_share_steps(tmp_path: Path) -> None:
     # Without a cache: the rounds send the same texts, and what is remembered costs no step.
-    settings = {"NEURON_WORKER_DTYPE": "auto", "NEURON_WORKER_THREADS": "0", "NEURON_WORKER_STATE_CACHE_MB": "0"}
+    settings = {"NEURON_WORKER_DTYPE": "auto", "NEURON_WORKER_THREADS": "0", "NEURON_WORKER_PREFIX_CACHE_MB": "0"}
     with run_stack(tmp_path, **settings) as stack:
         together = post(stack, TEXTS, threading.Barrier(1))
         shares = []

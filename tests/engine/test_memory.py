@@ -10,6 +10,8 @@ import torch
 from engine.backend import BlockRow, BlockRowResult
 from engine.engine import Engine
 from engine.folded import FoldedModel
+from engine.memory import RowLimits
+from engine.observer import Observer
 from engine.reading import read_features
 from engine.rows import EngineFailure, RowRequest
 from engine.torch_backend import TorchBackend
@@ -73,3 +75,33 @@ def test_one_row_that_does_not_fit_fails_alone(engine: Engine) -> None:
         with pytest.raises(EngineFailure, match="MemoryError"):
             row.done.result(60)
     assert engine.alive
+
+
+def test_every_block_that_does_not_fit_is_reported() -> None:
+    class Counting(Observer):
+        blocks = 0
+
+        def out_of_memory(self) -> None:
+            self.blocks += 1
+
+    counting, backend = Counting(), Small(MemoryError(), fits=3)
+    engine = Engine(max_rows=16, block_steps=8, observer=counting)
+    engine.start()
+    try:
+        for row in engine.submit(backend, [RowRequest(text) for text in TEXTS], threading.Event()):
+            row.done.result(60)
+    finally:
+        engine.close()
+    assert counting.blocks == sum(rows > backend.fits for rows in backend.blocks)
+
+
+def test_a_limit_halves_and_grows_back_by_quarters_until_it_is_gone() -> None:
+    limits, backend, other = RowLimits(16), Small(MemoryError(), 16), Small(MemoryError(), 16)
+    assert limits.reduce(backend, 16) == limits.of(backend) == 8
+    seen = []
+    while limits.of(backend) < 16:
+        for _ in range(64):
+            limits.fitted(backend)
+        seen.append(limits.of(backend))
+    assert seen == [10, 12, 15, 16]
+    assert limits.of(other) == 16

@@ -13,7 +13,7 @@ COMMANDS = {
     "worker": ("cli.processes:worker", "Run a worker."),
     "jobs": ("cli.jobs:jobs", "Jobs that brought down every worker: list, retry and drop them."),
     "classify": ("cli.local:classify", "Label texts, without a server."),
-    "featurize": ("cli.local:featurize", "Feature vectors of a file of texts, without a server."),
+    "featurize": ("cli.featurize:featurize", "Feature vectors of a file of texts, without a server."),
     "trace": ("cli.local:trace", "Show units at work on a text, without a server."),
     "generate": ("cli.local:generate", "Write text, without a server."),
     "head": ("cli.head:head", "Classifiers of your own: fit, list and delete them, without a server."),

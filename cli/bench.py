@@ -15,7 +15,7 @@ class _Measurements(click.Group):
         if not self.commands:
             command = f"neuron bench {cmd_name}"
             raise click.ClickException(
-                f"`{command}` needs benchmarks/, which is in a checkout of the repository and not in {_CHECKOUT}: clone "
+                f"`{command}` needs benchmarks/, which a checkout of the repository has and {_CHECKOUT} has not: clone "
                 f"the repository, run `make setup` there, then `.venv/bin/{command}`"
             )
         return super().get_command(ctx, cmd_name)

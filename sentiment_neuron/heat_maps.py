@@ -1,11 +1,12 @@
-"""Heat maps of units over a text: `heat_map` makes one, `show` prints them, `html_page`, `html_fragment` are HTML."""
+"""Heat maps of units over a text: made by `heat_maps`, in a terminal by `show`, HTML by `html_page`."""
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 from string import Template
+from typing import Any
 
 from rich.color import Color
 from rich.console import Console
@@ -47,21 +48,21 @@ class HeatMap:
         return f"unit {self.unit}" + (", sentiment" if self.is_sentiment else "")
 
 
-def heat_map(
-    text: str, spans: Sequence[tuple[int, int]], values: Sequence[float], unit: int, is_sentiment: bool
-) -> HeatMap:
-    """Of one unit. values: after every byte, calibrated if it is the sentiment unit.
-
-    spans: the characters of `text`, from and to, that each byte belongs to; empty for a byte that preparation adds.
-    """
-    value_of: dict[tuple[int, int], float] = {}
-    for (start, end), value in zip(spans, values, strict=True):
-        if start < end:
-            value_of[start, end] = value  # the last byte of a character has the last word
-    cells = list(_joined(_cells(text, value_of)))
-    shown = [abs(cell.value) for cell in cells if cell.value is not None]
-    bound = 1.0 if is_sentiment else max([abs(values[-1]), *shown]) or 1.0
-    return HeatMap(unit, is_sentiment, cells, values[-1], bound)
+def heat_maps(text: str, answer: dict[str, Any], sentiment_unit: int | None) -> list[HeatMap]:
+    """One for each unit of `answer`, the result of a trace job (engine/plans.py)."""
+    maps = []
+    for column, unit in enumerate(answer["units"]):
+        calibrated = unit == sentiment_unit
+        values = [step["sentiment"] if calibrated else step["values"][column] for step in answer["bytes"]]
+        spans: dict[tuple[int, int], float] = {}
+        for step, value in zip(answer["bytes"], values, strict=True):
+            if step["start"] < step["end"]:
+                spans[step["start"], step["end"]] = value  # the last byte of a character has the last word
+        cells = list(_joined(_cells(text, spans)))
+        shown = [abs(cell.value) for cell in cells if cell.value is not None]
+        bound = 1.0 if calibrated else max([abs(values[-1]), *shown]) or 1.0
+        maps.append(HeatMap(unit, calibrated, cells, values[-1], bound))
+    return maps
 
 
 def words(cells: list[Cell]) -> Iterator[tuple[str, float]]:

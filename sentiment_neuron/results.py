@@ -1,14 +1,12 @@
 """What `Neuron` returns: `Classification`, `Sample` and `Trace`. Their names are those of the JSON of the service."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sentiment_neuron import heat_maps
-from sentiment_neuron.heat_maps import HeatMap
+from sentiment_neuron.heat_maps import HeatMap, heat_maps, html_fragment, html_page
 
 
 @dataclass(frozen=True)
@@ -43,38 +41,26 @@ class Trace:
     values: NDArray[np.float32]  # (bytes, units)
     sentiment: NDArray[np.float64] | None  # (bytes,): calibrated, where the sentiment unit is traced
     spans: list[tuple[int, int]]  # (bytes,): characters of `text`, from and to; empty for a byte that preparation adds
-    sentiment_unit: int | None
+    heat_maps: list[HeatMap]  # one for each unit; that of the sentiment unit is calibrated
     model: str  # its name and step
 
     @classmethod
     def of(cls, text: str, answer: dict[str, Any], sentiment_unit: int | None) -> "Trace":
         """answer: the result of a trace job as JSON (engine/plans.py)."""
         steps = answer["bytes"]
-        calibrated = sentiment_unit in answer["units"]
         return cls(
-            text,
-            answer["units"],
-            np.array([step["values"] for step in steps], dtype=np.float32),
-            np.array([step["sentiment"] for step in steps]) if calibrated else None,
-            [(step["start"], step["end"]) for step in steps],
-            sentiment_unit,
-            "{name}, step {step}".format(**answer["model"]),
+            text=text,
+            units=answer["units"],
+            values=np.array([step["values"] for step in steps], dtype=np.float32),
+            sentiment=np.array([step["sentiment"] for step in steps]) if sentiment_unit in answer["units"] else None,
+            spans=[(step["start"], step["end"]) for step in steps],
+            heat_maps=heat_maps(text, answer, sentiment_unit),
+            model="{name}, step {step}".format(**answer["model"]),
         )
-
-    @cached_property
-    def heat_maps(self) -> list[HeatMap]:
-        """One for each unit; that of the sentiment unit is calibrated."""
-        maps = []
-        for column, unit in enumerate(self.units):
-            is_sentiment = self.sentiment is not None and unit == self.sentiment_unit
-            values = self.sentiment if is_sentiment else self.values[:, column]
-            assert values is not None  # noqa: S101 - mypy does not follow is_sentiment
-            maps.append(heat_maps.heat_map(self.text, self.spans, values.tolist(), unit, is_sentiment))
-        return maps
 
     def html(self) -> str:
         """A page of HTML that needs nothing but itself."""
-        return heat_maps.html_page(self.text, self.heat_maps, self.model)
+        return html_page(self.text, self.heat_maps, self.model)
 
     def _repr_html_(self) -> str:
-        return heat_maps.html_fragment(self.heat_maps)
+        return html_fragment(self.heat_maps)

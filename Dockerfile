@@ -6,7 +6,8 @@
 # What rarely changes comes first: a change of our code builds one wheel anew and installs it over its dependencies.
 
 FROM python:3.11-slim AS python
-ENV PATH=/opt/neuron/bin:$PATH PYTHONUNBUFFERED=1
+# Safe path: no command takes a module of ours from the working directory, which may be a volume.
+ENV PATH=/opt/neuron/bin:$PATH PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1
 # Fixed numbers, so that volumes and Kubernetes can name them; a volume that is mounted for the first time takes over
 # whom the directory belongs to.
 RUN groupadd --gid 10001 neuron && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp neuron \
@@ -26,7 +27,7 @@ RUN pip --python /opt/neuron/bin/python install --no-cache-dir --no-deps --requi
     && find /opt/neuron -type d -name tests -prune -exec rm -r {} +
 RUN --mount=from=wheel,source=/wheels,target=/wheels \
     pip --python /opt/neuron/bin/python install --no-cache-dir --no-deps /wheels/*.whl \
-    && for unused in worker trainer benchmarks model/pretrained; do \
+    && for unused in worker trainer evaluation sentiment_neuron engine model; do \
         rm -r "/opt/neuron/lib/python3.11/site-packages/$unused"; done
 USER 10001:10001
 ENV NEURON_API_HOST=0.0.0.0

@@ -33,7 +33,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/bandit --quiet --recursive --skip $(JUDGED_BY_RUFF) api benchmarks cli contract model monitoring trainer worker
+	$(BIN)/bandit --quiet --recursive --skip $(JUDGED_BY_RUFF) api benchmarks cli contract engine evaluation model \
+		monitoring sentiment_neuron trainer worker
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python .ci/audit.py
 

@@ -1,6 +1,6 @@
 """What building a corpus costs: generated reviews of growing size, each built by `neuron corpus build` by itself.
 
-    python benchmarks/corpus.py --gb 1.25 --gb 2.5 --gb 5 --memory-limit 1GB --json benchmarks/results/corpus.json
+    python -m benchmarks.corpus --gb 1.25 --gb 2.5 --gb 5 --memory-limit 1GB --json benchmarks/results/corpus.json
 
 The input is one file of JSON lines, always the same bytes: reviews of about 400 bytes in made-up words, some of them
 copies, some with character references, some lines malformed. Needs about four times the size on disk.
@@ -49,7 +49,7 @@ def main(
         click.echo(json.dumps(runs[-1]))
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     report = {
-        "command": " ".join(["python", "benchmarks/corpus.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", "benchmarks.corpus", *sys.argv[1:]]),
         "memory_limit": memory_limit,
         "shards": shards,
         "runs": runs,
@@ -89,7 +89,7 @@ def generate(path: Path, size: int) -> None:
 def measure(source: Path, out: Path, shards: int, memory_limit: str) -> dict[str, Any]:
     """Build in a process of its own: MB/s of the input and the most memory that the process held."""
     command = [
-        *(sys.executable, "-m", "cli.main", "corpus", "build", str(source), "--out", str(out)),
+        *(sys.executable, "-P", "-m", "cli.main", "corpus", "build", str(source), "--out", str(out)),
         *("--shards", str(shards), "--text-field", "reviewText", "--memory-limit", memory_limit),
     ]
     begin = time.monotonic()

@@ -1,6 +1,6 @@
 """What fitting a head costs, once its texts are read: seconds and memory of model/heads/cross_validation.py by itself.
 
-    python benchmarks/heads.py --size 20000 1024 --size 100000 4096 --json benchmarks/results/heads-cpu.json
+    python -m benchmarks.heads --size 20000 1024 --size 100000 4096 --json benchmarks/results/heads-cpu.json
 
 The features are made up: forty factors that all units share, noise, and a label that sixty units tell. With --liblinear
 one fit of scikit-learn's liblinear, at C = 1, stands beside them; a cross-validation has 46 fits.
@@ -38,7 +38,7 @@ def main(sizes: list[tuple[int, int]], liblinear: bool, report_file: Path | None
                 rows.append(pool.apply(_measure, (kind, examples, units)))
             click.echo("  ".join(f"{name} {value}" for name, value in rows[-1].items()))
     arguments = " ".join(f"--size {examples} {units}" for examples, units in sizes)
-    command = f"python benchmarks/heads.py {arguments}{' --liblinear' if liblinear else ''}"
+    command = f"python -m benchmarks.heads {arguments}{' --liblinear' if liblinear else ''}"
     write(
         report_file,
         {"command": command, "machine": machine(torch.device("cpu")), "numpy": version("numpy"), "fits": rows},

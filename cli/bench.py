@@ -1,25 +1,34 @@
-"""`neuron bench`: the measurements behind this project's numbers, on this machine."""
+"""`neuron bench`: the measurements behind this project's numbers, on this machine. They are in a checkout alone."""
+
+import importlib
+import sys
+from pathlib import Path
 
 import click
 
-from benchmarks.cells import cells
-from benchmarks.engine import engine
-from benchmarks.long_texts import long_texts
-from benchmarks.recipes import recipes
-from benchmarks.service import service
-from benchmarks.soak import soak
-from benchmarks.training import training
+_CHECKOUT = Path(__file__).parent.parent  # where the wheel is installed, site-packages
+_MODULES = ("training", "cells", "recipes", "engine", "service", "long_texts", "soak")  # each has a command of its name
 
 
-@click.group()
+class _Measurements(click.Group):
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if not self.commands:
+            command = f"neuron bench {cmd_name}"
+            raise click.ClickException(
+                f"`{command}` needs benchmarks/, which a checkout of the repository has and {_CHECKOUT} has not: clone "
+                f"the repository, run `make setup` there, then `.venv/bin/{command}`"
+            )
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Measurements)
 def bench() -> None:
-    """Measure speed on this machine, as ratios in one run."""
+    """Measure speed on this machine, as ratios in one run. Needs a checkout of the repository."""
 
 
-bench.add_command(training)
-bench.add_command(cells)
-bench.add_command(recipes)
-bench.add_command(engine)
-bench.add_command(service)
-bench.add_command(long_texts)
-bench.add_command(soak)
+# site-packages may hold a package of this name that is not ours.
+if (_CHECKOUT / "benchmarks" / "own_engine.py").is_file():
+    if str(_CHECKOUT) not in sys.path:
+        sys.path.append(str(_CHECKOUT))
+    for _module in _MODULES:
+        bench.add_command(getattr(importlib.import_module(f"benchmarks.{_module}"), _module))

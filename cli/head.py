@@ -4,7 +4,6 @@ They are kept where a worker of the same volume finds them.
 """
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any, get_args
@@ -12,12 +11,11 @@ from typing import Any, get_args
 import click
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from api.schemas.requests import FitRequest
-from cli.checkpoint_option import checkpoint_option, heads_directory
-from cli.local import valid
+from cli.checkpoint_option import checkpoint_option
+from cli.progress import texts_bar
+from cli.reported import reported
 from engine.folded import FoldedModel
 from engine.reading import read_features
 from model.checkpoints import checkpoint, head_store, volumes
@@ -28,6 +26,8 @@ from model.heads.cross_validation import fit_cv, fit_unit_cv
 from model.heads.pooling import Pooling
 from model.texts.labelled import LabelledError, read_labelled
 from model.texts.preparation import prepare
+from sentiment_neuron.heads import heads_directory
+from sentiment_neuron.requests import valid
 
 _heads_option = click.option(
     "--heads",
@@ -56,6 +56,7 @@ def head() -> None:
 @_heads_option
 @click.option("--rows", type=click.IntRange(1), default=128, show_default=True, help="Texts read side by side.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of POST /heads.")
+@reported()
 def fit(
     source: Path,
     name: str,
@@ -106,14 +107,15 @@ def fit(
         model_name = {"model": {"name": stored.checkpoint, "step": stored.step}}
         click.echo(json.dumps(model_name | stored.report()))
         return
-    for what, told in _described(stored):
-        click.echo(f"{what:<14} {told}")
+    for what, value in _described(stored):
+        click.echo(f"{what:<14} {value}")
 
 
 @head.command("list")
 @checkpoint_option
 @_heads_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of GET /heads.")
+@reported()
 def list_(directory: Path, heads: Path | None, as_json: bool) -> None:
     """The heads that were fitted, a line each, and whether they are of the checkpoint."""
     heads = heads_directory(directory) if heads is None else heads
@@ -142,6 +144,7 @@ def list_(directory: Path, heads: Path | None, as_json: bool) -> None:
 @click.argument("name")
 @checkpoint_option
 @_heads_option
+@reported()
 def delete(name: str, directory: Path, heads: Path | None) -> None:
     """Delete a head for good."""
     heads = heads_directory(directory) if heads is None else heads
@@ -156,16 +159,12 @@ def delete(name: str, directory: Path, heads: Path | None) -> None:
 
 
 def _read(model: FoldedModel, texts: list[str], pooling: Pooling, rows: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    columns = (TextColumn("texts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("", total=len(texts))
-        return read_features(
-            model, [prepare(text) for text in texts], pooling, rows, on_progress=lambda n: bar.advance(task, n)
-        )
+    with texts_bar(len(texts)) as advance:
+        return read_features(model, [prepare(text) for text in texts], pooling, rows, advance)
 
 
 def _described(stored: StoredHead) -> list[tuple[str, str]]:
-    """(what, told) of every line that `fit` prints."""
+    """(what, value) of every line that `fit` prints."""
     report = stored.report()
     heaviest = ", ".join(
         f"{unit['unit']} ({', '.join(f'{weight:+.3g}' for weight in unit['weights'])})" for unit in report["top_units"]

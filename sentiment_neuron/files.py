@@ -1,6 +1,7 @@
 """Files of texts to files of features, a chunk at a time: memory does not grow with the number of texts.
 
-Row i of the output belongs to text i of the input, so a blank text keeps its row.
+Row i of the output belongs to text i of the input, so a blank text keeps its row. What is wrong with a file raises
+FileError.
 """
 
 import csv
@@ -13,11 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
 from model.texts.packed import UNREADABLE, open_packed
+from sentiment_neuron.errors import FileError
 
 CHUNK = 4096  # texts; with 4096 units 64 MiB of features
 FEATURES = "features"  # column in Parquet
@@ -40,7 +41,7 @@ class TextFile:
         packed = path.suffix.lower() in _PACKED
         self._suffix = (path.with_suffix("") if packed else path).suffix.lower()
         if self._suffix not in _INPUTS or (packed and self._suffix == ".parquet"):
-            raise click.ClickException(
+            raise FileError(
                 f"{path}: unknown suffix; known are .txt and .csv, each also packed as .gz or .xz, and .parquet"
             )
 
@@ -48,7 +49,7 @@ class TextFile:
         """How many texts there are; reads the file once. An empty file is an error."""
         total = sum(1 for _ in self._texts())
         if total == 0:
-            raise click.ClickException(f"{self._path} holds no texts")
+            raise FileError(f"{self._path} holds no texts")
         return total
 
     def chunks(self) -> Iterator[list[str]]:
@@ -62,7 +63,7 @@ class TextFile:
         try:
             yield from read()
         except (*UNREADABLE, ValueError, csv.Error) as error:
-            raise click.ClickException(f"{self._path} cannot be read: {error}") from error
+            raise FileError(f"{self._path} cannot be read: {error}") from error
 
     def _lines(self) -> Iterator[str]:
         # Only "\n" ends a line, so the rows are those that `wc -l` counts.
@@ -79,7 +80,7 @@ class TextFile:
             for row in reader:
                 text = row[self._column]
                 if text is None:
-                    raise click.ClickException(f"{self._path}, line {reader.line_num}: no column {self._column!r}")
+                    raise FileError(f"{self._path}, line {reader.line_num}: no column {self._column!r}")
                 yield text
 
     def _cells(self) -> Iterator[str]:
@@ -88,37 +89,35 @@ class TextFile:
             self._require(file.schema_arrow.names)
             kind = file.schema_arrow.field(self._column).type
             if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
-                raise click.ClickException(f"{self._path}: column {self._column!r} holds {kind}, not text")
+                raise FileError(f"{self._path}: column {self._column!r} holds {kind}, not text")
             for part in file.iter_batches(batch_size=CHUNK, columns=[self._column]):
                 for text in part.column(0).to_pylist():
                     yield text or ""  # a null is a blank text
 
     def _require(self, columns: list[str]) -> None:
         if not columns:
-            raise click.ClickException(f"{self._path} holds no texts")
+            raise FileError(f"{self._path} holds no texts")
         if self._column not in columns:
             known = ", ".join(columns)
-            raise click.ClickException(f"{self._path} has no column {self._column!r}; its columns: {known}")
+            raise FileError(f"{self._path} has no column {self._column!r}; its columns: {known}")
 
     def _open(self, newline: str) -> TextIO:
-        # A byte order mark, as spreadsheets write it, is no part of the first text.
+        # A byte order mark, as spreadsheets write it, is not a part of the first text.
         return io.TextIOWrapper(open_packed(self._path), encoding="utf-8-sig", newline=newline)
 
 
 def check_output(path: Path, source: Path, column: str) -> None:
     """Refuse before any text is read what cannot be written."""
     if path.suffix.lower() not in _OUTPUTS:
-        raise click.ClickException(f"{path}: unknown suffix; features are written as {' or '.join(_OUTPUTS)}")
+        raise FileError(f"{path}: unknown suffix; features are written as {' or '.join(_OUTPUTS)}")
     if not path.parent.is_dir():
-        raise click.ClickException(f"{path.parent} is not a directory")
+        raise FileError(f"{path.parent} is not a directory")
     if path.exists() and path.samefile(source):
-        raise click.ClickException(f"{path} is the input itself")
+        raise FileError(f"{path} is the input itself")
     if path.suffix.lower() == ".parquet":
         _arrow()
         if column == FEATURES:
-            raise click.ClickException(
-                f"the column of the texts cannot be called {FEATURES!r}: that of the features is"
-            )
+            raise FileError(f"the column of the texts cannot be called {FEATURES!r}: that of the features is")
 
 
 @contextmanager
@@ -141,10 +140,10 @@ def features_file(path: Path, column: str, total: int, units: int) -> Iterator[W
 
                 yield write
         if written != total:
-            raise click.ClickException(f"the input changed while it was read: {written} texts, {total} before")
+            raise FileError(f"the input changed while it was read: {written} texts, {total} before")
         temporary.replace(path)
     except OSError as error:
-        raise click.ClickException(f"{path} cannot be written: {error.strerror or error}") from error
+        raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -177,10 +176,10 @@ def _parquet(stream: IO[bytes], column: str) -> Iterator[Write]:
 
 
 def _arrow() -> tuple[Any, Any]:
-    """pyarrow and pyarrow.parquet: imported where a Parquet file is at hand only, it takes its time."""
+    """pyarrow and pyarrow.parquet, imported for a Parquet file alone because that takes its time."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError as error:
-        raise click.ClickException("Parquet needs pyarrow: pip install 'sentiment-neuron[worker]'") from error
+        raise FileError("Parquet needs pyarrow: pip install 'sentiment-neuron[engine]'") from error
     return pyarrow, pyarrow.parquet

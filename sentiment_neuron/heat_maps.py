@@ -1,4 +1,4 @@
-"""Heat maps of units over a text: `heat_maps` from the answer of a trace, `show` in a terminal, `html_page` to keep."""
+"""Heat maps of units over a text: made by `heat_maps`, in a terminal by `show`, HTML by `html_page`."""
 
 import unicodedata
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _INK = Color.from_rgb(17, 17, 17)
 _LEGEND_STEPS = 21
 
 _JOINER = "\u200d"
-# What must not reach a terminal or a page as it is: controls as their pictures, all spaces among them as a space.
+# Characters that a terminal or a page never gets as they are: a control becomes its picture, any space a space.
 _PICTURES = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421"}
 _PICTURES |= dict.fromkeys(range(0x80, 0xA0), "\ufffd") | dict.fromkeys(map(ord, "\t\n\r\v\f\u2028\u2029"), " ")
 
@@ -123,6 +123,21 @@ def html_page(text: str, maps: list[HeatMap], model: str) -> str:
     return _PAGE.substitute(title=escape(title), model=escape(model), body=body)
 
 
+def html_fragment(maps: list[HeatMap]) -> str:
+    """The heat maps alone, for the page of somebody else, whose colours they leave alone."""
+    return _FRAGMENT.substitute(body="".join(_part(heat_map) for heat_map in maps))
+
+
+def _part(heat_map: HeatMap) -> str:
+    return _PART.substitute(
+        name=escape(heat_map.name),
+        final=f"{heat_map.final:+.2f}",
+        text=_spans(heat_map),
+        low=f"{-heat_map.bound:+.2f}",
+        high=f"{heat_map.bound:+.2f}",
+    )
+
+
 def _section(heat_map: HeatMap) -> str:
     rows = list(words(heat_map.cells))
     spoken = f"{heat_map.final:+.2f} after the whole text"
@@ -135,11 +150,15 @@ def _section(heat_map: HeatMap) -> str:
         name=escape(heat_map.name.capitalize()),
         spoken=escape(spoken),
         points=_points(heat_map),
-        text="".join(_span(cell, heat_map.bound) for cell in heat_map.cells),
+        text=_spans(heat_map),
         low=f"{-heat_map.bound:+.2f}",
         high=f"{heat_map.bound:+.2f}",
         rows="".join(f"<tr><td>{escape(visible(word))}<td>{value:+.3f}" for word, value in rows),
     )
+
+
+def _spans(heat_map: HeatMap) -> str:
+    return "".join(_span(cell, heat_map.bound) for cell in heat_map.cells)
 
 
 def _span(cell: Cell, bound: float) -> str:
@@ -197,6 +216,18 @@ _SECTION = Template("""<section aria-labelledby="$id">
 <details><summary>The value after every word</summary>
 <table><thead><tr><th scope="col">Word<th scope="col">Value<tbody>$rows</table></details>
 </section>""")
+
+_PART = Template("""<div><b>$name</b>: $final after the whole text
+<p class="text" lang="" dir="auto">$text</p><small>$low <span class="scale"></span> $high</small></div>""")
+
+_FRAGMENT = Template("""<div class="neuron-heat-maps"><style>
+.neuron-heat-maps { background: #fff; color: #1b1d1f; padding: .5rem; --p: 64 184 140; --n: 233 108 84; }
+.neuron-heat-maps .text { margin: .25rem 0; font-size: 1.125rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+.neuron-heat-maps .p { background: rgb(var(--p) / var(--v)); }
+.neuron-heat-maps .n { background: rgb(var(--n) / var(--v)); }
+.neuron-heat-maps .scale { display: inline-block; width: 10rem; height: .75rem;
+  background: linear-gradient(90deg, rgb(var(--n)), #fff, rgb(var(--p))); }
+</style>$body</div>""")
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">

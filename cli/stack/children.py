@@ -30,11 +30,12 @@ class Children:
         self._log = log
 
     def start(self, name: str, environment: Mapping[str, str], module: str, *arguments: str) -> int:
-        """Run `python -m module`; returns its process id."""
+        """Run a module of this package; returns its process id."""
         with contextlib.nullcontext() if self._log is None else self._log.open("ab") as out:
             # A session of its own: Ctrl-C reaches this process alone, which then stops its children in order.
             self.processes[name] = subprocess.Popen(  # noqa: S603 - our own modules
-                [sys.executable, "-m", module, *arguments],
+                # -P: a worker.py or an api/ in the working directory is somebody else's.
+                [sys.executable, "-P", "-m", module, *arguments],
                 env=environment,
                 stdout=out,
                 stderr=out,
@@ -69,7 +70,7 @@ class Children:
                 raise self._error(f"{name} ended by itself with code {code}{where}")
 
     def stop(self) -> None:
-        """Tell them to stop, the last one first, each when the one before has ended."""
+        """Stop them, the last one first, each when the one before has ended."""
         for name, process in reversed(self.processes.items()):
             process.terminate()
             try:

@@ -1,4 +1,4 @@
-"""`python -m cli.embedded_redis PORT DIRECTORY`: a Redis-compatible server on loopback, until SIGTERM or SIGINT.
+"""`python -m cli.stack.embedded_redis PORT DIRECTORY`: a Redis-compatible server on loopback until SIGTERM or SIGINT.
 
 A process of its own, so that a Ctrl-C meant for `neuron up` does not take the queue from under the worker.
 """
@@ -40,7 +40,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     signal.sigwait(awaited)
     if os.getppid() != parent:
-        # `neuron up` was killed, and gateway and worker were told to stop in the same moment: they still need us.
+        # `neuron up` was killed, and the kernel stopped gateway and worker in the same moment: they still need Redis.
         _outlive_clients(port)
     server.stop()
 

@@ -1,40 +1,27 @@
-"""`neuron classify`, `trace`, `generate` and `featurize` on a tiny checkpoint."""
+"""`neuron classify`, `trace` and `generate` on a tiny checkpoint."""
 
-import csv
-import gzip
 import json
-import lzma
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import click
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
 from click.testing import Result
 
 from api.schemas.requests import GenerateRequest
 from api.schemas.responses import ClassifyResponse, GenerateResponse
 from cli import local
+from cli.featurize import featurize
 from contract.jobs import ClassifyJob, GenerateJob
 from engine import serving
 from engine.engine import Engine
 from engine.execute import execute
-from engine.folded import FoldedModel
-from engine.reading import read_features
-from model.checkpoints import checkpoint, volumes
-from model.texts.preparation import prepare
-from sentiment_neuron import files as batch
-from tests.conftest import mean_hidden
+from model.checkpoints import volumes
 
 Neuron = Callable[..., Result]
 Execute = Callable[[Any], dict[str, Any]]
 
 BASE: dict[str, Any] = {"id": "a-job-of-the-test", "timeout_s": float("inf")}
-REVIEWS = ["A fine film.", "", "Dreadful & 'stale', \"they\" said", "næsten 🙂", " spaces ", "x" * 300, "short"]
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +32,6 @@ def by_worker(volume: Path) -> Iterator[Execute]:
     engine.start()
     yield lambda job: execute(job, served, engine)
     engine.close()
-
-
-def features_of(volume: Path, texts: list[str], dtype: torch.dtype | None = None) -> np.ndarray[Any, Any]:
-    model = FoldedModel(checkpoint.read(volumes.latest(volume)).model, dtype=dtype)
-    return read_features(model, [prepare(text) for text in texts])
-
-
-# classify
 
 
 def test_classify_prints_a_line_for_every_text(neuron: Neuron, volume: Path, by_worker: Execute) -> None:
@@ -131,7 +110,7 @@ def test_a_checkpoint_that_is_not_there(neuron: Neuron, tmp_path: Path, command:
 
 
 def test_the_shipped_model_is_the_default() -> None:
-    for command in (local.classify, local.trace, local.generate, local.featurize):
+    for command in (local.classify, local.trace, local.generate, featurize):
         (option,) = [parameter for parameter in command.params if parameter.name == "directory"]
         assert option.default == volumes.SHIPPED
 
@@ -146,9 +125,6 @@ def test_what_a_model_without_sentiment_cannot_do(neuron: Neuron, bare: Path) ->
         assert result.exit_code == 1
         assert message in result.stderr
     assert neuron("trace", "a", "--unit", 3, "--checkpoint", bare).exit_code == 0
-
-
-# generate
 
 
 def test_generate_gives_what_a_worker_gives(neuron: Neuron, volume: Path, by_worker: Execute) -> None:
@@ -235,155 +211,3 @@ def test_generate_refuses(neuron: Neuron, volume: Path, arguments: list[str], me
     result = neuron("generate", "--checkpoint", volume, *arguments)
     assert result.exit_code != 0
     assert message in result.stderr
-
-
-# featurize
-
-
-def write_input(path: Path, texts: list[str]) -> Path:
-    if path.suffix == ".parquet":
-        pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), path)
-        return path
-    opener: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
-    with opener(path, "wt", encoding="utf-8", newline="") as stream:
-        if ".csv" in path.suffixes:
-            rows = csv.writer(stream)
-            rows.writerow(["id", "text"])
-            rows.writerows(enumerate(texts))
-        else:
-            stream.write("".join(f"{text}\n" for text in texts))
-    return path
-
-
-@pytest.mark.parametrize("chunk", [3, 4096])
-@pytest.mark.parametrize("name", ["in.txt", "in.txt.gz", "in.txt.xz", "in.csv", "in.csv.xz", "in.parquet"])
-def test_featurize_to_npy(
-    neuron: Neuron, volume: Path, tmp_path: Path, name: str, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch, "CHUNK", chunk)
-    source, out = write_input(tmp_path / name, REVIEWS), tmp_path / "out.npy"
-    result = neuron("featurize", source, "--out", out, "--checkpoint", volume, "--rows", 2, "--dtype", "float32")
-    assert result.exit_code == 0, result.output
-    features = np.load(out)
-    assert features.dtype == np.float32
-    np.testing.assert_allclose(features, features_of(volume, REVIEWS, torch.float32), atol=1e-6)
-    np.testing.assert_allclose(features[1], features_of(volume, [""], torch.float32)[0], atol=1e-6)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "out.npy"])
-
-
-@pytest.mark.parametrize("name", ["in.txt", "in.csv", "in.parquet"])
-def test_featurize_to_parquet(
-    neuron: Neuron, volume: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch, "CHUNK", 3)
-    source, out = write_input(tmp_path / name, REVIEWS), tmp_path / "out.parquet"
-    assert neuron("featurize", source, "--out", out, "--checkpoint", volume, "--dtype", "float32").exit_code == 0
-    table = pq.read_table(out)
-    assert table.schema.field("features").type == pa.list_(pa.float32())
-    assert table.column("text").to_pylist() == REVIEWS
-    features = np.array(table.column("features").to_pylist(), dtype=np.float32)
-    np.testing.assert_allclose(features, features_of(volume, REVIEWS, torch.float32), atol=1e-6)
-
-
-def test_featurize_pooling(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
-    source, out = write_input(tmp_path / "in.txt", REVIEWS), tmp_path / "out.npy"
-    options = ("--out", out, "--checkpoint", volume, "--dtype", "float32", "--rows", 2)
-    assert neuron("featurize", source, *options, "--pooling", "tanh").exit_code == 0
-    np.testing.assert_allclose(np.load(out), np.tanh(features_of(volume, REVIEWS, torch.float32)), atol=1e-6)
-    assert neuron("featurize", source, *options, "--pooling", "mean").exit_code == 0
-    model = checkpoint.read(volumes.resolve(volume)).model
-    means = [mean_hidden(model, prepare(text)) for text in REVIEWS]
-    np.testing.assert_allclose(np.load(out), means, atol=1e-5)
-
-
-def test_featurize_in_bfloat16_differs_but_little(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
-    source, out = write_input(tmp_path / "in.txt", REVIEWS), tmp_path / "out.npy"
-    neuron("featurize", source, "--out", out, "--checkpoint", volume, "--dtype", "bfloat16")
-    exact = features_of(volume, REVIEWS, torch.float32)
-    error = np.abs(np.load(out) - exact).max()
-    assert 0 < error < 0.1 * np.abs(exact).max()
-
-
-def test_featurize_takes_the_place_of_an_earlier_file(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.npy"
-    for texts in (["a", "b"], ["c"]):
-        source = write_input(tmp_path / "in.txt", texts)
-        assert neuron("featurize", source, "--out", out, "--checkpoint", volume).exit_code == 0
-    np.testing.assert_allclose(np.load(out), features_of(volume, ["c"]), atol=1e-6)
-
-
-def test_null_and_large_strings_of_parquet(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
-    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
-    pq.write_table(pa.table({"body": pa.array(["a", None], pa.large_string())}), source)
-    result = neuron("featurize", source, "--out", out, "--checkpoint", volume, "--column", "body")
-    assert result.exit_code == 0
-    assert pq.read_table(out).column("body").to_pylist() == ["a", ""]
-
-
-def test_a_byte_order_mark_is_no_text(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
-    source, out = tmp_path / "in.csv", tmp_path / "out.npy"
-    source.write_text("\ufefftext\r\nfine\r\n", encoding="utf-8")
-    assert neuron("featurize", source, "--out", out, "--checkpoint", volume).exit_code == 0
-    np.testing.assert_allclose(np.load(out), features_of(volume, ["fine"]), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "out", "message"),
-    [
-        ("in.csv", b"id,review\n1,fine\n", "out.npy", "has no column 'text'; its columns: id, review"),
-        ("in.csv", b"id,text\n1\n", "out.npy", "line 2: no column 'text'"),
-        ("in.csv", b"text\n", "out.npy", "holds no texts"),
-        ("in.csv", b"", "out.npy", "holds no texts"),
-        ("in.txt", b"", "out.npy", "holds no texts"),
-        ("in.txt", b"\xff\n", "out.npy", "cannot be read: 'utf-8' codec"),
-        ("in.json", b"{}", "out.npy", "unknown suffix; known are .txt and .csv"),
-        ("in.parquet.gz", b"", "out.npy", "unknown suffix"),
-        ("in.txt.xz", b"not packed", "out.npy", "cannot be read"),
-        ("in.txt.gz", gzip.compress(b"a\n" * 1000)[:-9], "out.npy", "cannot be read"),
-        ("in.parquet", b"not parquet", "out.npy", "cannot be read"),
-        ("in.txt", b"a\n", "out.csv", "features are written as .npy or .parquet"),
-        ("in.txt", b"a\n", "nowhere/out.npy", "is not a directory"),
-    ],
-)
-def test_featurize_refuses(
-    neuron: Neuron, volume: Path, tmp_path: Path, name: str, content: bytes, out: str, message: str
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    result = neuron("featurize", tmp_path / name, "--out", tmp_path / out, "--checkpoint", volume)
-    assert result.exit_code == 1
-    assert message in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_featurize_refuses_parquet_that_holds_no_text(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
-    source = tmp_path / "in.parquet"
-    pq.write_table(pa.table({"text": [1, 2], "features": ["a", "b"]}), source)
-    for arguments, message in (
-        (["--out", tmp_path / "out.npy"], "column 'text' holds int64, not text"),
-        (["--out", tmp_path / "out.npy", "--column", "body"], "its columns: text, features"),
-        (["--out", tmp_path / "out.parquet", "--column", "features"], "cannot be called 'features'"),
-        (["--out", source, "--column", "features"], "is the input itself"),
-    ):
-        result = neuron("featurize", source, "--checkpoint", volume, *arguments)
-        assert result.exit_code == 1
-        assert message in result.stderr
-
-
-def test_a_file_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
-    out = tmp_path / "out.npy"
-    out.write_bytes(b"earlier")
-
-    def write_one_of_two(fault: Exception | None) -> None:
-        with batch.features_file(out, "text", 2, 4) as write:
-            write(["a"], np.zeros((1, 4), dtype=np.float32))
-            if fault is not None:
-                raise fault
-
-    with pytest.raises(RuntimeError):
-        write_one_of_two(RuntimeError())
-    with pytest.raises(click.ClickException, match="the input changed while it was read: 1 texts, 2 before"):
-        write_one_of_two(None)
-    with pytest.raises(click.ClickException, match="cannot be written: No space left on device"):
-        write_one_of_two(OSError(28, "No space left on device"))
-    assert list(tmp_path.iterdir()) == [out]
-    assert out.read_bytes() == b"earlier"

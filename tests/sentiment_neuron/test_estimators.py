@@ -23,9 +23,8 @@ from sklearn.utils.validation import validate_data
 from engine.folded import FoldedModel
 from engine.reading import read_features
 from model.checkpoints import checkpoint, volumes
-from model.checkpoints.checkpoint import CheckpointError
 from model.texts.preparation import prepare
-from sentiment_neuron.estimators import NeuronFeatures
+from sentiment_neuron import LoadError, NeuronFeatures
 from tests.conftest import TINY, publish_tiny
 
 TEXTS = ["A delightful film.", "A waste of time!", "", "Ünïcode, &amp; entities\nand lines."]
@@ -97,7 +96,7 @@ def test_a_pickle_holds_no_weights_and_reads_the_same_ones_again(volume: Path, t
     assert not (clone(fitted).fit(TEXTS).transform(TEXTS) == expected).all()
     for name in ("manifest.json", "model.safetensors"):
         shutil.copy(volume / "tiny" / "step-2" / name, volume / "tiny" / "step-1" / name)
-    with pytest.raises(CheckpointError, match="fit again"):
+    with pytest.raises(LoadError, match="fit again"):
         pickle.loads(content).transform(TEXTS)  # noqa: S301
 
 
@@ -110,7 +109,7 @@ def test_a_pickle_holds_no_weights_and_reads_the_same_ones_again(volume: Path, t
         ({}, [["a"]], TypeError),
         ({"pooling": "median"}, TEXTS, ValueError),
         ({"batch_rows": 0}, TEXTS, ValueError),
-        ({"checkpoint": "nowhere"}, TEXTS, CheckpointError),
+        ({"checkpoint": "nowhere"}, TEXTS, LoadError),
     ],
 )
 def test_what_is_no_list_of_texts_is_refused(parameters: dict[str, Any], texts: Any, error: type[Exception]) -> None:
@@ -123,10 +122,11 @@ def test_before_fit_nothing_is_transformed() -> None:
         NeuronFeatures("tiny").transform(TEXTS)
 
 
-def test_the_model_does_without_scikit_learn() -> None:
+def test_the_rest_does_without_scikit_learn() -> None:
     """Whatever else of the package is imported: `NeuronFeatures` alone needs it, and what is fitted by it."""
     script = (
         "import sys; sys.modules['sklearn'] = None\n"
-        "import model.checkpoint, model.heads, model.cross_validation, model.head_store, model.reading, worker.fitting"
+        "import model.checkpoints.checkpoint, model.checkpoints.head_store, model.heads.cross_validation\n"
+        "import engine.reading, sentiment_neuron.runner, worker.fitting"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(checkpoint.__file__).parents[1])
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(checkpoint.__file__).parents[2])

@@ -1,0 +1,17 @@
+"""`texts_bar`, the progress bar of every command that reads many texts."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+@contextmanager
+def texts_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """On stderr, if that is a terminal. What it yields must be called with the number of texts just finished."""
+    columns = (TextColumn("texts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda finished: bar.advance(task, finished)

@@ -1,0 +1,77 @@
+"""Arguments to jobs, by the rules of the service: what the gateway refuses is refused here, in the same words.
+
+Each function raises InvalidRequestError. The limits of a gateway (`NEURON_API_MAX_...`) do not hold here. No torch.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypedDict, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from api.schemas.requests import ClassifyRequest, FeaturizeRequest, GenerateRequest, TraceRequest
+from contract.jobs import ClassifyJob, FeaturizeJob, GenerateJob, Pooling, TraceJob
+from sentiment_neuron.errors import InvalidRequestError
+
+LocalJob = ClassifyJob | FeaturizeJob | TraceJob | GenerateJob  # what needs no more than a model
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+_BASE: dict[str, Any] = {"id": "sentiment-neuron", "timeout_s": math.inf}
+
+
+class StreamOptions(TypedDict, total=False):
+    """How one sample is drawn. Those left out have the defaults of `POST /generate`."""
+
+    sentiment: float | None  # from -1 to 1: hold the sentiment unit there
+    clamp: Mapping[int, float]  # unit -> raw value to hold it at; wins over sentiment
+    length: int  # bytes at most
+    temperature: float  # 0 takes the likeliest byte
+    top_k: int
+    top_p: float
+    seed: int | None  # the same seed gives the same text; drawn if None
+    stop: Sequence[str]  # the text ends before any of these
+
+
+class GenerateOptions(StreamOptions, total=False):
+    """And how the samples to return are chosen."""
+
+    n: int  # samples to return
+    best_of: int | None  # samples to draw
+    rank_by: Literal["likelihood", "sentiment"]
+
+
+def valid(body: type[BodyT], **fields: Any) -> BodyT:
+    """The request that a client of the service would have sent."""
+    try:
+        return body(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = " ".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequestError(f"{where}: {reason}" if where else reason) from error
+
+
+def classify_job(texts: str | Iterable[str], head: str | None = None) -> ClassifyJob:
+    """head: the default of `POST /classify` if None."""
+    body = valid(ClassifyRequest, texts=_listed(texts), **({} if head is None else {"head": head}))
+    return ClassifyJob(**_BASE, texts=body.all_texts(), head=body.head)
+
+
+def featurize_job(texts: str | Iterable[str], pooling: Pooling) -> FeaturizeJob:
+    body = valid(FeaturizeRequest, texts=_listed(texts), pooling=pooling)
+    return FeaturizeJob(**_BASE, texts=body.all_texts(), pooling=body.pooling)
+
+
+def trace_job(text: str, units: Iterable[int] | None) -> TraceJob:
+    """A unit that is named twice is traced once."""
+    body = valid(TraceRequest, text=text, units=None if units is None else list(dict.fromkeys(units)))
+    return TraceJob(**_BASE, text=body.text, units=body.units)
+
+
+def generate_job(prompt: str, options: Mapping[str, Any], stream: bool = False) -> GenerateJob:
+    """options: those of `GenerateOptions`, or of `StreamOptions` with `stream`."""
+    return GenerateJob(**_BASE, **valid(GenerateRequest, prompt=prompt, stream=stream, **options).job_fields())
+
+
+def _listed(texts: str | Iterable[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)

@@ -1,0 +1,89 @@
+"""`Runner`: jobs on an engine of this process, from any thread. What `Neuron` is in front of; it loads torch."""
+
+import atexit
+import queue
+import threading
+import weakref
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from contract.jobs import ClassifyJob
+from engine import serving
+from engine.engine import Engine
+from engine.execute import Ending, Task, start
+from engine.serving import ServedModel
+from model.checkpoints import volumes
+from model.checkpoints.checkpoint import CheckpointError
+from sentiment_neuron.errors import LoadError, NeuronError, RequestFailedError
+from sentiment_neuron.heads import find_head, heads_directory
+from sentiment_neuron.requests import LocalJob
+
+_RUNNERS: "weakref.WeakSet[Runner]" = weakref.WeakSet()
+
+
+class Runner:
+    """A model, and the engine that it runs on until `close`."""
+
+    def __init__(self, served: ServedModel, max_rows: int, heads: Path) -> None:
+        """max_rows: side by side in a step. heads: the directory of those that users fitted."""
+        self.info = served.info
+        self._served = served
+        self._heads = heads
+        self._engine = Engine(max_rows=max_rows)
+        self._engine.start()
+        self._open = True
+        self._submitting = threading.Lock()  # a row that reached an engine after its end would wait forever
+        _RUNNERS.add(self)
+
+    def follow(self, job: LocalJob) -> Generator[str, None, dict[str, Any]]:
+        """Yield generated text as it comes, whole characters, if the job streams; return the result as JSON.
+
+        Closing the generator cancels the job. Raises RequestFailedError, and NeuronError after `close`.
+        """
+        own = self._served.manifest.heads
+        fitted = find_head(self._heads, job.head) if isinstance(job, ClassifyJob) and job.head not in own else None
+        # A queue, because the engine's thread must never wait.
+        heard: queue.SimpleQueue[str | Ending] = queue.SimpleQueue()
+        task = Task(job, threading.Event())
+        with self._submitting:
+            if not self._open:
+                raise NeuronError("the Neuron is closed")
+            start(task, self._served, self._engine, lambda _, text: heard.put(text), heard.put, lambda _: fitted)
+        try:
+            while isinstance(what := heard.get(), str):
+                yield what
+        finally:
+            task.cancelled.set()
+        outcome = what()
+        if outcome.error is not None:
+            raise RequestFailedError(outcome.error.code, outcome.error.detail)
+        return outcome.result or {}
+
+    def close(self) -> None:
+        """End the engine; what runs fails with RequestFailedError. Calling it again does nothing."""
+        with self._submitting:
+            self._open = False
+            self._engine.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Torch aborts a process that ends while a thread of it computes."""
+    for runner in list(_RUNNERS):
+        runner.close()
+
+
+def load(place: Path | None, device: str, dtype: str, max_rows: int, heads: Path | None) -> Runner:
+    """As `Neuron.load`. Raises LoadError."""
+    place = volumes.SHIPPED if place is None else place
+    if device == "cuda" and not torch.cuda.is_available():
+        raise LoadError("device is 'cuda', and torch finds no CUDA device here: use 'cpu' or 'auto'")
+    heads = heads_directory(place) if heads is None else heads
+    try:
+        served = serving.load(volumes.resolve(place), device, dtype, max_rows)
+    except CheckpointError as error:
+        raise LoadError(str(error)) from error
+    return Runner(served, max_rows, heads)

@@ -1,7 +1,7 @@
-"""What advances rows on a device: the interface `Backend`, and the block of rows that it is handed.
+"""What advances rows on a device: the interface `Backend`, and the block of rows that it gets.
 
 A backend owns the state of every row in numbered slots. The engine hands it a block: some rows, each to advance a
-number of steps. Rows stand longest first, so at every step the rows that still run are a prefix and the finished
+number of steps. Rows stand longest first, so at every step the rows that still run come first and the finished
 ones cost nothing.
 """
 
@@ -32,7 +32,7 @@ class BlockRow:
 
 @dataclass(frozen=True)
 class BlockRowResult:
-    """What the steps that were made gave: those that were asked for, or fewer if the block was interrupted."""
+    """The output of the steps that were made: those that were asked for, or fewer if the block was interrupted."""
 
     steps: int
     sampled: NDArray[np.uint8]  # (steps - samples_from,)
@@ -74,8 +74,7 @@ class Backend(Protocol):
     def state(self, slot: int) -> RowState: ...
 
     def restore(self, slot: int, state: RowState) -> None:
-        """Put a row where `state` was taken, from a slot that keeps a sum if this one does; a slot's clamps and draws
-        are the block's affair."""
+        """Set a slot to `state`, which has a sum if this slot keeps one. Clamps and draws belong to the block."""
 
     def step_seconds(self, rows: int) -> float:
         """About how long a step of so many rows takes; never less than one of fewer rows."""
@@ -83,6 +82,6 @@ class Backend(Protocol):
     def run(self, block: list[BlockRow], interrupted: Callable[[], bool] = ...) -> list[BlockRowResult]:
         """Advance every row of `block`, which stands in order of `steps`, most first. If it raises, none has moved.
 
-        Ends after the step in which `interrupted` turns true, if the device can be asked so often. It is asked at least
-        once a second, for whoever is asked knows that the block moves.
+        Ends after the step in which `interrupted` turns true, if the device can be interrupted so often. It is called
+        at least once a second, because it also shows the engine that the block makes progress.
         """

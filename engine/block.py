@@ -1,8 +1,8 @@
-"""Steps of a block that a CUDA graph can replay: `Block` holds all they depend on, `PlainStep` makes one in torch.
+"""Steps of a block that a CUDA graph can replay: `Block` holds all their inputs, `PlainStep` makes one in torch.
 
 A graph is a fixed list of kernels over fixed memory. So what differs from row to row and from block to block (which
 byte comes next, whether the row has ended, whether it samples) stands in tensors, and no step asks the host anything.
-A row that has ended stands still: it is computed like the others, and what it gives is dropped.
+A row that has ended stands still: it is computed like the others, and its result is dropped.
 
 kernels.py makes the same steps with less memory traffic.
 """
@@ -13,9 +13,9 @@ from torch import Tensor
 from engine.folded import FoldedModel
 from engine.sampling import Choice, sample
 
-# Lines of `Block.plan`; the last two hold the bits of float64.
+# Lines of `Block.row_params`; the last two hold the bits of float64.
 STEP, SLOT, STEPS, READS, SUMS, SAMPLES_FROM, FIRST_DRAW, SEED, TOP_K, TEMPERATURE, TOP_P = range(11)
-PLAN_LINES = 11
+ROW_PARAMS = 11
 
 
 class Block:
@@ -23,10 +23,10 @@ class Block:
 
     def __init__(self, model: FoldedModel, rows: int, steps: int) -> None:
         device = model.device
-        # (PLAN_LINES, rows): of every row its slot, its steps, how many of them read text, whether (1) it adds up its
+        # (ROW_PARAMS, rows): of every row its slot, its steps, how many of them read text, whether (1) it adds up its
         # hidden vectors, the first step whose output is sampled, the number of that draw, and its seed and limits. Line
         # STEP holds one number, in its first place: the steps made so far.
-        self.plan = torch.zeros(PLAN_LINES, rows, dtype=torch.int64, device=device)
+        self.row_params = torch.zeros(ROW_PARAMS, rows, dtype=torch.int64, device=device)
         self.text = torch.zeros(steps, rows, dtype=torch.uint8, device=device)
         self.cell, self.hidden = model.zero_state(rows)
         self.hidden_sum = model.zero_sum(rows)
@@ -34,7 +34,7 @@ class Block:
         self.held = torch.full((rows, model.units), torch.nan, device=device)  # clamps; NaN leaves a unit free
         self.sampled = torch.zeros(steps, rows, dtype=torch.uint8, device=device)
         self.log_probability = torch.zeros(steps, rows, device=device)
-        self.made = self.plan[STEP, :1]
+        self.made = self.row_params[STEP, :1]
 
 
 class Trace:
@@ -56,10 +56,10 @@ class PlainStep:
         """Read a byte: cell and hidden of the rows that run, and the sum of those that keep one."""
         at = block.made + offset  # (1,)
         byte = torch.where(
-            at < block.plan[READS, :rows], block.text.index_select(0, at)[0, :rows].long(), block.last[:rows]
+            at < block.row_params[READS, :rows], block.text.index_select(0, at)[0, :rows].long(), block.last[:rows]
         )
         cell, hidden, held = block.cell[:rows], block.hidden[:rows], block.held[:rows]
-        running = (at < block.plan[STEPS, :rows])[:, None]
+        running = (at < block.row_params[STEPS, :rows])[:, None]
         # The operations are those of FoldedModel.step, in its order.
         if self.cell_name == "gru":
             new = self._gru(byte, cell, hidden)
@@ -72,7 +72,7 @@ class PlainStep:
             out = torch.addcmul(o, o, torch.sigmoid(new * -2), value=-2)
         cell.copy_(torch.where(running, new, cell))
         hidden.copy_(torch.where(running, out.to(hidden.dtype), hidden))
-        summing = running & (block.plan[SUMS, :rows] != 0)[:, None]
+        summing = running & (block.row_params[SUMS, :rows] != 0)[:, None]
         block.hidden_sum[:rows].add_(torch.where(summing, hidden, 0))
 
     def record(self, block: Block, trace: Trace, offset: int) -> None:
@@ -81,19 +81,19 @@ class PlainStep:
         trace.values.index_copy_(0, block.made + offset, values[None])
 
     def draw(self, block: Block, rows: int, offset: int) -> None:
-        """Sample the rows whose turn it is."""
+        """Sample the rows that generate at this step."""
         at = block.made + offset
-        plan = block.plan[:, :rows]
+        row_params = block.row_params[:, :rows]
         choice = Choice(
-            plan[SEED],
-            plan[FIRST_DRAW] + at - plan[SAMPLES_FROM],
-            plan[TEMPERATURE].view(torch.float64).float(),
-            plan[TOP_K],
-            plan[TOP_P].view(torch.float64).float(),
+            row_params[SEED],
+            row_params[FIRST_DRAW] + at - row_params[SAMPLES_FROM],
+            row_params[TEMPERATURE].view(torch.float64).float(),
+            row_params[TOP_K],
+            row_params[TOP_P].view(torch.float64).float(),
         )
         logits = self.weights.output(block.hidden[:rows]).float().add_(self.weights.output_b)
         byte, log_probability = sample(logits, choice)
-        chosen = (at >= plan[SAMPLES_FROM]) & (at < plan[STEPS])
+        chosen = (at >= row_params[SAMPLES_FROM]) & (at < row_params[STEPS])
         block.last[:rows] = torch.where(chosen, byte, block.last[:rows])
         block.sampled[:, :rows].index_copy_(0, at, byte.to(torch.uint8)[None])
         block.log_probability[:, :rows].index_copy_(0, at, log_probability[None])

@@ -1,4 +1,4 @@
-"""A job to its result: its plan (plans.py) on the engine, and how it ends.
+"""A job to its outcome: its plan (plans.py) on the engine, and how it ends.
 
 `run` does whole jobs, one or many side by side. It needs neither Celery nor Redis: the command line uses it
 in-process, the worker from its queue.
@@ -47,10 +47,10 @@ def start(
     on_end: Callable[[Ending], None],
     find_head: FindHead,
 ) -> None:
-    """Put a job on the engine. on_text hears (index of the sample, whole characters), on_end, once, that it has ended.
+    """Put a job on the engine. on_text gets (index of the sample, whole characters); on_end is called once, at the end.
 
-    Both come on the engine's thread, or from here where the job cannot begin: they must not block. What takes time is
-    left to whoever calls the ending.
+    Both are called on the engine's thread, or on this one where the job cannot begin: they must not block. The work of
+    shaping the result is done by the caller of the ending.
     """
     try:
         plan_ = plan(task.job, served, find_head, task.deadline)
@@ -107,9 +107,9 @@ def run(
     on_outcome: OnOutcome,
     find_head: FindHead = no_head,
 ) -> None:
-    """Do jobs side by side. Both callbacks come on this thread; every job gets one outcome, as soon as it has ended."""
-    # A queue, for the engine's thread must never wait for what the callbacks do.
-    heard: queue.SimpleQueue[tuple[AnyJob, Ending | tuple[int, str]]] = queue.SimpleQueue()
+    """Do jobs side by side. Both callbacks run on this thread; every job gets one outcome, as soon as it has ended."""
+    # A queue, because the engine's thread must never wait for the callbacks.
+    events: queue.SimpleQueue[tuple[AnyJob, Ending | tuple[int, str]]] = queue.SimpleQueue()
 
     def begin(task: Task) -> None:
         job = task.job
@@ -117,8 +117,8 @@ def run(
             task,
             served,
             engine,
-            lambda index, text: heard.put((job, (index, text))),
-            lambda ending: heard.put((job, ending)),
+            lambda index, text: events.put((job, (index, text))),
+            lambda ending: events.put((job, ending)),
             find_head,
         )
 
@@ -126,7 +126,7 @@ def run(
         begin(task)
     left = len(tasks)
     while left:
-        job, what = heard.get()
+        job, what = events.get()
         if isinstance(what, tuple):
             on_text(job, *what)
         else:
@@ -170,7 +170,7 @@ def _outcome(job: AnyJob, plan_: Plan, rows: list[Row]) -> Outcome:
 
 
 def failure(error: BaseException, job: AnyJob) -> Outcome:
-    """How a job ends that ran into `error`."""
+    """The outcome of a job that failed with `error`."""
     match error:
         case RowCancelled():
             return Outcome(state="cancelled")
@@ -181,6 +181,6 @@ def failure(error: BaseException, job: AnyJob) -> Outcome:
         case EngineFailure():
             return Outcome(state="failed", error=JobError(code=ErrorCode.ENGINE_FAILURE, detail=str(error)))
         case _:
-            log.error("a job failed in a way that nobody foresaw", exc_info=error)
+            log.error("a job failed with an unexpected error", exc_info=error)
             detail = f"{type(error).__name__}, which was logged"
             return Outcome(state="failed", error=JobError(code=ErrorCode.ENGINE_FAILURE, detail=detail))

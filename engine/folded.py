@@ -47,7 +47,7 @@ class FoldedModel:
 
     Steps share buffers, so only one thread at a time may use a model. On a CPU, a row's cell, hidden and logits are bit
     for bit the same whatever rows stand beside it and wherever it stands among them; not so bfloat16 with AMX
-    (matrix.py).
+    (model/network/matrix.py).
     """
 
     def __init__(

@@ -1,15 +1,15 @@
 """`GraphBackend`: blocks as CUDA graphs, so that between two steps the device never waits for the host.
 
-All that a step depends on stands in the device's memory (engine/block.py), so many steps are recorded as one graph and
+All inputs of a step lie in the device's memory (block.py), so many steps are recorded as one graph and
 launched together. There is a graph for each number of rows and of steps that is a power of two: a block of another
 number of rows is filled up with rows that stand still, one of another number of steps runs several graphs. Graphs are
 recorded by `warm_up` and, such as those for traces, when they are first needed.
 
-`interrupted` ends no block: a graph that was launched runs to its end. A block that has nothing to give, neither
-samples nor traces, is not waited for, but no more than one stands in line behind the one that runs.
+`interrupted` ends no block: a graph that was launched runs to its end. The host does not wait for a block without
+samples and traces, but no more than one block waits for the one that runs.
 
-Neighbours: up to 16 rows share graphs, so a product has the same shape whatever rows stand beside a row, and what it
-gives does not depend on them. Graphs of more rows take the library's products, each of which adds up in an order of its
+Neighbours: up to 16 rows share graphs, so a product has the same shape whatever rows stand beside a row, and its result
+does not depend on them. Graphs of more rows take the library's products, each of which adds up in an order of its
 own, so between those results agree to rounding, and a sample may differ where the draw falls between two bytes.
 """
 
@@ -24,8 +24,8 @@ import torch
 from engine.backend import BlockRow, BlockRowResult
 from engine.block import (
     FIRST_DRAW,
-    PLAN_LINES,
     READS,
+    ROW_PARAMS,
     SAMPLES_FROM,
     SEED,
     SLOT,
@@ -80,7 +80,7 @@ class GraphBackend(TorchBackend):
         block: list[BlockRow],
         interrupted: Callable[[], bool] = lambda: False,
     ) -> list[BlockRowResult]:
-        """As the protocol says; `interrupted` hears that graphs are recorded, but ends nothing."""
+        """As the protocol says; `interrupted` is called while graphs are recorded, but ends nothing."""
         steps = block[0].steps
         if steps > self._capacity:
             self._make_room(steps)
@@ -89,7 +89,7 @@ class GraphBackend(TorchBackend):
         traces = 0 if not traced else max(_FEWEST_TRACED, _power_of_two(len(traced)))
         parts = self._parts(self._bucket(len(block)), steps, samples_from, traces)
         self._graphs.prepare(parts, self._rest, interrupted)
-        self._plan(block)
+        self._upload(block)
         self._hold([(line, unit, value) for line, row in enumerate(block) for unit, value in row.clamps.items()])
         if traced:
             lines, units = np.array(traced, dtype=np.int64).T
@@ -111,7 +111,7 @@ class GraphBackend(TorchBackend):
         self._held: list[tuple[int, int, float]] = []
         self._graphs = _Graphs(self.model.device)
         pinned = self.model.device.type == "cuda"
-        self._plan_on_host = torch.zeros(PLAN_LINES, self._most_rows, dtype=torch.int64, pin_memory=pinned)
+        self._row_params_on_host = torch.zeros(ROW_PARAMS, self._most_rows, dtype=torch.int64, pin_memory=pinned)
         self._text_on_host = torch.zeros(steps, self._most_rows, dtype=torch.uint8, pin_memory=pinned)
         self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
 
@@ -130,7 +130,7 @@ class GraphBackend(TorchBackend):
         return [*parts, (("end", rows), partial(self._end, rows))]
 
     def _begin(self, rows: int) -> None:
-        slots, block = self._block.plan[SLOT, :rows], self._block
+        slots, block = self._block.row_params[SLOT, :rows], self._block
         torch.index_select(self._state.cell, 0, slots, out=block.cell[:rows])
         torch.index_select(self._state.hidden, 0, slots, out=block.hidden[:rows])
         torch.index_select(self._hidden_sum, 0, slots, out=block.hidden_sum[:rows])
@@ -146,27 +146,27 @@ class GraphBackend(TorchBackend):
         self._block.made.add_(steps)
 
     def _end(self, rows: int) -> None:
-        slots, block = self._block.plan[SLOT, :rows], self._block
+        slots, block = self._block.row_params[SLOT, :rows], self._block
         self._state.cell.index_copy_(0, slots, block.cell[:rows])
         self._state.hidden.index_copy_(0, slots, block.hidden[:rows])
         self._hidden_sum.index_copy_(0, slots, block.hidden_sum[:rows])
         self._last.index_copy_(0, slots, block.last[:rows])
 
     def _rest(self) -> None:
-        """Have every row of the block stand still, so that any part can run and change nothing."""
-        self._block.plan.zero_()
-        self._block.plan[SLOT] = self._padding
-        self._block.plan[TOP_K] = 1
+        """Let every row of the block stand still, so that any part can run and change nothing."""
+        self._block.row_params.zero_()
+        self._block.row_params[SLOT] = self._padding
+        self._block.row_params[TOP_K] = 1
         self._begin(self._most_rows)
 
-    def _plan(self, block: list[BlockRow]) -> None:
-        """Bring to the device what its rows are to do."""
+    def _upload(self, block: list[BlockRow]) -> None:
+        """Copy to the device what the rows of the block do."""
         if self._copied is not None:
-            self._copied.synchronize()  # the block before this one has been read from the memory that is now written
-        plan, text = self._plan_on_host.numpy(), self._text_on_host.numpy()
-        plan[:] = 0
-        plan[SLOT] = self._padding
-        plan[TOP_K] = 1
+            self._copied.synchronize()  # the previous block has been copied from the memory that is written now
+        row_params, text = self._row_params_on_host.numpy(), self._text_on_host.numpy()
+        row_params[:] = 0
+        row_params[SLOT] = self._padding
+        row_params[TOP_K] = 1
         numbers = {
             SLOT: [row.slot for row in block],
             STEPS: [row.steps for row in block],
@@ -178,19 +178,19 @@ class GraphBackend(TorchBackend):
             TOP_K: [row.sampling.top_k for row in block],
         }
         for number, values in numbers.items():
-            plan[number, : len(block)] = values
-        plan[TEMPERATURE].view(np.float64)[: len(block)] = [row.sampling.temperature for row in block]
-        plan[TOP_P].view(np.float64)[: len(block)] = [row.sampling.top_p for row in block]
+            row_params[number, : len(block)] = values
+        row_params[TEMPERATURE].view(np.float64)[: len(block)] = [row.sampling.temperature for row in block]
+        row_params[TOP_P].view(np.float64)[: len(block)] = [row.sampling.top_p for row in block]
         for line, row in enumerate(block):
             text[: len(row.text), line] = row.text
-        self._block.plan.copy_(self._plan_on_host, non_blocking=True)
+        self._block.row_params.copy_(self._row_params_on_host, non_blocking=True)
         steps = block[0].steps
         self._block.text[:steps].copy_(self._text_on_host[:steps], non_blocking=True)
         if self._copied is not None:
             self._copied.record()
 
     def _hold(self, clamps: list[tuple[int, int, float]]) -> None:
-        """Bring clamps to the device: line of the block, unit, value. Most blocks have those of the one before."""
+        """Copy clamps to the device: line of the block, unit, value. Most blocks have those of the one before."""
         if clamps == self._held:
             return
         self._held = clamps
@@ -228,9 +228,9 @@ class _Graphs:
         self._recorded: dict[Hashable, torch.cuda.CUDAGraph] = {}
 
     def prepare(self, parts: list[_Part], rest: Callable[[], None], moves: Callable[[], object]) -> None:
-        """Record what is not yet. rest: makes calls that follow it change nothing, so that each can be tried.
+        """Record the parts that are not recorded yet. rest: after it a call changes nothing, so that each can be tried.
 
-        moves: called after every one that took its time.
+        moves: called after every part, because each may take long.
         """
         missing = {name: function for name, function in parts if name not in self._recorded}
         if self._device.type != "cuda" or not missing:

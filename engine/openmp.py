@@ -3,11 +3,11 @@
 A thread that multiplies gets a team of OpenMP threads, which it keeps. Between two products GNU's OpenMP lets a team
 spin for some milliseconds before it sleeps. Two things go wrong with that:
 
-- Where other processes want the cores, one of a team is often not running, and the others spin in the way of those that
-  it waits for. A tenth of a millisecond bridges what is between two products.
+- Where other processes want the cores, one thread of a team often does not run, and the others spin on the cores that
+  it needs. A tenth of a millisecond bridges the gap between two products.
 - Where all teams of a process have more threads than there are cores, they sleep at once, and a small step takes twice
-  as long. So one thread of a process should multiply for long, and what others have to do once should leave nothing
-  behind.
+  as long. So only one thread of a process should keep a team, and another thread that multiplies once should end
+  afterwards.
 """
 
 import os
@@ -17,7 +17,6 @@ from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
 
 _SPINS = 20_000  # 0.1 to 0.2 ms
 

@@ -1,4 +1,4 @@
-"""`plan`: a job as rows for the engine, and how what they give becomes the result's JSON."""
+"""`plan`: a job as rows for the engine, and how their results become the result of the job, as JSON."""
 
 import base64
 import math
@@ -28,12 +28,12 @@ from model.heads.pooling import pool
 from model.heads.unit import Calibration
 from model.texts.preparation import align, prepare, prepare_prompt
 
-# Draws of the samples of one job are kept apart by this stride between their seeds (the golden ratio of 2^63).
+# The stride between the seeds of a job's samples, which keeps their draws apart (the golden ratio of 2^63).
 _SEED_STRIDE = 5700357409661599241
 
 
 class JobFailed(Exception):
-    """The job cannot be done; carries what its sender is told."""
+    """The job cannot be done; `error` is the answer to its sender."""
 
     def __init__(self, code: ErrorCode, detail: str) -> None:
         super().__init__(detail)
@@ -42,19 +42,19 @@ class JobFailed(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """A job as rows: what the engine shall do, and how its results become the job's."""
+    """A job as rows: the requests to the engine, and how their results become the job's."""
 
     requests: list[RowRequest]
     shape: Callable[[list[RowResult]], dict[str, Any]]
     stream: bool = False  # whether generated text is wanted as it comes
-    then: "Callable[[list[RowResult]], Plan] | None" = None  # what is still to be done with these; its shape counts
+    then: "Callable[[list[RowResult]], Plan] | None" = None  # a second plan, from these results, whose shape counts
 
 
 FindHead = Callable[[str], StoredHead | None]  # a head that a user fitted, by its name
 
 
 def no_head(_name: str) -> None:
-    """Where no heads are kept."""
+    """For a process that keeps no fitted heads."""
 
 
 def plan(job: AnyJob, served: ServedModel, find_head: FindHead = no_head, deadline: float = math.inf) -> Plan:
@@ -69,13 +69,13 @@ def plan(job: AnyJob, served: ServedModel, find_head: FindHead = no_head, deadli
         case GenerateJob():
             return _generate(job, served, deadline)
         case FitJob() | DeleteHeadJob():
-            raise TypeError(f"{job.kind}: more than rows, see fitting.py")
+            raise TypeError(f"{job.kind} is more than rows: see worker/fitting.py")
         case _:
             assert_never(job)
 
 
 def named(name: str, step: int) -> dict[str, Any]:
-    """What every result says of the model."""
+    """The part of every result that names the model."""
     return {"model": {"name": name, "step": step}}
 
 
@@ -127,7 +127,7 @@ def _readings(job: ClassifyJob | FeaturizeJob, deadline: float, mean: bool = Fal
 
 
 def _head(name: str, served: ServedModel, find_head: FindHead) -> Head:
-    """The checkpoint's own heads come first."""
+    """The head of that name: the checkpoint's own, else a fitted one. Raises JobFailed where there is none."""
     own = served.manifest.heads.get(name)
     if own is not None:
         return own
@@ -230,7 +230,7 @@ def _generate(job: GenerateJob, served: ServedModel, deadline: float) -> Plan:
 
 
 def _ranked(job: GenerateJob, served: ServedModel, head: Head, written: list[RowResult], deadline: float) -> Plan:
-    """Read what was written, as POST /classify would, with no unit held: nearest to the asked sentiment comes first."""
+    """Read the samples as POST /classify would, with no unit held, and put the nearest to the asked sentiment first."""
     mean = head.pooling == "mean"
     requests = [
         RowRequest(prepare(job.prompt + row.text), mean=mean, priority=job.priority, deadline=deadline)

@@ -1,4 +1,4 @@
-"""Many texts read at once, off line: `read_features` for their feature vectors, `read_texts` for all that is known.
+"""Many texts read at once, off line: `read_features` for their feature vectors, `read_texts` for cell and mean.
 
 Rows are sorted by length and the rows that have ended are left out of every further step, so no work is spent on
 padding and a text of any length is read whole.

@@ -1,4 +1,4 @@
-"""One sequence in the engine: `RowRequest`, what a job wants of it, and `Row`, how far it is."""
+"""One sequence in the engine: `RowRequest`, what a job asks for, and `Row`, its progress."""
 
 import codecs
 import threading
@@ -49,7 +49,7 @@ class RowRequest:
     traced: tuple[int, ...] = ()  # units whose value after every read byte is wanted
     mean: bool = False  # whether the mean of the hidden vector is wanted; not of a row that generates
     priority: Priority = "interactive"
-    deadline: float = float("inf")  # by time.monotonic(), which no change of the clock moves
+    deadline: float = float("inf")  # by time.monotonic(), which no change of the clock affects
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class RowResult:
 
 
 class Row:
-    """A request on its way through the engine. Only the engine's thread touches it, but for `cancelled` and `done`."""
+    """A request on its way through the engine. Only the engine's thread uses it, except for `cancelled` and `done`."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Row:
         return len(self._text) - self.read + max(0, self.request.generate - max(1, self.sampled))
 
     def next_steps(self, limit: int) -> int:
-        """Steps to the next place where the row must be looked at, at most `limit`."""
+        """Steps until the row ends or its state must be kept, at most `limit`."""
         until_kept = self.keeps[0].length - self.read if self.keeps else limit
         return min(limit, self.steps_left, until_kept)
 
@@ -125,7 +125,7 @@ class Row:
         return self._text[self.read : self.read + limit]
 
     def take_samples(self, sampled: NDArray[np.uint8], log_probability: NDArray[np.float32]) -> None:
-        """Account for bytes just sampled; what follows a stop sequence is dropped."""
+        """Add bytes that were just sampled; those after a stop sequence are dropped."""
         for byte, value in zip(sampled.tolist(), log_probability.tolist(), strict=True):
             self.sampled += 1
             self.log_probability += value
@@ -162,7 +162,7 @@ class Output:
 
     @property
     def text(self) -> str:
-        """All that `take` has given."""
+        """All that `take` has returned."""
         return "".join(self._parts)
 
     def feed(self, byte: int) -> bool:
@@ -175,7 +175,7 @@ class Output:
         return False
 
     def take(self, final: bool) -> str:
-        """The characters that are certain by now. A character cut off by the end of the text is left out."""
+        """The new characters that are certain by now. A character cut off by the end of the text is left out."""
         keep = 0 if final else max((self._begun(stop) for stop in self._stop), default=0)
         sure = len(self._held) - keep
         fresh = self._decode(bytes(self._held[:sure]))

@@ -1,4 +1,4 @@
-"""Choosing the next byte: temperature, top-k, top-p, greedy, with a draw per row that no neighbour can change.
+"""Choosing the next byte: temperature, top-k, top-p, greedy, with a draw per row independent of its neighbours.
 
 Draw number n of seed s is a hash of (s, n): counter-based, as Salmon et al. 2011 argue for parallel use. So a row's
 draws depend on its own seed and position alone, and any of them can be made again without the ones before.
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Choice:
-    """How each row of a batch wants its next byte, (rows,) each."""
+    """How each row of a batch chooses its next byte, (rows,) each."""
 
     seed: Tensor  # int64
     position: Tensor  # int64: number of the draw

@@ -31,9 +31,9 @@ class ServedModel:
 def load(directory: Path, device: str, dtype: str, max_rows: int) -> ServedModel:
     """Read, verify and warm up a checkpoint. device: "auto", "cpu", "cuda"; dtype: "auto", "float32", "bfloat16".
 
-    Raises model.checkpoint.CheckpointError if anything in the directory does not match its manifest.
+    Raises CheckpointError (model/checkpoints/checkpoint.py) if anything in the directory does not match its manifest.
     """
-    # The engine's thread shall be the only one that multiplies for long.
+    # Only the engine's thread may keep a team of OpenMP threads (openmp.py).
     return on_passing_thread(_load, directory, device, dtype, max_rows)
 
 
@@ -61,7 +61,7 @@ def _load(directory: Path, device: str, dtype: str, max_rows: int) -> ServedMode
 
 
 def device_memory_bytes(device: str) -> int:
-    """What this process holds of the device's memory; on a CPU, of the machine's, or 0 where the system tells none."""
+    """What this process holds of the device's memory; on a CPU, of the machine's, or 0 where it is not known."""
     if device == "cuda":
         return torch.cuda.memory_reserved()
     if sys.platform != "linux":

@@ -13,12 +13,12 @@ from engine.rows import Sampling
 from engine.sampling import Choice, sample
 from model.network.cells import State
 
-# Rows whose steps are timed when a model is loaded, and how many steps: with few rows, what a block costs beside them
-# must not count for much; with many, a step of a wide model takes long. The fastest of some blocks counts.
+# Numbers of rows whose steps are timed when a model is loaded, and how many steps: with few rows, a block's own cost
+# must be small beside its steps; with many, a step of a wide model takes long. The fastest of some blocks counts.
 _MEASURED = {1: 16, 8: 16, 32: 16, 64: 8, 128: 4, 256: 4, 512: 4}
 _WARM_UP_S = 0.1  # for each number of rows, but two blocks at least
-# Other work on the machine only ever slows, so a block that took less than foretold is believed at once, one that took
-# longer little by little.
+# Other work on the machine only slows steps, so the estimate follows a block that was faster at once, one that was
+# slower little by little.
 _SLOWER_AT_MOST = 1.02
 
 
@@ -72,7 +72,7 @@ class TorchBackend:
             self._hidden_sum[slot] = state.hidden_sum
 
     def warm_up(self, most_rows: int) -> None:
-        """Initialise what is lazy, and measure what `step_seconds` tells of steps of up to so many rows."""
+        """Initialise what is lazy, and measure `step_seconds` of up to so many rows."""
         counts = {min(most_rows, rows): steps for rows, steps in _MEASURED.items()}
         slots = [self.open() for _ in range(most_rows)]
         seconds = []
@@ -119,7 +119,7 @@ class TorchBackend:
         tracer = _Tracer(block, device)
         clamps = _Clamper(block, device)
         last = self._last[slots]
-        # Where one row keeps a sum, all add up: that costs less than choosing, and nobody looks at the others'.
+        # Where one row keeps a sum, all add up: that costs less than choosing, and the sums of the others are not used.
         hidden_sum = self._hidden_sum[slots] if any(self._sums[row.slot] for row in block) else None
         state = State(self._state.cell[slots], self._state.hidden[slots])
         ended: list[tuple[torch.Tensor, State]] = []  # kept at the end, so that nothing has happened if a step raises
@@ -212,7 +212,7 @@ class _Sampler:
         self._log_probability = torch.zeros(block[0].steps, len(block), device=device)
 
     def draw(self, step: int, active: int, state: State, model: FoldedModel, last: torch.Tensor) -> None:
-        """Sample the rows whose turn it is, and write their byte into `last`."""
+        """Sample the rows that generate at this step, and write their byte into `last`."""
         if step < self._first:
             return
         chosen = np.nonzero(self._from[:active] <= step)[0]

@@ -1,4 +1,4 @@
-"""What is told of a job that has ended: metrics, a line in the log, and the spans of its trace."""
+"""What is recorded of a job that has ended: metrics, a line in the log, and the spans of its request."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ from worker import metrics
 
 @dataclass(frozen=True)
 class Times:
-    """Of a job, by time.monotonic: when it was accepted, begun by a worker, given a place in the engine, and ended."""
+    """Of a job, by time.monotonic: when it was accepted, begun by a worker, admitted to the engine, and ended."""
 
     accepted: float
     begun: float
@@ -22,7 +22,7 @@ class Times:
     ended: float
 
     def parts(self, now: float) -> dict[str, tuple[float, float]]:
-        """From and to, in order. The last one is the spelling of its outcome, which goes to Redis `now`."""
+        """Name -> (from, to), in order. In the last part the outcome is serialized, which goes to Redis `now`."""
         return {
             "queued": (self.accepted, self.begun),
             "waited": (self.begun, self.admitted),
@@ -39,11 +39,11 @@ def account(job: AnyJob, outcome: Outcome, model: str, times: Times) -> None:
         durations = {f"{name}_s": round(end - begin, 6) for name, (begin, end) in times.parts(now).items()}
         logs.JOBS.info("job ended", extra={**_known(job, outcome, model), **durations})
     if job.traceparent is not None:
-        _trace(job, _known(job, outcome, model), times, now)
+        _record_spans(job, _known(job, outcome, model), times, now)
 
 
 def _known(job: AnyJob, outcome: Outcome, model: str) -> dict[str, str | int]:
-    """Never a text of the job's, only sizes."""
+    """What logs and spans say of the job: sizes, never a text."""
     match job.kind:
         case "generate":
             texts, generated = [job.prompt], job.best_of * job.length
@@ -58,8 +58,8 @@ def _known(job: AnyJob, outcome: Outcome, model: str) -> dict[str, str | int]:
     return known | {"texts": len(texts), "bytes": size, "generated": generated}
 
 
-def _trace(job: AnyJob, known: dict[str, str | int], times: Times, now: float) -> None:
-    """Spans that are made when all is over, so that who computes need not carry them."""
+def _record_spans(job: AnyJob, known: dict[str, str | int], times: Times, now: float) -> None:
+    """Make the spans when the job is over, so that computing code does not carry them."""
     clock = time.time_ns()
 
     def at(moment: float) -> int:

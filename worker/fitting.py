@@ -1,10 +1,10 @@
-"""Jobs on heads: fit one on labelled texts, delete one. Each has a thread, for it waits for rows, a process and a disk.
+"""Jobs on heads: fit one on labelled texts, delete one. Each has a thread because it waits, for rows and disks.
 
-Texts are read as bulk rows among all others, a window of them at a time. A worker has one fit at a time, from its first
-text on, for the features of 100,000 texts take some gigabytes; others wait, and can be cancelled meanwhile.
+Texts are read as bulk rows beside all others, a window of them at a time. A worker has one fit at a time, because the
+features of 100,000 texts take some gigabytes; other fits wait, and can be cancelled meanwhile.
 
-A fit that has lost its worker runs again elsewhere. The file says which job made it, so one that was written already is
-the job's result.
+A fit that has lost its worker runs again on another one. The head's file records which job made it, so a file that was
+written already is the job's result.
 """
 
 import logging
@@ -50,14 +50,14 @@ class Fitter:
     def start(
         self, task: Task, job: FitJob | DeleteHeadJob, served: ServedModel, on_end: Callable[[Ending], None]
     ) -> None:
-        """Do the job on a thread of its own; on_end hears from it, once, that it has ended."""
+        """Do the job on a thread of its own, which calls on_end once, at the end."""
 
         def run() -> None:
             try:
                 result = self._delete(task, job) if isinstance(job, DeleteHeadJob) else self._fit(task, job, served)
                 outcome = Outcome(state="done", result=result)
-            except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it
-                outcome = failure(_told(error), job)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the job must get an outcome
+                outcome = failure(_as_job_failure(error), job)
             task.ended_at = time.monotonic()
             on_end(lambda: outcome)
 
@@ -68,7 +68,7 @@ class Fitter:
             self._heads.remove(job.name, self._results)
             log.info("a head was deleted")
         except NoSuchHeadError:
-            if not task.again:  # else an earlier delivery deleted it and died
+            if not task.again:  # otherwise an earlier delivery deleted it and lost its worker
                 raise
         return {"name": job.name}
 
@@ -85,7 +85,7 @@ class Fitter:
         return named(made.checkpoint, made.step) | made.report()
 
     def _check_place(self, job: FitJob, there: StoredHead | None, served: ServedModel) -> None:
-        """Before the work what would stop it behind."""
+        """Check before the work what would make it fail afterwards. Raises HeadStoreError or HeadExistsError."""
         if there is not None:
             raise HeadExistsError(f"there is a head {job.name!r} already: delete it first, or choose another name")
         if job.name in served.manifest.heads:
@@ -108,7 +108,7 @@ class Fitter:
                 _check(task)
                 raise
         metrics.FIT_SECONDS.observe(time.monotonic() - began)
-        _check(task)  # a job that went to another worker must not write any more
+        _check(task)  # a job that another worker has taken over must not write any more
         stored = stored_head(job.name, served.manifest, fitted, labels, job.pooling, len(y), time.time(), job.id)
         self._heads.add(stored, self._results)
         log.info("a head was fitted on %s: %d examples, %d labels", served.version, len(y), len(labels))
@@ -128,7 +128,7 @@ class Fitter:
                 features[index] = pool(read.cell, read.mean, job.pooling)
             else:
                 errors.append(error)
-                task.cancelled.set()  # the others need not go on
+                task.cancelled.set()  # the other rows are of no use any more
             task.admitted_at = task.admitted_at or row.admitted_at
             places.release()
 
@@ -143,7 +143,7 @@ class Fitter:
         for _ in range(self._window):  # until all have arrived
             places.acquire()
         for error in sorted(errors, key=lambda error: isinstance(error, RowCancelled)):
-            raise error  # the first cause counts, as in execute.py
+            raise error  # the first cause counts, as in engine/execute.py
         return features
 
 
@@ -152,15 +152,15 @@ def _is_over(task: Task) -> bool:
 
 
 def _check(task: Task) -> None:
-    """Raises RowCancelled or DeadlineExceeded where the job need not go on."""
+    """Raises RowCancelled or DeadlineExceeded where the job must not go on."""
     if task.cancelled.is_set():
         raise RowCancelled
     if time.monotonic() >= task.deadline:
         raise DeadlineExceeded
 
 
-def _told(error: Exception) -> Exception:
-    """As the job's sender is told."""
+def _as_job_failure(error: Exception) -> Exception:
+    """The JobFailed that the job's sender gets for an error of heads; any other error as it is."""
     match error:
         case NoSuchHeadError():
             return JobFailed(ErrorCode.UNKNOWN_HEAD, "there is no fitted head of that name")

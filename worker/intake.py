@@ -1,7 +1,7 @@
 """Which queues a worker takes messages from: always the interactive one, and the bulk one while threads are left.
 
-Every message holds a thread until it is answered. Bulk jobs, of which there may be any number, must not hold them all,
-for then an interactive job would have to wait on the queue until one of them ends.
+Every message holds a thread until it is answered. Bulk jobs, of which there may be any number, must not hold all
+threads, because an interactive job would then wait on the queue until one of them ends.
 """
 
 import threading
@@ -21,10 +21,10 @@ class BulkIntake:
         self._most = most
         self._in_progress = 0
         self._lock = threading.Lock()
-        self._consumer: Any = None  # Celery's; touched on its own thread alone
+        self._consumer: Any = None  # Celery's; used only on its own thread
 
     def listen(self) -> None:
-        """Hear of every message that Celery takes, before it takes the next."""
+        """Count every message that Celery takes, before it takes the next."""
         signals.task_received.connect(self._received, weak=False)
 
     def ended(self, queue: str) -> None:

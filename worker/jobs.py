@@ -24,14 +24,14 @@ from worker.fitting import Fitter
 from worker.known_heads import KnownHeads
 from worker.outbox import Receipt
 from worker.quarantine import Quarantine
-from worker.results import Begun, Results, Told, addressed
+from worker.results import Begun, Results, StreamContent, addressed
 
 log = logging.getLogger(__name__)
 
-# A job that must run alone waits so long for the others to end; then they go to other workers.
+# A job that must run alone waits so long for the others to end; after that they are given to other workers.
 _PATIENCE_S = 5.0
 
-# Their results take long to spell out. Their own threads do that, for the outbox would keep all other outcomes waiting.
+# Kinds whose results take long to serialize. The job's own thread does that, so that other outcomes need not wait.
 _LONG = ("featurize", "trace")
 
 _ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
@@ -39,7 +39,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
 
 @dataclass
 class _Running:
-    """A job in progress. let_go: it is another worker's affair, so nothing more is told of it."""
+    """A job in progress. let_go: another worker has it or will have it, so this one writes nothing more of it."""
 
     task: Task
     delivery: str
@@ -47,7 +47,7 @@ class _Running:
     served: ServedModel
     begun_at: float  # by time.monotonic
     queued_s: float
-    told: Told  # as its stream was when it began; its events also count those on their way
+    written: StreamContent  # the stream when the job began; `events` also counts those that were sent since
     let_go: bool = False
 
 
@@ -76,13 +76,13 @@ class Jobs:
         self._quarantine = Quarantine()
 
     def run(self, job_ids: list[Any]) -> None:
-        """Jobs that one message of the queue brought, by their ids, to their stored outcomes, side by side.
+        """Do the jobs of one message of the queue, by their ids, side by side. Returns when their outcomes are stored.
 
-        What is no id is refused and counted.
+        What is not an id is refused and counted.
         """
         valid = [job_id for job_id in job_ids if isinstance(job_id, str) and _ID.fullmatch(job_id)]
         for _ in range(len(job_ids) - len(valid)):
-            _refuse("no id of a job")
+            _refuse("not the id of a job")
         with self._quarantine.beside():
             suspects = self._run(valid, alone=False)
         for job_id in suspects:
@@ -91,7 +91,7 @@ class Jobs:
                 self._run([job_id], alone=True)
 
     def _run(self, job_ids: list[str], alone: bool) -> list[str]:
-        """Returns those that must run alone."""
+        """Returns the ids of jobs that must run alone."""
         if not job_ids:
             return []
         delivery = self._delivery()
@@ -115,7 +115,7 @@ class Jobs:
                 task,
                 running.served,
                 self._engine,
-                lambda index, text: self._tell(running, index, text),
+                lambda index, text: self._write(running, index, text),
                 lambda ending: long.put((running, ending)) if is_long(running) else finish(running, ending),
                 self._heads.find,
             )
@@ -131,7 +131,7 @@ class Jobs:
                 begin(running)
             for _ in filter(is_long, all_running):
                 running, ending = long.get()
-                finish(running, _known(ending()))
+                finish(running, _ending(ending()))
             receipt.wait()  # the message is acknowledged when this returns
         finally:
             for running in all_running:
@@ -139,7 +139,7 @@ class Jobs:
         return suspects
 
     def _enter(self, running: _Running) -> None:
-        """Where this worker runs the job already, the lease of that delivery has lapsed: it is let go."""
+        """Record a job in progress. If this worker already runs it, that delivery's lease has lapsed: it is let go."""
         with self._changing:
             before = self._running.get(running.task.job.id)
             self._running[running.task.job.id] = running
@@ -154,7 +154,7 @@ class Jobs:
                 del self._running[running.task.job.id]
 
     def _accept(self, begun: Begun, delivery: str, receipt: Receipt) -> _Running | None:
-        """None for what is no job, or cannot be gone on with; it fails."""
+        """None where the body is not a job, or the job cannot be continued; its outcome is then "failed"."""
         try:
             job = JOB.validate_json(begun.body)
         except ValidationError as error:
@@ -163,17 +163,18 @@ class Jobs:
             failure = JobError(code=ErrorCode.ENGINE_FAILURE, detail="the worker cannot read the job")
             self._fail(addressed(begun.id, begun.body), failure, delivery, receipt)
             return None
-        told = self._results.told(job.id) if begun.again and job.kind == "generate" and job.stream else Told()
+        streamed_before = begun.again and job.kind == "generate" and job.stream
+        written = self._results.stream_content(job.id) if streamed_before else StreamContent()
         served = self._served()
-        if told.model not in (None, served.version):
-            # The rest would be that of another text.
-            detail = f"{told.model} had begun to write the stream, and {served.version} is served now: ask again"
+        if written.model not in (None, served.version):
+            # The model served now would continue another text.
+            detail = f"{written.model} had begun to write the stream, and {served.version} is served now: ask again"
             self._fail(job, JobError(code=ErrorCode.MODEL_CHANGED, detail=detail), delivery, receipt)
             return None
         metrics.QUEUE_WAIT.labels(job.priority).observe(begun.age_s)
         now = time.monotonic()
         task = Task(job, threading.Event(), now + job.timeout_s - begun.age_s, begun.again)
-        running = _Running(task, delivery, receipt, served, now, begun.age_s, told)
+        running = _Running(task, delivery, receipt, served, now, begun.age_s, written)
         if begun.cancelled:
             running.task.cancelled.set()
         return running
@@ -182,19 +183,19 @@ class Jobs:
         outcome = Outcome(state="failed", error=error)
         self._results.finish(job, delivery, lambda: outcome, receipt)
 
-    def _tell(self, running: _Running, index: int, text: str) -> None:
-        """Generated characters to the job's stream, but for those that an earlier delivery told."""
-        told = running.told
-        if characters := told.characters.get(index, 0):
-            told.characters[index] = max(0, characters - len(text))
+    def _write(self, running: _Running, index: int, text: str) -> None:
+        """Generated characters to the job's stream, except for those that an earlier delivery wrote."""
+        written = running.written
+        if characters := written.characters.get(index, 0):
+            written.characters[index] = max(0, characters - len(text))
             text = text[characters:]
         if text and not running.let_go:
-            told.events += 1
+            written.events += 1
             job, version, receipt = running.task.job, running.served.version, running.receipt
-            self._results.token(job, running.delivery, index, text, told.events, version, receipt)
+            self._results.token(job, running.delivery, index, text, written.events, version, receipt)
 
     def give_back(self, reason: str) -> None:
-        """Let other workers have what runs."""
+        """Give all jobs in progress to other workers."""
         for job_id, running in list(self._running.items()):
             if not running.let_go:
                 running.let_go = True
@@ -204,7 +205,7 @@ class Jobs:
             running.task.cancelled.set()
 
     def renew_leases(self) -> None:
-        """A hung engine's jobs are left to others."""
+        """Renew the leases of jobs in progress, unless the engine hangs: then other workers may have them."""
         if not self._running or self._engine.age_s >= wire.ENGINE_STALLED_S:
             return
         held = {job_id: running.delivery for job_id, running in list(self._running.items()) if not running.let_go}
@@ -214,16 +215,16 @@ class Jobs:
                 running.let_go = True
                 running.task.cancelled.set()
                 metrics.LEASES_LOST.inc()
-                log.warning("job %s went to another worker, for its lease had lapsed", job_id)
+                log.warning("job %s went to another worker because its lease had lapsed", job_id)
 
     def reap(self) -> None:
-        """Queue again what has lost its worker, here or elsewhere."""
-        # Each time so many are looked at; a worker that dies may leave more.
+        """Queue jobs again that have lost their worker, whichever it was."""
+        # One call handles a limited number; a worker that dies may leave more.
         while self._reap_some():
             pass
 
     def _reap_some(self) -> bool:
-        """Returns whether there were any."""
+        """Returns whether any job had lost its worker."""
         reaped = self._results.reap(self._delivery())
         for reason, count in (("lapsed", reaped.lapsed), ("lost", reaped.lost)):
             metrics.REDELIVERIES.labels(reason).inc(count)
@@ -235,7 +236,7 @@ class Jobs:
         return bool(reaped.lapsed or reaped.lost or reaped.dead)
 
     def watch_cancellations(self) -> None:
-        """Stop what its client has cancelled."""
+        """Stop jobs that their clients have cancelled."""
         for job_id in self._results.cancelled(list(self._running)):
             if (running := self._running.get(job_id)) is not None:
                 running.task.cancelled.set()
@@ -245,7 +246,7 @@ class Jobs:
         return f"{self._worker_id}:{next(self._deliveries)}"
 
 
-def _known(outcome: Outcome) -> Ending:
+def _ending(outcome: Outcome) -> Ending:
     return lambda: outcome
 
 
@@ -263,4 +264,4 @@ def _counted(running: _Running, outcome: Outcome) -> Outcome:
 
 def _refuse(why: str) -> None:
     metrics.REFUSED_MESSAGES.inc()
-    log.error("refused what is no job: %s", why)
+    log.error("refused a message that is not a job: %s", why)

@@ -1,8 +1,8 @@
 """The heads that users fitted, as a worker knows them: by the files of a directory that all workers share.
 
-A head is looked for when a job names one that the checkpoint lacks, and kept until its file changes. Gateways know
-heads by a hash in Redis alone. Who adds or deletes a head changes directory and hash under one lock; every worker
-compares both at every poll, so that heads of the command line appear and a Redis that was wiped is told again.
+A head is read when a job names one that the checkpoint lacks, and kept until its file changes. Gateways know heads only
+by a hash in Redis. A worker that adds or deletes a head changes directory and hash under one lock. Every worker
+compares both at every poll, so that heads of the command line appear, and a wiped Redis gets all heads again.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from worker.results import Results
 
 log = logging.getLogger(__name__)
 
-_KEPT = 32  # heads with their weights; of all others what is told
+_KEPT = 32  # heads with their weights; of all others only the description
 
 
 class KnownHeads:
@@ -29,7 +29,7 @@ class KnownHeads:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._kept: OrderedDict[str, tuple[Fingerprint, StoredHead]] = OrderedDict()
-        self._told: dict[str, tuple[Fingerprint, str | None]] = {}  # None: it was refused
+        self._described: dict[str, tuple[Fingerprint, str | None]] = {}  # None: it was refused
         self._changing = threading.Lock()
         self._fault = ""
 
@@ -62,13 +62,13 @@ class KnownHeads:
 
     def remove(self, name: str, results: Results) -> None:
         """Raises NoSuchHeadError, HeadStoreError, OSError."""
-        head_store.fingerprint(self.directory, name)  # else there is nothing to lock
+        head_store.fingerprint(self.directory, name)  # without one there is nothing to lock
         with head_store.alone_in(self.directory):
             head_store.delete(self.directory, name)
             results.drop_head(name)
 
     def reconcile(self, results: Results) -> None:
-        """Have Redis tell of the heads that are there. A directory that cannot be read is counted and logged, once."""
+        """List the heads of the directory in Redis. A directory that cannot be read is counted and logged, once."""
         try:
             self._reconcile(results)
             self._fault = ""
@@ -82,29 +82,29 @@ class KnownHeads:
         metrics.HEADS.set(len(infos))
         if infos == results.heads():
             return
-        # Where the directory cannot be written, nobody changes it from here either.
+        # A directory that cannot be written is not changed from here either, so it needs no lock.
         writable = self.directory.is_dir() and os.access(self.directory, os.W_OK)
         with head_store.alone_in(self.directory) if writable else contextlib.nullcontext():
             results.put_heads(self._infos())
 
     def _infos(self) -> dict[str, str]:
-        """What is told of every head, by its name."""
+        """The description of every head, as JSON, by its name."""
         there = head_store.names(self.directory)
-        told: dict[str, tuple[Fingerprint, str | None]] = {}
+        described: dict[str, tuple[Fingerprint, str | None]] = {}
         for name, fingerprint in there.items():
-            known = self._told.get(name)
+            known = self._described.get(name)
             if known is not None and known[0] == fingerprint:
-                told[name] = known
+                described[name] = known
                 continue
             try:
-                told[name] = fingerprint, _info(head_store.read(self.directory, name))
+                described[name] = fingerprint, _info(head_store.read(self.directory, name))
             except NoSuchHeadError:
                 continue
             except HeadStoreError as error:
                 _refused(error)
-                told[name] = fingerprint, None
-        self._told = told
-        return {name: info for name, (_, info) in told.items() if info is not None}
+                described[name] = fingerprint, None
+        self._described = described
+        return {name: info for name, (_, info) in described.items() if info is not None}
 
 
 def _info(stored: StoredHead) -> str:

@@ -1,4 +1,4 @@
-"""Looks at a volume's `LATEST`: which checkpoint is to be loaded now, and when one that was refused is tried again."""
+"""Looks at a volume's `LATEST`: which checkpoint to load now, and when to try one again that was refused."""
 
 import math
 import time
@@ -12,8 +12,8 @@ class Latest:
     """What a volume names as its newest checkpoint, beside the one that is served.
 
     A checkpoint is loaded when `LATEST` first names it. One that was refused is tried again when its files have
-    changed, for a copy may have been under way, and have then stayed as they are from one look to the next, for every
-    attempt reads and hashes all of it. One whose fault may pass without a change is also tried again now and then.
+    changed, because a copy may have been under way, and have then stayed the same from one look to the next, because
+    every attempt reads and hashes all of it. One whose fault may pass without a change is also tried again at intervals.
     """
 
     def __init__(self, volume: Path, retry_s: float) -> None:
@@ -27,9 +27,9 @@ class Latest:
         self._fault: str | None = None
 
     def look(self) -> Path | None:
-        """The checkpoint to load now, if any; `served` is to be set when that went well, `give_up` asked when not.
+        """The checkpoint to load now, if any. The caller sets `served` after loading it, or calls `give_up`.
 
-        Raises CheckpointError for a `LATEST` that is no good, at the first of several looks that find the same fault.
+        Raises CheckpointError for an invalid `LATEST`, at the first of several looks that find the same fault.
         """
         try:
             directory = self._named()
@@ -53,10 +53,10 @@ class Latest:
         return directory
 
     def _named(self) -> Path:
-        """What is shipped with us, while nothing has been published in the volume."""
+        """The checkpoint that `LATEST` names, or the shipped one while nothing has been published in the volume."""
         empty = self._volume.is_dir() and not (self._volume / volumes.LATEST).exists()
         return volumes.latest(volumes.SHIPPED if empty else self._volume)
 
     def give_up(self) -> None:
-        """The last attempt found what will not pass: none will follow unless the files change."""
+        """The last attempt failed for good: none will follow unless the files change."""
         self._retry_at = math.inf

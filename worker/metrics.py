@@ -17,7 +17,7 @@ STEP_SECONDS = Histogram(
 )
 ENGINE_AGE = Gauge("neuron_engine_age_seconds", "Time since the engine last made a step or looked for rows")
 CEILING = Gauge("neuron_engine_ceiling_bytes_per_second", "What full steps would give, as long as steps take lately")
-# On a CPU the process's resident memory, for the model lies in the machine's.
+# On a CPU the resident memory of the process, because the model lies in the machine's memory.
 DEVICE_MEMORY = Gauge("neuron_device_memory_bytes", "Memory of the model's device that the worker holds")
 BYTES = Counter("neuron_bytes", "Bytes that went through the model", ["kind"])  # kind: read, generated
 ROWS_ACTIVE = Gauge("neuron_rows_active", "Rows in the engine")

@@ -1,6 +1,6 @@
-"""What is to be told to Redis, worked out and written by one thread, as much in one round trip as has gathered.
+"""What a worker writes to Redis about jobs, prepared and written by one thread: all that is ready in one round trip.
 
-The engine ends many rows after a block and gives characters to many streams. A thread for each of them would have to be
+The engine ends many rows after a block and adds characters to many streams. A thread for each of them would have to be
 woken, and would wait for its own round trip and for the interpreter lock, which the engine needs for its next block.
 """
 
@@ -18,7 +18,7 @@ _MOST = 256
 
 
 class Receipt:
-    """Whether all that was sent with it is written."""
+    """Waits until everything that was sent with it is written."""
 
     def __init__(self, expected: int = 0) -> None:
         """expected: notes to wait for beside those of what is sent."""
@@ -27,7 +27,7 @@ class Receipt:
         self._error: Exception | None = None
 
     def wait(self) -> None:
-        """Raises the first error of what could not be written."""
+        """Raises the first error, if something could not be written."""
         with self._changed:
             self._changed.wait_for(lambda: self._left == 0)
             if self._error is not None:
@@ -52,7 +52,7 @@ class _Entry:
 
 
 class Outbox:
-    """Keeps the order in which it is given entries."""
+    """Writes entries in the order in which they were sent."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
@@ -61,7 +61,7 @@ class Outbox:
         self._thread.start()
 
     def send(self, receipt: Receipt, commands: Callable[[], Sequence[Command]]) -> None:
-        """Returns at once. `commands` is called by the outbox; the receipt says when they are written, or why not."""
+        """Returns at once. `commands` is called by the outbox's thread; `receipt.wait` returns when they are written."""
         receipt.expect()
         self._entries.put(_Entry(commands, receipt))
 
@@ -85,7 +85,7 @@ class Outbox:
         for entry in entries:
             try:
                 ready.append((entry.receipt, entry.commands()))
-            except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it and the loop must go on
+            except Exception as error:  # noqa: BLE001 - whatever it is, `wait` must raise it and the loop must go on
                 entry.receipt.note(error)
         try:
             with self._redis.pipeline(transaction=False) as pipeline:

@@ -1,7 +1,7 @@
 """The worker process: Celery takes messages off the queue, a `Service` does their jobs.
 
-`main` runs until SIGTERM or SIGINT: the queue is left, jobs in progress end or, after a grace period, are given back to
-the queue, exit.
+`main` runs until SIGTERM or SIGINT. Then it takes no more messages, lets jobs in progress end or, after a grace period,
+gives them back to the queue, and exits.
 """
 
 import gc
@@ -55,7 +55,7 @@ def celery_app(settings: WorkerSettings, service: Service) -> Celery:
 
 
 def _check_redis(settings: WorkerSettings) -> None:
-    """Exit where Redis is there and does not let the worker in, for that does not pass. One that is away may come."""
+    """Exit where Redis refuses the worker, which waiting does not change. A Redis that is away may still come."""
     try:
         options: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 10, "retry": Retry(NoBackoff(), 0)}
         with redis.Redis.from_url(str(settings.redis_url), **options) as client:
@@ -69,7 +69,7 @@ def _check_redis(settings: WorkerSettings) -> None:
 
 
 def main() -> None:
-    """Run a worker until it is told to stop."""
+    """Run a worker until it gets a signal to stop."""
     try:
         settings = WorkerSettings()
         telemetry.set_up(settings.process)
@@ -88,7 +88,7 @@ def main() -> None:
     if settings.worker_threads:
         torch.set_num_threads(settings.worker_threads)
     # The modules that are loaded by now stay. Looking through all of them for garbage would stop every thread for some
-    # 100 ms. Models are loaded after this, for they may be retired.
+    # 100 ms. Models are loaded after this, because they may be retired.
     gc.collect()
     gc.freeze()
     service = Service(settings)

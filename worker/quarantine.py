@@ -1,4 +1,4 @@
-"""Who may run beside whom: all jobs side by side, but one that has brought down its workers runs alone."""
+"""Which jobs may run side by side: all, except that a job which has brought down its workers runs alone."""
 
 import contextlib
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 
 class Quarantine:
-    """A lock that many hold beside each other, or one alone. Who waits to be alone keeps newcomers out."""
+    """A lock that many hold side by side, or one alone. While one waits to be alone, no others enter."""
 
     def __init__(self) -> None:
         self._turn = threading.Lock()

@@ -15,7 +15,7 @@ from worker.outbox import Command, Outbox, Receipt
 
 @dataclass(frozen=True)
 class Begun:
-    """A job that is to run. again: an earlier delivery began it, and may have written to its stream.
+    """A job whose lease was taken. again: an earlier delivery began it, and may have written to its stream.
 
     age_s: since it was accepted, by Redis' clock.
     """
@@ -29,7 +29,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Reaped:
-    """What was done about jobs without a worker: queued again with a lapsed lease, or lost; given up."""
+    """Jobs without a worker: how many were queued again, with a lapsed lease or lost; the ids of those given up."""
 
     lapsed: int
     lost: int
@@ -37,7 +37,7 @@ class Reaped:
 
 
 @dataclass
-class Told:
+class StreamContent:
     """What a job's stream holds: events, characters by the index of the sample, and the model that wrote them."""
 
     events: int = 0
@@ -46,7 +46,7 @@ class Told:
 
 
 class Results:
-    """Raises redis.RedisError when Redis is away."""
+    """Methods raise redis.RedisError when Redis is away."""
 
     def __init__(self, client: redis.Redis, result_ttl_s: int, max_deliveries: int) -> None:
         self._redis = client
@@ -59,7 +59,7 @@ class Results:
         self._outbox.close()
 
     def begin(self, job_ids: Sequence[str], delivery: str, alone: bool) -> tuple[list[Begun], list[str]]:
-        """Take the leases of those jobs that are to run: they, and the ids of those that must run alone.
+        """Take leases. Returns the jobs that may run now, and the ids of jobs that must run alone.
 
         delivery: a name that no other delivery has. alone: whether the worker runs nothing else.
         """
@@ -74,7 +74,7 @@ class Results:
         return begun, [job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer[0] == 1]
 
     def finish(self, job: JobBase, delivery: str, ending: Callable[[], Outcome], receipt: Receipt) -> None:
-        """Store the outcome, tell it the gateway that waits, and give back what admission had counted.
+        """Store the outcome, send it to the gateway that waits, and give back what admission had counted.
 
         The ending is called by the outbox's thread.
         """
@@ -88,7 +88,7 @@ class Results:
         command = "EVAL", scripts.CHARACTERS, len(keys), *keys, delivery
         self._outbox.send(receipt, lambda: [(*command, json.dumps(data), self._ttl_s, number, model)])
 
-    def told(self, job_id: str) -> Told:
+    def stream_content(self, job_id: str) -> StreamContent:
         """What the job's stream holds."""
         characters: dict[int, int] = {}
         model = None
@@ -98,22 +98,25 @@ class Results:
                 data = json.loads(fields[b"data"])
                 characters[data["index"]] = characters.get(data["index"], 0) + len(data["text"])
                 model = fields[b"model"].decode()
-        return Told(len(entries), characters, model)
+        return StreamContent(len(entries), characters, model)
 
     def give_back(self, job_id: str, delivery: str, receipt: Receipt) -> None:
-        """Queue the job again, first in line and as if this delivery had not been, after all that was sent for it."""
+        """Queue the job again, first in line, after all that was sent for it. This delivery does not count."""
         keys = wire.job(job_id), wire.LEASES, *wire.WAITING.values(), *wire.QUEUES.values()
         self._outbox.send(receipt, lambda: [("EVAL", scripts.GIVE_BACK, len(keys), *keys, job_id, delivery)])
 
     def renew(self, deliveries: Mapping[str, str]) -> list[str]:
-        """Renew the leases of jobs by their deliveries. Returns those that have gone to another delivery."""
+        """Renew leases. deliveries: by job. Returns the ids of jobs that another delivery has."""
         names = [name for item in deliveries.items() for name in item]
         keys = wire.LEASES, *wire.WAITING.values()
         command = "EVAL", scripts.RENEW, len(keys), *keys, wire.job(""), wire.LEASE_S, *names
         return [job_id.decode() for job_id in self._redis.execute_command(*command)]  # type: ignore[no-untyped-call]
 
     def reap(self, who: str) -> Reaped:
-        """Queue again what lost its worker; give up what had its last delivery. who: a name that no delivery has."""
+        """Queue jobs again that lost their worker; give up those that had their last delivery.
+
+        who: a name that no delivery has.
+        """
         keys = wire.LEASES, *wire.WAITING.values(), *wire.QUEUES.values()
         arguments = wire.job(""), wire.LOST_S, wire.LEASE_S, self._max_deliveries, who
         lapsed, lost, dead = self._redis.execute_command(  # type: ignore[no-untyped-call]
@@ -135,11 +138,11 @@ class Results:
         return [job_id for job_id, mark in zip(ids, marks, strict=True) if mark is not None]
 
     def heads(self) -> dict[str, str]:
-        """What Redis tells of fitted heads, by their names."""
+        """The fitted heads that Redis lists: JSON by name."""
         return {name.decode(): info.decode() for name, info in self._redis.hgetall(wire.HEADS).items()}  # type: ignore[union-attr]
 
     def put_heads(self, infos: Mapping[str, str]) -> None:
-        """Have Redis tell of these heads, and of no others."""
+        """Replace the list of fitted heads."""
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.delete(wire.HEADS)
             if infos:
@@ -172,7 +175,7 @@ def begin_command(job_ids: Sequence[str], delivery: str, max_deliveries: int, al
 
 
 def addressed(job_id: str, body: bytes) -> JobBase:
-    """Who is to be told of the job's end, whatever else its body holds."""
+    """The address to which the end of a job is reported, even where its body is not valid."""
     try:
         fields = json.loads(body)
         return JobBase(id=job_id, timeout_s=0.0, mailbox=fields.get("mailbox"), events=fields.get("events", False))

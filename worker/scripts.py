@@ -8,8 +8,8 @@ from contract import dead_letters, endings, lua
 # KEYS: leases, the two sets of waiting jobs. ARGV: how the keys of records and of cancellations begin, the delivery,
 # the length of a lease, the most deliveries, 1 if the worker is otherwise empty, then the ids.
 # Answers for each job: {0} leave it: it has ended, another delivery has it, or it had its last one; {1} come back with
-# an empty worker, for this delivery would be its last; {2, body, whether an earlier delivery began it, whether it was
-# cancelled, seconds since it was accepted} run it. The same delivery may ask twice, as it does when the answer was
+# an empty worker, because this delivery would be its last; {2, body, whether an earlier delivery began it, whether it
+# was cancelled, seconds since it was accepted} run it. The same delivery may ask twice, as it does when the answer was
 # lost.
 BEGIN = (
     lua.NOW
@@ -42,7 +42,7 @@ return answers
 """
 )
 
-# A delivery whose job has gone to another is not heard, for the other one goes on with the job's stream.
+# A delivery whose job has gone to another one changes nothing, because the other one continues the job's stream.
 # KEYS, ARGV: those of endings.LUA, then the delivery.
 _END = (
     """
@@ -121,8 +121,8 @@ return lost
 # What lies in the future got its time before Redis' clock was set back. Leases lapse a lease from now, which leaves
 # live workers the time to renew them; jobs are as if they had come now.
 # KEYS: leases, the two sets of waiting jobs, the two queues. ARGV: how the keys of records begin, how long after it was
-# queued a job may be lost, the length of a lease, the most deliveries, who asks. Answers how many had lapsed, how many
-# were lost, and id, body and deliveries of those that had their last; who asks has their lease, to end them.
+# queued a job may be lost, the length of a lease, the most deliveries, the caller. Answers how many had lapsed, how
+# many were lost, and id, body and deliveries of those that had their last; the caller has their lease, to end them.
 REAP = (
     lua.MESSAGES
     + lua.NOW

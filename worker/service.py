@@ -41,17 +41,17 @@ _RENEW_S = wire.LEASE_S / 4
 _REAP_S = 4.0, 6.0
 _DRAIN_LOOK_S = 0.1
 _STALL_LOOK_S = 1.0
-# A hung worker exits when its heartbeat has told of it: without it, the last one would pass for ready until it expires.
+# A hung worker exits after a heartbeat has reported it: otherwise the last one would say "ready" until it expires.
 _EXIT_S = wire.ENGINE_STALLED_S + 2 * wire.HEARTBEAT_INTERVAL_S
 _HUNG = 70  # exit status: EX_SOFTWARE
 
-# Looks at LATEST between two attempts at a model that could not be read or did not fit: a shared volume may come back
-# and memory be free, but an attempt costs the rows that run some of the machine.
+# Looks at LATEST between two attempts to load a model that could not be read or did not fit: a shared volume may come
+# back and memory may become free, but every attempt slows the rows that run.
 _RETRY_LOOKS = 10
 
 
 class Service:
-    """Everything a worker process owns beside Celery."""
+    """Everything that a worker process owns beside Celery."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
@@ -117,12 +117,12 @@ class Service:
         self.results.sign_off(self.id)
 
     def stop(self) -> None:
-        """Be ready no more, and give back in time what does not end. May be called by a signal's handler."""
+        """Report not ready, and give back jobs that do not end in time. May be called by a signal handler."""
         if self._stop_at is None:
             self._stop_at = time.monotonic() + self.settings.worker_grace_s
 
     def _drain(self) -> None:
-        """After the signal to stop: tell at once, and give back what runs when the grace period is over."""
+        """After the signal to stop: report it at once, and give back what still runs after the grace period."""
         if self._stop_at is None:
             return
         if not self._drained:
@@ -177,7 +177,7 @@ class Service:
 
     @property
     def moves(self) -> bool:
-        """Whether the engine does; otherwise the process is of no use any more."""
+        """Whether the engine makes progress; otherwise the process is of no use any more."""
         return self.engine.alive and self.engine.age_s < wire.ENGINE_STALLED_S
 
     def status(self) -> WorkerStatus:
@@ -199,7 +199,7 @@ class Service:
         while not self._closing.is_set():
             try:
                 act()
-            except Exception:  # a watcher that ends would not be missed until it is needed
+            except Exception:  # nobody would notice the end of a watcher before it is needed
                 metrics.WATCHER_ERRORS.labels(act.__name__.strip("_")).inc()
                 log.exception("%s failed and will be tried again", act.__name__.strip("_"))
             self._closing.wait(period_s)

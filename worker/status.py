@@ -1,4 +1,4 @@
-"""What a worker says of itself over HTTP: `/metrics`, `/healthz` for a supervisor, `/readyz` for who waits for it."""
+"""A worker's status over HTTP: `/metrics`, `/healthz` for a supervisor, `/readyz` for callers that wait for it."""
 
 import threading
 from collections.abc import Iterable
@@ -11,8 +11,8 @@ from prometheus_client.exposition import ThreadingWSGIServer
 from contract.jobs import WorkerStatus
 
 
-class Told(Protocol):
-    """What is asked of the worker."""
+class Worker(Protocol):
+    """What the status is made of."""
 
     @property
     def moves(self) -> bool: ...
@@ -24,10 +24,10 @@ class _Quiet(WSGIRequestHandler):
     timeout = 10  # seconds for a request; a client that sends none would keep its thread
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Not a line for every probe."""
+        """Logs nothing: a probe every few seconds would fill the log."""
 
 
-def serve(host: str, port: int, worker: Told) -> int:
+def serve(host: str, port: int, worker: Worker) -> int:
     """Answer until the process ends; returns the port. Raises OSError if it is taken.
 
     `/healthz` is 503 when the engine has hung, so that a supervisor may kill the process; `/readyz` also while the
@@ -42,8 +42,8 @@ def serve(host: str, port: int, worker: Told) -> int:
             case "/readyz":
                 well = worker.status().ready
             case "/metrics":
-                told: Iterable[bytes] = metrics(environment, start_response)
-                return told
+                page: Iterable[bytes] = metrics(environment, start_response)
+                return page
             case _:
                 start_response("404 Not Found", [("Content-Type", "text/plain")])
                 return [b"there are /metrics, /healthz and /readyz\n"]

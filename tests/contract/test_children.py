@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def test_only_absolute_entries_are_inherited(inherited: str | None, given: list[
 
 
 def test_an_installed_package_adds_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children.sysconfig, "get_path", lambda _: str(ROOT))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(ROOT))
     assert children.environment({"HOME": "/home", "PYTHONPATH": ":"}) == {"HOME": "/home"}
     assert children.environment({"PYTHONPATH": "/elsewhere"}) == {"PYTHONPATH": "/elsewhere"}
 

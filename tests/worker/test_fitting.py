@@ -31,8 +31,8 @@ TEXTS = [f"{number} " + 6 * letter for number in range(8) for letter in "ab"]
 LABELS = ["a", "b"] * 8
 
 
-class Told:
-    """Where a `Results` is expected: what Redis would tell of heads."""
+class HeadsInMemory:
+    """Where a `Results` is expected: the heads that Redis would list."""
 
     def __init__(self) -> None:
         self.heads: dict[str, str] = {}
@@ -59,7 +59,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def fitter(engine: Engine, tmp_path: Path) -> Fitter:
-    return Fitter(engine, KnownHeads(tmp_path / "heads"), Told(), window=4)
+    return Fitter(engine, KnownHeads(tmp_path / "heads"), HeadsInMemory(), window=4)
 
 
 def job(name: str, **changes: Any) -> FitJob:

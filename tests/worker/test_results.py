@@ -13,7 +13,7 @@ from api.settings import ApiSettings
 from contract import wire
 from contract.jobs import ClassifyJob, ErrorCode, Outcome
 from worker.outbox import Receipt
-from worker.results import Results, Told
+from worker.results import Results, StreamContent
 
 DONE = Outcome(state="done", result={"answer": 1})
 
@@ -110,7 +110,7 @@ def test_characters_that_are_sent_again_stand_once_in_the_stream(results: Result
     for number, text in [(1, "one"), (2, "two"), (1, "one"), (2, "two"), (3, "three")]:
         results.token(JOBS[0], "first", 0, text, number, "tiny step 1", receipt)  # type: ignore[arg-type]
     receipt.wait()
-    assert results.told(IDS[0]) == Told(3, {0: len("onetwothree")}, "tiny step 1")
+    assert results.stream_content(IDS[0]) == StreamContent(3, {0: len("onetwothree")}, "tiny step 1")
 
 
 def test_who_lost_a_job_is_not_heard(client: "redis.Redis", results: Results) -> None:
@@ -125,7 +125,7 @@ def test_who_lost_a_job_is_not_heard(client: "redis.Redis", results: Results) ->
     results.token(JOBS[0], "second", 0, "new", 1, "tiny step 2", receipt)  # type: ignore[arg-type]
     receipt.wait()
     assert not client.exists(wire.result(IDS[0]))
-    assert results.told(IDS[0]) == Told(1, {0: 3}, "tiny step 2")
+    assert results.stream_content(IDS[0]) == StreamContent(1, {0: 3}, "tiny step 2")
     finish(results, 0, "second")
     assert client.xlen(wire.events(IDS[0])) == 2
     # The other two had lapsed, but nobody else had begun them: they are the first delivery's again.

@@ -9,7 +9,7 @@ FROM python:3.11-slim AS python
 # Safe path: no command takes a module of ours from the working directory, which may be a volume.
 ENV PATH=/opt/neuron/bin:$PATH PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1
 # Fixed numbers, so that volumes and Kubernetes can name them; a volume that is mounted for the first time takes over
-# whom the directory belongs to.
+# the owner of the directory.
 RUN groupadd --gid 10001 neuron && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp neuron \
     && install --directory --owner=10001 --group=10001 /volume /volume/checkpoints /heads \
     && python -m venv --without-pip /opt/neuron

@@ -5,7 +5,7 @@ an mLSTM of `--units`, the same lanes, window and learning rates, and the same s
 (benchmarks/contest.py). Each learning rate is tried by every cell.
 
 The cells are ranked by the bits per byte of the last tenth. Held-out text is measured too, but from a zero state, which
-the lanes of so short a run saw only at its beginning: a cell that forgets slowly may be lost there.
+the lanes of so short a run saw only at its start: a cell that forgets slowly may be lost there.
 """
 
 from dataclasses import replace

@@ -152,7 +152,7 @@ def measure_texts(units: int, path: Path, limit: int | None, device: torch.devic
     plain, backend = on_passing_thread(prepared)
 
     def through_the_engine() -> None:
-        loop = Engine(_MAX_ROWS, _BLOCK_STEPS)  # anew, for it remembers what it has read
+        loop = Engine(_MAX_ROWS, _BLOCK_STEPS)  # a new one, because an engine remembers what it has read
         loop.start()
         for row in loop.submit(backend, [RowRequest(text) for text in texts], threading.Event()):
             row.done.result()

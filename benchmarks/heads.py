@@ -2,7 +2,7 @@
 
     python -m benchmarks.heads --size 20000 1024 --size 100000 4096 --json benchmarks/results/heads-cpu.json
 
-The features are made up: forty factors that all units share, noise, and a label that sixty units tell. With --liblinear
+The features are made up: forty factors that all units share, noise, and a label that depends on sixty. With --liblinear
 one fit of scikit-learn's liblinear, at C = 1, stands beside them; a cross-validation has 46 fits.
 """
 

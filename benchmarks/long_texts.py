@@ -1,7 +1,7 @@
 """Long texts: what a byte costs and what memory they take, from a kilobyte to megabytes, through the engine.
 
 The model has random weights. Processor time counts, not time on the wall: other work on the machine hardly changes it.
-It has one thread: products of one row gain nothing from a second, and its waiting for the first would count as well.
+It has one thread: products of one row gain nothing from a second, whose waiting for the first would count.
 """
 
 import resource

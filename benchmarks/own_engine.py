@@ -30,7 +30,7 @@ CLIENTS = 16  # of large requests
 _ID = "0" * 22
 _NEVER = 1e9  # seconds
 
-# The texts of a load come again and again; each is to be read whole every time.
+# The texts of a load come again and again; each must be read whole every time.
 ENVIRONMENT = {"NEURON_WORKER_PREFIX_CACHE_MB": "0"}
 
 

@@ -1,7 +1,7 @@
 """An mLSTM as ports of the published model to PyTorch have it: what `neuron bench engine` measures the engine against.
 
-Float32 modules, every product in every step, all rows to the end of the longest text under a mask. Two things are done
-for it that not all ports do: weight norm is folded once, and inference mode spares it autograd.
+Float32 modules, every product in every step, all rows to the end of the longest text under a mask. Two things speed
+it up that not all ports do: weight norm is folded once, and inference mode spares it autograd.
 """
 
 import torch

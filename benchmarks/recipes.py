@@ -1,7 +1,7 @@
 """`neuron bench recipes`: sizes, rates, batches and optimizers of training, compared in equal time on one corpus.
 
-A recipe is what one would say to `neuron train`. What learns most from each byte may lose in equal time to what reads
-more of them, so time is what they share.
+A recipe is the options of one `neuron train`. The recipe that learns most from each byte may lose in equal time to one
+that reads more bytes, so every recipe gets the same time.
 """
 
 import shlex

@@ -18,7 +18,7 @@ from cli.stack.children import Children, free_port, workers_ready
 
 @dataclass
 class Stack:
-    """A service at `url`; its processes, if they were started for it, and the environment that workers need."""
+    """A service at `url`; its processes, if they were started for it, and the environment of its workers."""
 
     url: str
     children: Children = field(default_factory=Children)
@@ -28,7 +28,7 @@ class Stack:
     def address(self) -> tuple[str, int]:
         parts = urlsplit(self.url)
         if parts.scheme != "http" or parts.hostname is None:
-            raise click.BadParameter(f"{self.url} is no http://HOST:PORT", param_hint="--url")
+            raise click.BadParameter(f"{self.url} is not http://HOST:PORT", param_hint="--url")
         return parts.hostname, parts.port or 80
 
     def add_worker(self, core: int | None = None) -> None:

@@ -39,7 +39,7 @@ from model.heads.unit import Calibration
 from model.network.language_model import Architecture, LanguageModel
 
 _CLIENTS = 12
-_PACE_S = 1.5  # between the beginnings of a client's requests: what is kept must not grow with the machine's spare time
+_PACE_S = 1.5  # between the starts of a client's requests: what is kept must not grow with the machine's spare time
 _KEPT_S = 20
 _RELOAD_S = 7.0
 _BAR = 0.02
@@ -95,8 +95,8 @@ def soak(minutes: float, path: Path | None) -> None:
     lines = {name: fit(times, values, 0.0 if name.endswith("MiB") else _FEW) for name, values in samples.items()}
     click.echo(f"{'second half':28} {'mean':>10} {'rise':>10} {'allowed':>10}")
     for series, line in lines.items():
-        told = "flat" if line.flat else "RISES"
-        click.echo(f"{series:28} {line.mean:10.1f} {line.rise:10.2f} {line.allowed:10.2f}  {told}")
+        verdict = "flat" if line.flat else "RISES"
+        click.echo(f"{series:28} {line.mean:10.1f} {line.rise:10.2f} {line.allowed:10.2f}  {verdict}")
     click.echo(f"{sum(ended.values()):,} requests: " + ", ".join(f"{count:,} {how}" for how, count in ended.items()))
     found = {
         "minutes": minutes,
@@ -201,8 +201,8 @@ def _answered(connection: http.client.HTTPConnection, draw: random.Random) -> st
 
 
 def _read_stream(connection: http.client.HTTPConnection, draw: random.Random) -> str:
-    told = _post(connection, "/generate", _generate(draw, stream=True), {}, 200).read()
-    if b"event: done" not in told:
+    received = _post(connection, "/generate", _generate(draw, stream=True), {}, 200).read()
+    if b"event: done" not in received:
         raise ValueError("a stream ended early")
     return "streams read"
 

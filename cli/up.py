@@ -31,8 +31,8 @@ def up() -> None:
         environment = dict(os.environ)
         if "NEURON_REDIS_URL" not in environment:
             environment["NEURON_REDIS_URL"] = children.start_redis(settings.data_dir / "redis", environment)
-        # The gateway last, so that it is stopped first and nothing is accepted any more; Redis goes after all others,
-        # so that what runs can be answered.
+        # The gateway last, so that it is stopped first and accepts nothing more; Redis stops after all others, so that
+        # running jobs can still be answered.
         children.start("worker", environment, "worker")
         children.start("api", environment, "api")
         url = f"http://{_reachable(settings.api_host)}:{settings.api_port}"

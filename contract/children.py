@@ -1,7 +1,7 @@
 """How a process of this package starts another one: with the same code, whatever lies in the working directory.
 
 Rooms have generic names (`api`, `worker`, `model`), and `python -m worker` prefers the working directory, where a
-`worker.py` of somebody else may lie. So children are started with `-P`, and without the entries of PYTHONPATH that
+module `worker` of somebody else may lie. So children are started with `-P`, and without the entries of PYTHONPATH that
 mean the working directory.
 """
 

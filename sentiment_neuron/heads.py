@@ -21,7 +21,7 @@ def heads_directory(place: Path) -> Path:
 
 
 def find_head(directory: Path, name: str) -> StoredHead | None:
-    """None where there is none of that name. Raises RequestFailedError for one that cannot be read."""
+    """None where no head has that name. Raises RequestFailedError for one that cannot be read."""
     try:
         return head_store.read(directory, name)
     except NoSuchHeadError:

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,21 @@ def test_the_first_answers_are_those_that_the_readme_shows(environment: dict[str
     texts = [json.loads(line)["results"][0]["text"] for line in run(generate).replace("}{", "}\n{").splitlines()]
     assert len(texts) == 2
     assert texts[0] != texts[1]
+
+
+def test_the_program_prints_what_the_readme_shows() -> None:
+    ((program, shown),) = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NEURON_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    *printed, text = done.stdout.splitlines()
+    *promised, _ = shown.splitlines()
+    number = re.compile(r"[+-]?\d+(?:\.\d+)?")
+    assert [number.sub("", line) for line in printed] == [number.sub("", line) for line in promised]
+    values = [[float(found) for found in number.findall(" ".join(lines))] for lines in (printed, promised)]
+    assert values[0] == pytest.approx(values[1], abs=0.05)  # bfloat16 on one machine, float32 on another
+    assert text.strip()
 
 
 def test_blocks_are_found() -> None:

@@ -34,7 +34,7 @@ class Children:
         with contextlib.nullcontext() if self._log is None else self._log.open("ab") as out:
             # A session of its own: Ctrl-C reaches this process alone, which then stops its children in order.
             self.processes[name] = subprocess.Popen(  # noqa: S603 - our own modules
-                # -P: a worker.py or an api/ in the working directory is somebody else's.
+                # -P: a module `worker` or `api` in the working directory is somebody else's.
                 [sys.executable, "-P", "-m", module, *arguments],
                 env=environment,
                 stdout=out,

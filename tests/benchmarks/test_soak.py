@@ -1,4 +1,4 @@
-"""`neuron bench soak` tells what is flat from what rises, and runs against a real stack."""
+"""`neuron bench soak` distinguishes what is flat from what rises, and runs against a real stack."""
 
 import json
 import os

@@ -17,6 +17,7 @@ from model.network.language_model import Architecture, LanguageModel
 
 Neuron = Callable[..., Result]
 
+ROOT = Path(__file__).parents[2]
 UNITS = 32
 SENTIMENT_UNIT = 5
 
@@ -80,3 +81,17 @@ def neuron() -> Neuron:
         return result
 
     return call
+
+
+@pytest.fixture
+def decoys(tmp_path: Path) -> Path:
+    """A folder with a module for each of our packages that must not be imported: half are files, half are folders."""
+    directory = tmp_path / "decoys"
+    directory.mkdir()
+    packages = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+    assert "worker" in packages
+    for number, name in enumerate(packages):
+        place = directory / f"{name}.py" if number % 2 else directory / name / "__init__.py"
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(f"raise RuntimeError('{name} of the working directory was imported')\n")
+    return directory

@@ -30,13 +30,13 @@ def labelled(tmp_path: Path) -> Path:
 def test_a_head_is_fitted_listed_used_and_deleted(neuron: Neuron, volume: Path, labelled: Path) -> None:
     fitted = neuron("head", "fit", labelled, "--name", "mine", "--checkpoint", volume)
     assert fitted.exit_code == 0, fitted.output
-    told = dict(
+    lines = dict(
         line.split(maxsplit=1) for line in fitted.stdout.splitlines() if line.split()[0] not in ("nonzero", "top")
     )
-    assert told["name"] == "mine"
-    assert told["checkpoint"] == "tiny step 1"
-    assert told["labels"] == "label a, label b"
-    assert told["accuracy"].endswith("5 folds")
+    assert lines["name"] == "mine"
+    assert lines["checkpoint"] == "tiny step 1"
+    assert lines["labels"] == "label a, label b"
+    assert lines["accuracy"].endswith("5 folds")
     classified = neuron("classify", "zz aaaaaa", "zz bbbbbb", "--head", "mine", "--checkpoint", volume)
     assert [line[:7] for line in classified.stdout.splitlines()] == ["label a", "label b"]
     listed = neuron("head", "list", "--checkpoint", volume)

@@ -168,7 +168,7 @@ def test_generate_ranked_by_sentiment(neuron: Neuron, volume: Path, by_worker: E
     assert printed == "".join(
         f"{number}  {sample['positive']:6.1%}  {sample['text']}\n" for number, sample in ((1, first), (2, second))
     )
-    # One sample is printed at the end as well, for it cannot be ranked before.
+    # One sample is printed at the end, too, because it cannot be ranked before.
     alone = by_worker(GenerateJob(**BASE, **defaults | options | {"n": 1, "best_of": 1}))["results"][0]
     shown = neuron("generate", "--checkpoint", volume, *arguments, "--n", 1).stdout
     assert shown == f"1  {alone['positive']:6.1%}  {alone['text']}\n"

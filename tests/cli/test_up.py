@@ -11,15 +11,19 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.cli.conftest import ROOT
 from tests.conftest import free_port, wait_until
 
 
 @contextmanager
-def up(directory: Path, volume: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
+def up(
+    directory: Path, volume: Path, cwd: Path | None = None, **settings: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
     """The process, its URL and its log."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NEURON_")}
     port = free_port()
     environment |= {
+        "PYTHONPATH": str(ROOT),
         "NEURON_API_PORT": str(port),
         "NEURON_WORKER_METRICS_PORT": str(free_port()),
         "NEURON_CHECKPOINT_DIR": str(volume),
@@ -29,7 +33,7 @@ def up(directory: Path, volume: Path, **settings: str) -> Iterator[tuple[subproc
     log = directory / f"up-{port}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", "up"], env=environment, stdout=out, stderr=out, cwd=Path.cwd()
+            [sys.executable, "-P", "-m", "cli.main", "up"], env=environment, stdout=out, stderr=out, cwd=cwd
         )
     try:
         yield process, f"http://127.0.0.1:{port}", log
@@ -110,3 +114,9 @@ def test_two_on_one_data_directory(tmp_path: Path, tiny_volume: Path) -> None:
             assert second.wait(60) == 1
             assert "is in use by another server" in other_log.read_text()
         assert first.poll() is None
+
+
+def test_up_serves_from_a_folder_that_has_modules_of_our_names(tmp_path: Path, tiny_volume: Path, decoys: Path) -> None:
+    with up(tmp_path, tiny_volume, cwd=decoys) as (process, url, log):
+        wait_greeting(process, log)
+        assert httpx.post(url + "/classify", json={"text": "Good."}).json()["model"]["name"] == "tiny"

@@ -1,4 +1,4 @@
-"""`Neuron` gives what a worker gives, refuses what the service refuses, and computes for nobody who has left."""
+"""`Neuron` gives what a worker gives, refuses what the service refuses, and stops when its caller has left."""
 
 import base64
 import gc

@@ -90,10 +90,10 @@ def matching_units(cell: CellName, model: LanguageModel) -> int:
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
     """Bits per byte, smoothed, against bytes and against seconds: the better rate of each cell."""
-    import matplotlib
+    import matplotlib  # noqa: PLC0415 - drawing alone needs it
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot  # noqa: PLC0415 - drawing alone needs it
 
     best: dict[tuple[str, float], dict[str, Any]] = {}
     for result in sorted(results, key=lambda result: -result["bits_per_byte"]):

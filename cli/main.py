@@ -50,8 +50,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        if importlib.util.find_spec("torch") is not None:  # the gateway's image has neither torch nor the engine
-            from engine.openmp import spin_briefly
+        if importlib.util.find_spec("torch") is not None:
+            from engine.openmp import spin_briefly  # noqa: PLC0415 - the gateway's image has no engine
 
             spin_briefly()
         module, _, name = COMMANDS[cmd_name][0].partition(":")

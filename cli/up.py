@@ -6,7 +6,9 @@ import time
 
 import click
 
+from api.settings import ApiSettings
 from cli.stack.children import Children, workers_ready
+from contract.settings import SettingError
 
 
 class _Stopped(Exception):
@@ -16,9 +18,6 @@ class _Stopped(Exception):
 @click.command()
 def up() -> None:
     """Serve on this machine: embedded Redis (unless NEURON_REDIS_URL names one), a worker and the gateway."""
-    from api.settings import ApiSettings
-    from contract.settings import SettingError
-
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     try:

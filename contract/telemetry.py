@@ -25,10 +25,10 @@ def set_up(process: str) -> None:
     if not enabled():
         return
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - optional: the extra `tracing`
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 - optional: the extra `tracing`
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - optional: the extra `tracing`
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - optional: the extra `tracing`
     except ModuleNotFoundError as error:
         raise SettingError(
             f"{_ENDPOINT} is set, and {error.name} is missing: pip install 'sentiment-neuron[tracing]', or unset it"

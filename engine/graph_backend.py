@@ -270,7 +270,7 @@ def _power_of_two(count: int) -> int:
 def _fastest_step(model: FoldedModel) -> PlainStep:
     if model.device.type == "cuda":
         try:
-            from engine.kernels import TritonStep
+            from engine.kernels import TritonStep  # noqa: PLC0415 - Triton comes with CUDA builds of torch
 
             step = TritonStep(model)
             with torch.inference_mode():

@@ -100,12 +100,12 @@ def fits(splits: Sequence[Split]) -> int:
 
 
 def _vectorizer(min_df: int) -> Any:
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - takes a second to load
 
     return TfidfVectorizer(ngram_range=(1, 2), min_df=min_df, sublinear_tf=True)
 
 
 def _regression(c: float) -> Any:
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - takes a second to load
 
     return LogisticRegression(C=c, max_iter=1000)

@@ -54,7 +54,7 @@ class Recipe:
 
     def fit_l2(self, x: NDArray[np.floating], y: Rows) -> Linear:
         """x: (rows, features) raw; y: (rows,) classes, each present."""
-        from sklearn.linear_model import LogisticRegression
+        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - takes a second to load
 
         standard = Standardization.of(x) if self.standardized else Standardization.none(x.shape[1])
         scaled = standard.scaled(x)

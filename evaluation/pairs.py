@@ -135,7 +135,7 @@ def relatedness(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs) 
 
 def _fit_scores(x: Floats, y: Floats, lowest: int, highest: int, c: float) -> Any:
     """A function from features to expected scores. A row counts for the whole scores below and above it, in shares."""
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - takes a second to load
 
     below = np.clip(np.floor(y), lowest, highest - 1)
     share = np.clip(y - below, 0.0, 1.0)  # of the score above

@@ -65,7 +65,7 @@ class Sets:
         train = np.arange(len(self.train.texts))
         if self.valid is not None:
             return [(train, np.arange(len(train), len(train) + len(self.valid.texts)))]
-        from sklearn.model_selection import StratifiedKFold
+        from sklearn.model_selection import StratifiedKFold  # noqa: PLC0415 - takes a second to load
 
         y = self.numbers(self.train)
         rarest = int(np.bincount(y).min())

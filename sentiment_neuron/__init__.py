@@ -35,6 +35,6 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name != "NeuronFeatures":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sentiment_neuron.estimators import NeuronFeatures  # here: it loads torch and scikit-learn
+    from sentiment_neuron.estimators import NeuronFeatures  # noqa: PLC0415 - it loads torch and scikit-learn
 
     return NeuronFeatures

@@ -178,8 +178,8 @@ def _parquet(stream: IO[bytes], column: str) -> Iterator[Write]:
 def _arrow() -> tuple[Any, Any]:
     """pyarrow and pyarrow.parquet, imported for a Parquet file alone because that takes its time."""
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # noqa: PLC0415 - optional: for Parquet alone
+        import pyarrow.parquet  # noqa: PLC0415 - optional: for Parquet alone
     except ModuleNotFoundError as error:
         raise FileError("Parquet needs pyarrow: pip install 'sentiment-neuron[engine]'") from error
     return pyarrow, pyarrow.parquet

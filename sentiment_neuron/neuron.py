@@ -76,7 +76,7 @@ class Neuron:
         if not isinstance(rows, int) or rows < 1:
             raise LoadError(f"rows is {rows!r}, not a whole number of 1 or more")
         try:
-            from sentiment_neuron.runner import load  # here: torch takes seconds to load
+            from sentiment_neuron.runner import load  # noqa: PLC0415 - torch takes seconds to load
         except ModuleNotFoundError as error:
             raise LoadError(f"a model needs {error.name}: pip install 'sentiment-neuron[engine]'") from error
         place, heads = (None if path is None else Path(path) for path in (checkpoint, heads))

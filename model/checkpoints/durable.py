@@ -63,7 +63,7 @@ def exclusively(lock: Path, patience_s: float) -> Iterator[None]:
 
     Raises TimeoutError if another still holds it after `patience_s`.
     """
-    import fcntl  # not on Windows, where checkpoints can be read all the same
+    import fcntl  # noqa: PLC0415 - not on Windows, where checkpoints can be read all the same
 
     # A link is not followed: it would lead to another volume's lock, or make a file anywhere.
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)

@@ -22,7 +22,7 @@ def open_packed(path: Path, raw: BinaryIO | None = None) -> BinaryIO:
         case ".xz":
             return cast(BinaryIO, lzma.open(raw or path, "rb"))
         case ".zst":
-            import pyarrow as pa  # the gateway's machine need not have it
+            import pyarrow as pa  # noqa: PLC0415 - optional: for .zst alone
 
             return cast(BinaryIO, io.BufferedReader(pa.input_stream(raw or str(path), compression="zstd")))
         case _:

@@ -1,6 +1,7 @@
 """What the service says of itself: models, readiness, metrics, documentation."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,8 +60,6 @@ def test_readiness_ends_with_the_last_worker(stack: Stack, client: httpx.Client)
 
 
 def test_a_hung_engine_is_not_ready(stack: Stack, client: httpx.Client) -> None:
-    import signal
-
     stack.processes["worker"].send_signal(signal.SIGSTOP)
     try:
         wait_until(lambda: client.get("/readyz").status_code == 503, what="the stopped worker's absence")

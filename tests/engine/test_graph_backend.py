@@ -186,7 +186,7 @@ def test_what_is_tried_before_it_is_recorded_changes_no_row() -> None:
 )
 @pytest.mark.parametrize("cell", CELLS)
 def test_interpreted_kernels_give_what_steps_of_torch_give(cell: CellName, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.kernels import TritonStep
+    from engine.kernels import TritonStep  # noqa: PLC0415 - needs Triton, which is not everywhere
 
     monkeypatch.setattr(
         "model.network.matrix._PACKABLE", ()
@@ -229,7 +229,7 @@ def test_graphs_give_what_a_cpu_gives(cell: CellName, fused: bool, warm: bool, m
 
 @pytest.mark.gpu
 def test_steps_are_fused_on_a_gpu() -> None:
-    from engine.kernels import TritonStep
+    from engine.kernels import TritonStep  # noqa: PLC0415 - needs Triton, which is not everywhere
 
     assert isinstance(GraphBackend(on_cuda("mlstm", torch.bfloat16), MAX_ROWS)._step, TritonStep)
 

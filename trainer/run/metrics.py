@@ -74,7 +74,7 @@ class Metrics:
 
         Raises ModuleNotFoundError if tensorboard is not installed.
         """
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - takes seconds to load, and is an option
 
         # Otherwise steps that are redone after a kill would be drawn twice.
         self._events = SummaryWriter(str(directory), purge_step=step + 1)

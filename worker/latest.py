@@ -13,7 +13,7 @@ class Latest:
 
     A checkpoint is loaded when `LATEST` first names it. One that was refused is tried again when its files have
     changed, because a copy may have been under way, and have then stayed the same from one look to the next, because
-    every attempt reads and hashes all of it. One whose fault may pass without a change is tried again at intervals.
+    every attempt reads and hashes all of it. One whose fault may pass by itself is also tried again at intervals.
     """
 
     def __init__(self, volume: Path, retry_s: float) -> None:

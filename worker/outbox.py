@@ -61,7 +61,7 @@ class Outbox:
         self._thread.start()
 
     def send(self, receipt: Receipt, commands: Callable[[], Sequence[Command]]) -> None:
-        """Returns at once. `commands` is called by the outbox's thread; `receipt.wait` returns when they are sent."""
+        """Returns at once. `commands` is called on its thread; `receipt.wait` returns once they are written."""
         receipt.expect()
         self._entries.put(_Entry(commands, receipt))
 

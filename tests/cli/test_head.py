@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model.checkpoints import checkpoint, head_store
+from model.checkpoints import head_store, volumes
 from tests.cli.conftest import Neuron
 from tests.conftest import publish_tiny, run_stack, wait_until, write_packed
 
@@ -94,7 +94,7 @@ def test_the_shipped_model_has_its_heads_where_a_worker_keeps_them(
     assert not head
     monkeypatch.setenv("NEURON_DATA_DIR", str(tmp_path))
     publish_tiny(tmp_path / "volume", step=1)
-    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "volume")
+    monkeypatch.setattr(volumes, "SHIPPED", tmp_path / "volume")
     assert neuron("head", "list", "--checkpoint", tmp_path / "volume").exit_code == 0
     labelled = write_packed(tmp_path / "rows.csv", CSV.encode())
     neuron("head", "fit", labelled, "--name", "mine", "--checkpoint", tmp_path / "volume")

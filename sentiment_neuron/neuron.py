@@ -6,7 +6,7 @@ Torch is loaded by `Neuron.load`, not with this module.
 import base64
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -113,7 +113,7 @@ class Neuron:
         answer = self.run(generate_job(prompt, options))
         return [Sample(**result, seed=answer["seed"]) for result in answer["results"]]
 
-    def stream(self, prompt: str = "", **options: Unpack[StreamOptions]) -> Iterator[str]:
+    def stream(self, prompt: str = "", **options: Unpack[StreamOptions]) -> Generator[str, None, None]:
         """Continue `prompt` by one sample; yield its text as it comes, in whole characters.
 
         Options: as of `generate`, without n, best_of and rank_by. Closing the iterator, or dropping it, ends the
@@ -131,7 +131,7 @@ class Neuron:
             result: dict[str, Any] = ended.value
             return result
 
-    def _streamed(self, job: LocalJob) -> Iterator[str]:
+    def _streamed(self, job: LocalJob) -> Generator[str, None, None]:
         yield from self._runner.follow(job)
 
     def close(self) -> None:

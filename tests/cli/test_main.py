@@ -28,7 +28,7 @@ def test_help_lists_all_and_needs_no_torch() -> None:
         assert line.split()[0] in done.stdout
 
 
-@pytest.mark.parametrize(("name", "extra"), [("classify", "worker"), ("train", "trainer"), ("publish", "trainer")])
+@pytest.mark.parametrize(("name", "extra"), [("classify", "engine"), ("train", "trainer"), ("publish", "trainer")])
 def test_a_missing_extra_is_named(name: str, extra: str) -> None:
     command = [sys.executable, "-c", _WITHOUT_TORCH, name, "Good."]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

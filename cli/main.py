@@ -2,8 +2,11 @@
 
 import importlib
 import importlib.util
+from typing import Any
 
 import click
+
+from contract.settings import SettingError
 
 # name -> where it is, and its line in `neuron --help`, which must load none of them
 COMMANDS = {
@@ -69,6 +72,13 @@ class _Commands(click.Group):
                 f"`neuron {cmd_name}` needs {error.name}: pip install 'sentiment-neuron[{extra}]'"
             ) from error
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """A setting that is not valid ends any command with its message."""
+        try:
+            return super().invoke(ctx)
+        except SettingError as error:
+            raise click.ClickException(str(error)) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

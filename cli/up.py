@@ -8,7 +8,7 @@ import click
 
 from api.settings import ApiSettings
 from cli.stack.children import Children, workers_ready
-from contract.settings import SettingError
+from worker.settings import WorkerSettings
 
 
 class _Stopped(Exception):
@@ -20,10 +20,8 @@ def up() -> None:
     """Serve on this machine: embedded Redis (unless NEURON_REDIS_URL names one), a worker and the gateway."""
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
-    try:
-        settings = ApiSettings()
-    except SettingError as error:
-        raise click.ClickException(str(error)) from error
+    settings = ApiSettings()
+    WorkerSettings()  # a fault in those is found before anything is started
     children = Children()
     failure = None
     try:

@@ -43,7 +43,7 @@ class Neuron:
 
     Close it, or use it as a context, to give its memory back. Every method checks its arguments as the service does: it
     raises InvalidRequestError for what is not valid, RequestFailedError for what this model cannot do, and NeuronError
-    after `close`.
+    after `close`. All of these are NeuronError.
     """
 
     def __init__(self, runner: "Runner") -> None:
@@ -73,13 +73,16 @@ class Neuron:
         for name, value, known in (("device", device, Device), ("dtype", dtype, Dtype)):
             if value not in get_args(known):
                 raise LoadError(f"{name} is {value!r}, not one of {', '.join(get_args(known))}")
-        if not isinstance(rows, int) or rows < 1:
+        if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
             raise LoadError(f"rows is {rows!r}, not a whole number of 1 or more")
         try:
             from sentiment_neuron.runner import load  # noqa: PLC0415 - torch takes seconds to load
         except ModuleNotFoundError as error:
             raise LoadError(f"a model needs {error.name}: pip install 'sentiment-neuron[engine]'") from error
-        place, heads = (None if path is None else Path(path) for path in (checkpoint, heads))
+        try:
+            place, heads = (None if path is None else Path(path) for path in (checkpoint, heads))
+        except TypeError as error:
+            raise LoadError(f"checkpoint and heads are paths: {error}") from error
         return cls(load(place, device, dtype, rows, heads))
 
     @property
@@ -107,8 +110,10 @@ class Neuron:
     def generate(self, prompt: str = "", **options: Unpack[GenerateOptions]) -> list[Sample]:
         """Continue `prompt`: `n` samples, the best first.
 
-        Options, with the defaults and limits of `POST /generate`: sentiment from -1 to 1, clamp {unit: raw value},
-        length in bytes, temperature, top_k, top_p, seed, stop, n, best_of, rank_by "likelihood" or "sentiment".
+        Options, with the defaults and limits of `POST /generate`: sentiment=None, from -1 to 1; clamp={}, raw values by
+        unit; length=200 bytes at most; temperature=0.7; top_k=256; top_p=1.0; seed=None draws one; stop=["\\n"] ends a
+        sample before any of these; n=1 samples to return; best_of=None, samples to draw, n or more;
+        rank_by="likelihood" or "sentiment".
         """
         answer = self.run(generate_job(prompt, options))
         return [Sample(**result, seed=answer["seed"]) for result in answer["results"]]
@@ -116,9 +121,10 @@ class Neuron:
     def stream(self, prompt: str = "", **options: Unpack[StreamOptions]) -> Generator[str, None, None]:
         """Continue `prompt` by one sample; yield its text as it comes, in whole characters.
 
-        Options: as of `generate`, without n, best_of and rank_by. Closing the iterator, or dropping it, ends the
-        computing.
+        Options: as of `generate`, without n, best_of and rank_by. Closing the generator, or dropping it, ends the
+        computation. As with any generator, one thread at a time may use it.
         """
+        self._runner.check_open()
         return self._streamed(generate_job(prompt, options, stream=True))
 
     def run(self, job: LocalJob) -> dict[str, Any]:

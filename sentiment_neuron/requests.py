@@ -4,7 +4,8 @@ Each function raises InvalidRequestError. The limits of a gateway (`NEURON_API_M
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Literal, TypedDict, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -40,7 +41,7 @@ class GenerateOptions(StreamOptions, total=False):
     rank_by: Literal["likelihood", "sentiment"]
 
 
-def valid(body: type[BodyT], **fields: Any) -> BodyT:
+def valid(body: type[BodyT], /, **fields: Any) -> BodyT:
     """The request that a client of the service would have sent."""
     try:
         return body(**fields)
@@ -53,25 +54,56 @@ def valid(body: type[BodyT], **fields: Any) -> BodyT:
 
 def classify_job(texts: str | Iterable[str], head: str | None = None) -> ClassifyJob:
     """head: the default of `POST /classify` if None."""
-    body = valid(ClassifyRequest, texts=_listed(texts), **({} if head is None else {"head": head}))
+    body = valid(ClassifyRequest, texts=_texts(texts), **({} if head is None else {"head": head}))
     return ClassifyJob(**_BASE, texts=body.all_texts(), head=body.head)
 
 
 def featurize_job(texts: str | Iterable[str], pooling: Pooling) -> FeaturizeJob:
-    body = valid(FeaturizeRequest, texts=_listed(texts), pooling=pooling)
+    body = valid(FeaturizeRequest, texts=_texts(texts), pooling=pooling)
     return FeaturizeJob(**_BASE, texts=body.all_texts(), pooling=body.pooling)
 
 
 def trace_job(text: str, units: Iterable[int] | None) -> TraceJob:
     """A unit that is named twice is traced once."""
-    body = valid(TraceRequest, text=text, units=None if units is None else list(dict.fromkeys(units)))
+    named = None if units is None else [_whole(unit) for unit in _listed("units", units)]
+    body = valid(TraceRequest, text=_text("text", text), units=None if named is None else list(dict.fromkeys(named)))
     return TraceJob(**_BASE, text=body.text, units=body.units)
 
 
 def generate_job(prompt: str, options: Mapping[str, Any], stream: bool = False) -> GenerateJob:
     """options: those of `GenerateOptions`, or of `StreamOptions` with `stream`."""
+    known = (StreamOptions if stream else GenerateOptions).__annotations__
+    for name in options:
+        if name not in known:
+            raise InvalidRequestError(f"{name} is not an option here; these are: {', '.join(known)}")
+    _text("prompt", prompt)
     return GenerateJob(**_BASE, **valid(GenerateRequest, prompt=prompt, stream=stream, **options).job_fields())
 
 
-def _listed(texts: str | Iterable[str]) -> list[str]:
-    return [texts] if isinstance(texts, str) else list(texts)
+def _texts(texts: str | Iterable[str]) -> list[str]:
+    listed = [texts] if isinstance(texts, str) else _listed("texts", texts)
+    return [_text(f"text {number}", text) for number, text in enumerate(listed)]
+
+
+def _text(name: str, value: object) -> str:
+    """As it is: bytes are not decoded, because their encoding is not known."""
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"{name} is {type(value).__name__}, not str")
+    return value
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    """Only what has an order: results come in the order of what was given."""
+    if isinstance(values, bytes | str | Set | Mapping):
+        raise InvalidRequestError(f"{name} is {type(values).__name__}, not a list")
+    try:
+        return list(values)
+    except TypeError as error:
+        raise InvalidRequestError(f"{name} is {type(values).__name__}, not a list") from error
+
+
+def _whole(unit: object) -> int:
+    try:
+        return operator.index(unit)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise InvalidRequestError(f"unit {unit!r} is not a whole number") from error

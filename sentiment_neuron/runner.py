@@ -49,8 +49,7 @@ class Runner:
         heard: queue.SimpleQueue[str | Ending] = queue.SimpleQueue()
         task = Task(job, threading.Event())
         with self._submitting:
-            if not self._open:
-                raise NeuronError("the Neuron is closed")
+            self.check_open()
             start(task, self._served, self._engine, lambda _, text: heard.put(text), heard.put, lambda _: fitted)
         try:
             while isinstance(what := heard.get(), str):
@@ -61,6 +60,11 @@ class Runner:
         if outcome.error is not None:
             raise RequestFailedError(outcome.error.code, outcome.error.detail)
         return outcome.result or {}
+
+    def check_open(self) -> None:
+        """Raises NeuronError after `close`."""
+        if not self._open:
+            raise NeuronError("the Neuron is closed")
 
     def close(self) -> None:
         """End the engine; what runs fails with RequestFailedError. Calling it again does nothing."""

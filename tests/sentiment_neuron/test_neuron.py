@@ -2,6 +2,8 @@
 
 import base64
 import gc
+import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from api.schemas.requests import GenerateRequest
 from contract.jobs import AnyJob, ClassifyJob, FeaturizeJob, GenerateJob, TraceJob
 from engine import serving
 from engine.engine import Engine
@@ -119,6 +122,44 @@ def test_generate_and_stream(neuron: Neuron, by_worker: Callable[[AnyJob], dict[
     assert all(pieces)
     (drawn,) = neuron.generate(length=20)
     assert neuron.generate(length=20, seed=drawn.seed) == [drawn]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda neuron: neuron.classify(b"Good."), "texts is bytes, not a list"),
+        (lambda neuron: neuron.classify([b"Good."]), "text 0 is bytes, not str"),
+        (lambda neuron: neuron.classify({"Good.", "Bad."}), "texts is set, not a list"),
+        (lambda neuron: neuron.classify({"Good.": 1}), "texts is dict, not a list"),
+        (lambda neuron: neuron.classify(None), "texts is NoneType, not a list"),
+        (lambda neuron: neuron.featurize(np.array("Good.")), "texts is ndarray, not a list"),
+        (lambda neuron: neuron.trace(b"Good."), "text is bytes, not str"),
+        (lambda neuron: neuron.trace("Good.", 3), "units is int, not a list"),
+        (lambda neuron: neuron.trace("Good.", [[1]]), r"unit \[1\] is not a whole number"),
+        (lambda neuron: neuron.generate(b"Good."), "prompt is bytes, not str"),
+        (
+            lambda neuron: neuron.generate("Good.", lenght=3),
+            "lenght is not an option here; these are: sent",
+        ),
+        (lambda neuron: neuron.generate("Good.", timeout_s=1), "timeout_s is not an option here"),
+        (lambda neuron: neuron.generate("Good.", stream=True), "stream is not an option here"),
+        (lambda neuron: neuron.generate("Good.", body=1), "body is not an option here"),
+        (lambda neuron: neuron.stream("Good.", n=2), "n is not an option here"),
+    ],
+)
+def test_arguments_of_other_types_and_unknown_options_are_named(
+    neuron: Neuron, call: Callable[[Neuron], object], message: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        call(neuron)
+
+
+def test_the_documented_defaults_are_those_of_the_service() -> None:
+    documented = re.sub(r"\s+", " ", Neuron.generate.__doc__ or "")
+    for name, field in GenerateRequest.model_fields.items():
+        if name not in ("prompt", "stream", "timeout_s"):
+            default = json.dumps(field.get_default(call_default_factory=True)).replace("null", "None")
+            assert f"{name}={default}" in documented
 
 
 def test_a_stream_comes_while_it_is_computed_and_ends_with_its_iterator(neuron: Neuron) -> None:
@@ -245,6 +286,8 @@ def test_closed_while_in_use(tiny_volume: Path) -> None:
     neuron.close()
     with pytest.raises(NeuronError, match="the Neuron is closed"):
         neuron.classify("a")
+    with pytest.raises(NeuronError, match="the Neuron is closed"):
+        neuron.stream("a")  # at once, not when it is first iterated
 
 
 def test_one_that_is_dropped_ends_its_engine(tiny_volume: Path) -> None:

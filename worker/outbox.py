@@ -6,6 +6,7 @@ woken, and would wait for its own round trip and for the interpreter lock, which
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ Command = tuple[str | int | float, ...]
 
 # Entries of one round trip. An entry may be some megabytes of features.
 _MOST = 256
+# A Redis that refuses to write gets as long to come back as one that is away (worker/service.py).
+_PATIENCE_S = 60.0
+_PAUSE_S = 0.2
 
 
 class Receipt:
@@ -87,6 +91,23 @@ class Outbox:
                 ready.append((entry.receipt, entry.commands()))
             except Exception as error:  # noqa: BLE001 - whatever it is, `wait` must raise it and the loop must go on
                 entry.receipt.note(error)
+        until = time.monotonic() + _PATIENCE_S
+        while ready:
+            faults = self._send(ready)
+            waits = time.monotonic() < until and any(map(_is_for_now, faults))
+            again: list[tuple[Receipt, Sequence[Command]]] = []
+            for sent, fault in zip(ready, faults, strict=True):
+                # What followed an event that could not be written follows it again.
+                if waits and (_is_for_now(fault) or str(fault).startswith("GAP ")):
+                    again.append(sent)
+                else:
+                    sent[0].note(fault)
+            ready = again
+            if ready:
+                time.sleep(_PAUSE_S)
+
+    def _send(self, ready: list[tuple[Receipt, Sequence[Command]]]) -> list[Exception | None]:
+        """In one round trip. Returns the first error of each entry."""
         try:
             with self._redis.pipeline(transaction=False) as pipeline:
                 for _, commands in ready:
@@ -94,9 +115,16 @@ class Outbox:
                         pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
                 answers = iter(pipeline.execute(raise_on_error=False))
         except Exception as error:  # noqa: BLE001 - as above
-            for receipt, _ in ready:
-                receipt.note(error)
-            return
-        for receipt, commands in ready:
-            errors = [answer for answer in (next(answers) for _ in commands) if isinstance(answer, Exception)]
-            receipt.note(errors[0] if errors else None)
+            return [error] * len(ready)
+        of_entries = [[next(answers) for _ in commands] for _, commands in ready]
+        return [next((one for one in some if isinstance(one, Exception)), None) for some in of_entries]
+
+
+def _is_for_now(fault: Exception | None) -> bool:
+    """Redis is there and does not write now: its disk or memory is full, or it is a replica for the moment.
+
+    Every command may be sent again, because each finds what it has done before.
+    """
+    if isinstance(fault, redis.exceptions.OutOfMemoryError | redis.exceptions.ReadOnlyError):
+        return True
+    return isinstance(fault, redis.ResponseError) and "MISCONF" in str(fault)

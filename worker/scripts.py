@@ -68,10 +68,13 @@ return first and 1 or 0
 )
 
 # KEYS: record, stream. ARGV: the delivery, the event's data, how long the stream is kept, the event's number from 1 on,
-# by which it is known when it comes again, as it does when the answer was lost; the model that wrote it.
+# by which it is known when it comes again, as it does when the answer was lost; the model that wrote it. An event that
+# comes before the one in front of it, which Redis could not write, is refused: a stream has no holes.
 CHARACTERS = """
 if redis.call('HGET', KEYS[1], 'holder') ~= ARGV[1] then return 0 end
-if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[4]) then return 0 end
+local missing = tonumber(ARGV[4]) - 1 - redis.call('XLEN', KEYS[2])
+if missing < 0 then return 0 end
+if missing > 0 then return redis.error_reply('GAP ' .. missing .. ' events of the stream are missing') end
 redis.call('XADD', KEYS[2], '*', 'event', 'token', 'data', ARGV[2], 'model', ARGV[5])
 return redis.call('EXPIRE', KEYS[2], ARGV[3])
 """

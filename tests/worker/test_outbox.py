@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import redis
 
-from tests.conftest import free_port
+from tests.conftest import free_port, wait_until
 from worker.outbox import Command, Outbox, Receipt
 
 
@@ -82,6 +82,27 @@ def test_a_receipt_waits_for_what_is_expected_beside_what_is_sent(redis_url: str
         assert not waiting.done()
         receipt.note()
         assert waiting.result(60) is None
+
+
+def test_what_redis_cannot_write_for_a_while_is_written_later_and_in_order(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    outbox, receipt = Outbox(client), Receipt()
+    client.config_set("maxmemory", 1)
+    try:
+        for number in range(50):
+            outbox.send(receipt, partial(commands, ("RPUSH", "list", number)))
+        wait_until(lambda: refused(client) > 100, what="a second attempt")
+        assert client.llen("list") == 0
+    finally:
+        client.config_set("maxmemory", 0)
+    receipt.wait()
+    assert client.lrange("list", 0, -1) == [str(number).encode() for number in range(50)]
+    outbox.close()
+
+
+def refused(client: "redis.Redis") -> int:
+    """Commands that Redis has refused for want of memory."""
+    return int(client.info("errorstats").get("errorstat_OOM", {}).get("count", 0))  # type: ignore[union-attr]
 
 
 def test_redis_away_fails_the_receipt_and_the_outbox_goes_on() -> None:

@@ -113,6 +113,15 @@ def test_characters_that_are_sent_again_stand_once_in_the_stream(results: Result
     assert results.stream_content(IDS[0]) == StreamContent(3, {0: len("onetwothree")}, "tiny step 1")
 
 
+def test_a_stream_has_no_holes(client: "redis.Redis", results: Results) -> None:
+    begin(results, IDS, "first")
+    receipt = Receipt()
+    results.token(JOBS[0], "first", 0, "third", 3, "tiny step 1", receipt)  # type: ignore[arg-type]
+    with pytest.raises(redis.ResponseError, match="GAP 2 events"):
+        receipt.wait()
+    assert client.xlen(wire.events(IDS[0])) == 0
+
+
 def test_who_lost_a_job_is_not_heard(client: "redis.Redis", results: Results) -> None:
     begin(results, IDS, "first")
     lapse(client)

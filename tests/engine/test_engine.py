@@ -177,10 +177,10 @@ def test_an_interactive_row_ends_a_block_of_bulk_rows() -> None:
 def test_a_bulk_row_that_an_interactive_row_follows_runs_as_one(engine: Engine) -> None:
     """Otherwise a request that somebody waits for would depend on the turns of one that nobody waits for."""
     backend = Recording()
-    text = b"the same prefix ... " * 1000
+    text = b"the common prefix, " * 1000  # its last prefix but one ends 568 bytes, 71 blocks, before its end
     run(engine, backend, RowRequest(text + b"seen"))
     first = engine.submit(backend, [RowRequest(text[:-1] + b"b", priority="bulk")], threading.Event())
-    texts = [bytes([number]) * 100_000 for number in range(15)]
+    texts = [bytes([number]) * 30_000 for number in range(15)]
     others = engine.submit(backend, [RowRequest(text, priority="bulk") for text in texts], threading.Event())
     (row,) = engine.submit(backend, [RowRequest(text[:-1] + b"i")], threading.Event())
     row.done.result(60)

@@ -73,7 +73,7 @@ def test_float32_is_the_reference(name: CellName, rows: int) -> None:
 @by_cell
 @given(data=st.data())
 @settings(deadline=None, max_examples=25)
-def test_a_row_is_the_same_in_any_company(name: CellName, data: st.DataObject) -> None:
+def test_a_row_is_the_same_beside_any_rows(name: CellName, data: st.DataObject) -> None:
     rows = data.draw(st.integers(2, 20))
     order = data.draw(st.permutations(range(rows)))
     cuts = sorted(data.draw(st.sets(st.integers(1, 15), max_size=4)))

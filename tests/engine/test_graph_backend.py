@@ -105,7 +105,7 @@ def test_blocks_give_what_steps_of_torch_give(cell: CellName, run: list[list[Blo
 ROW = BlockRow(0, 6, np.frombuffer(b"good", dtype=np.uint8), 3, 0, Sampling(seed=7), {4: 0.5}, (0, 4, 63))
 
 
-def assert_company_changes_nothing(model: FoldedModel, counts: list[int]) -> None:
+def assert_neighbours_change_nothing(model: FoldedModel, counts: list[int]) -> None:
     """A row gives the same bits alone and beside so many others, wherever it stands among them."""
     backend = GraphBackend(model, MAX_ROWS)
 
@@ -123,13 +123,13 @@ def assert_company_changes_nothing(model: FoldedModel, counts: list[int]) -> Non
     random = np.random.default_rng(0)
     for count in counts:
         text = random.integers(0, 256, (count, 6), dtype=np.uint8)
-        company = [replace(ROW, text=line, samples_from=6, clamps={}, traced=(1,)) for line in text]
+        neighbours = [replace(ROW, text=line, samples_from=6, clamps={}, traced=(1,)) for line in text]
         for place in (0, count // 2, count):
-            assert run([*company[:place], ROW, *company[place:]], place) == alone
+            assert run([*neighbours[:place], ROW, *neighbours[place:]], place) == alone
 
 
-def test_company_changes_no_bit_of_a_row() -> None:
-    assert_company_changes_nothing(FOLDED["mlstm"], [1, 15, 16, 30])
+def test_neighbours_change_no_bit_of_a_row() -> None:
+    assert_neighbours_change_nothing(FOLDED["mlstm"], [1, 15, 16, 30])
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -250,8 +250,8 @@ def test_bfloat16_on_a_gpu_reads_what_float32_reads(cell: CellName) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_a_gpu_company_of_up_to_16_rows_changes_no_bit(dtype: torch.dtype) -> None:
-    assert_company_changes_nothing(on_cuda("mlstm", dtype), [1, 7, 15])
+def test_on_a_gpu_up_to_16_rows_change_no_bit_of_each_other(dtype: torch.dtype) -> None:
+    assert_neighbours_change_nothing(on_cuda("mlstm", dtype), [1, 7, 15])
 
 
 @pytest.mark.gpu

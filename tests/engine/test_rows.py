@@ -8,7 +8,7 @@ from engine.rows import Output
 pieces = st.lists(st.integers(1, 7), min_size=1, max_size=40)
 
 
-def told(data: bytes, stop: tuple[bytes, ...], sizes: list[int]) -> tuple[list[str], bool]:
+def collected(data: bytes, stop: tuple[bytes, ...], sizes: list[int]) -> tuple[list[str], bool]:
     """What `Output` gives for `data`, asked after pieces of the given sizes."""
     output, parts, position = Output(stop), [], 0
     stopped = False
@@ -25,14 +25,14 @@ def told(data: bytes, stop: tuple[bytes, ...], sizes: list[int]) -> tuple[list[s
 
 @given(st.text(max_size=60), pieces)
 def test_text_arrives_whole_however_it_is_cut(text: str, sizes: list[int]) -> None:
-    parts, stopped = told(text.encode(), (), sizes)
+    parts, stopped = collected(text.encode(), (), sizes)
     assert "".join(parts) == text
     assert not stopped
 
 
 @given(st.text("ab\nc", max_size=60), st.lists(st.text("ab\nc", min_size=1, max_size=4), max_size=3), pieces)
 def test_the_first_complete_stop_ends_the_text(text: str, stops: list[str], sizes: list[int]) -> None:
-    parts, stopped = told(text.encode(), tuple(stop.encode() for stop in stops), sizes)
+    parts, stopped = collected(text.encode(), tuple(stop.encode() for stop in stops), sizes)
     ends = [(end, start) for stop in stops if (start := text.find(stop)) >= 0 for end in [start + len(stop)]]
     assert stopped == bool(ends)
     if ends:
@@ -46,7 +46,7 @@ def test_the_first_complete_stop_ends_the_text(text: str, stops: list[str], size
 
 @given(st.binary(max_size=60), pieces)
 def test_any_bytes_become_text_with_replacement_characters(data: bytes, sizes: list[int]) -> None:
-    parts, _ = told(data, (), sizes)
+    parts, _ = collected(data, (), sizes)
     # A character cut off by the very end is left out, not replaced.
     assert data.decode(errors="replace").startswith("".join(parts))
 

@@ -1,4 +1,4 @@
-"""A row's state, trace and samples are bit for bit the same alone, in any company and wherever it stands in it."""
+"""A row's state, trace and samples are bit for bit the same alone, beside any rows and in any place among them."""
 
 import time
 from dataclasses import replace
@@ -77,7 +77,7 @@ def neighbours(count: int, seed: int) -> list[BlockRow]:
 @pytest.mark.parametrize("threads", [1, 3])
 @given(st.sampled_from(MODELS), st.integers(0, MAX_ROWS - 1), st.data())
 @settings(deadline=None, max_examples=30)
-def test_company_changes_no_bit(threads: int, model: FoldedModel, count: int, data: st.DataObject) -> None:
+def test_neighbours_change_no_bit(threads: int, model: FoldedModel, count: int, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, count))
     block = neighbours(count, seed=count)
     block.insert(place, ROW)

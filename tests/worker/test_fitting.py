@@ -146,7 +146,7 @@ def test_an_engine_that_fails_ends_the_fit(
     assert do(fitter, served, Task(job("next"), threading.Event()))[0].state == "done"
 
 
-def test_a_disk_that_is_full_is_told_of(
+def test_a_full_disk_is_reported(
     fitter: Fitter, served: ServedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def full(*_: object) -> None:

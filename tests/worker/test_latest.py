@@ -78,7 +78,7 @@ def test_what_may_pass_is_tried_now_and_then_and_what_will_not_is_not(volume: Pa
     assert latest.look() is None
 
 
-def test_a_bad_pointer_is_told_once(volume: Path, latest: Latest) -> None:
+def test_a_bad_pointer_is_reported_once(volume: Path, latest: Latest) -> None:
     (volume / "LATEST").write_text("../elsewhere/step-1\n")
     with pytest.raises(CheckpointError, match="not NAME/step-N"):
         latest.look()

@@ -1,4 +1,4 @@
-"""No accepted job is lost: whatever becomes of workers and messages, it runs again, and is told once."""
+"""No accepted job is lost: whatever becomes of workers and messages, it runs again, and its end is reported once."""
 
 import json
 import signal
@@ -140,7 +140,7 @@ def test_sigterm_gives_back_what_does_not_end_in_time(tiny_volume: Path, tmp_pat
         wait_until(lambda: client.get("/readyz").status_code == 503, what="unreadiness")
         assert probe(stack, "/readyz") == 503
         assert probe(stack, "/healthz") == 200
-        assert worker.poll() is None  # it was told of at once, while jobs went on
+        assert worker.poll() is None  # that was reported at once, while jobs went on
         assert worker.wait(60) == 0
         assert state(client, short) == "done"
         assert state(client, jobs[-1]) == "queued"

@@ -16,7 +16,7 @@ def test_json_lines(tiny_volume: Path, tmp_path: Path) -> None:
         answer = client.post("/classify", json={"texts": ["A secret text.", "Another: ä."]})
         client.post("/generate", json={"prompt": "secret", "length": 30, "n": 2, "best_of": 3})
         wait_until(lambda: stack.log.read_text().count("job ended") == 2, what="both lines")
-    # What Celery says on standard output when it is told to stop is no line of the log.
+    # What Celery writes to standard output at a signal to stop is not a line of the log.
     text = stack.log.read_text().replace("worker: Warm shutdown (MainProcess)", "")
     lines = [json.loads(line) for line in text.splitlines() if line]
     assert {"time", "level", "logger", "message"} <= set.intersection(*map(set, lines))

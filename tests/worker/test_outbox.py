@@ -1,4 +1,4 @@
-"""What is sent is written in its order; what Redis refuses, or cannot be told, reaches who waits for the receipt."""
+"""What is sent is written in its order; what Redis refuses, or cannot be given, is raised to callers that wait."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial

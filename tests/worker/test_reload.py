@@ -101,13 +101,13 @@ def test_a_stream_ends_on_the_model_that_it_began_with(serving: Serving) -> None
     with serving.stack.client() as client:
         expected = client.post("/generate", json=body | {"stream": False}).json()
         with client.stream("POST", "/generate", json=body) as response:
-            told = events(response.iter_lines())
-            heard = [next(told)]
+            stream = events(response.iter_lines())
+            heard = [next(stream)]
             new = serving.publish()
             serving.wait_served(new)
             beside = httpx.post(serving.stack.url + "/generate", json={"prompt": "On", "length": 20, "seed": 5}).json()
             assert serving.stack.worker_metric("neuron_rows_active") == 1, "the stream ended before the swap"
-            heard += list(told)
+            heard += list(stream)
         after = client.post("/generate", json=body | {"stream": False, "length": 200}).json()
     assert expected["model"]["step"] == old
     assert heard[-1][1:] == ("done", expected)

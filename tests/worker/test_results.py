@@ -216,7 +216,7 @@ def redis_time(client: "redis.Redis") -> float:
 
 
 def set_back(client: "redis.Redis", seconds: float) -> None:
-    """As if Redis' clock had been set back: all that it told lies so much later."""
+    """As if Redis' clock had been set back: all its earlier times lie so much later."""
     for key in (wire.LEASES, *wire.WAITING.values()):
         for member, score in client.zrange(key, 0, -1, withscores=True):  # type: ignore[union-attr]
             client.zadd(key, {member: score + seconds})

@@ -64,8 +64,8 @@ def test_a_job_delivered_twice_is_answered_once(stack: Stack, client_of_redis: "
     job_id = record(client_of_redis, "delivered-twice-0001", mailbox="of-a-test")
     send(stack, [job_id])
     first = outcome(client_of_redis, job_id)
-    told = client_of_redis.lrange(wire.mailbox("of-a-test"), 0, -1)
-    assert [wire.letter(entry) for entry in told] == [(job_id, client_of_redis.get(wire.result(job_id)))]  # type: ignore[union-attr]
+    letters = client_of_redis.lrange(wire.mailbox("of-a-test"), 0, -1)
+    assert [wire.letter(entry) for entry in letters] == [(job_id, client_of_redis.get(wire.result(job_id)))]  # type: ignore[union-attr]
     client_of_redis.set(wire.result(job_id), json.dumps(first | {"marked": True}))
     send(stack, [job_id])
     send(stack, [record(client_of_redis, "after-the-second-one")])
@@ -104,8 +104,8 @@ def test_a_stream_is_gone_on_with_by_the_model_that_began_it(
     send(stack, [job_id])
     ended = outcome(client_of_redis, job_id)
     assert ended["state"] == state
-    told = client_of_redis.xrange(wire.events(job_id))
-    text = "".join(json.loads(entry[b"data"])["text"] for _, entry in told if entry[b"event"] == b"token")  # type: ignore[union-attr]
+    entries = client_of_redis.xrange(wire.events(job_id))
+    text = "".join(json.loads(entry[b"data"])["text"] for _, entry in entries if entry[b"event"] == b"token")  # type: ignore[union-attr]
     assert text == (whole if state == "done" else whole[:7])
     if state == "failed":
         assert ended["error"]["code"] == "model-changed"  # type: ignore[index]

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.report import machine, write
+from contract import children
 from trainer.corpus.corpus import Corpus
 
 _ROWS_AT_ONCE = 20_000
@@ -89,11 +90,11 @@ def generate(path: Path, size: int) -> None:
 def measure(source: Path, out: Path, shards: int, memory_limit: str) -> dict[str, Any]:
     """Build in a process of its own: MB/s of the input and the most memory that the process held."""
     command = [
-        *(sys.executable, "-P", "-m", "cli.main", "corpus", "build", str(source), "--out", str(out)),
+        *children.command("cli.main", "corpus", "build", str(source), "--out", str(out)),
         *("--shards", str(shards), "--text-field", "reviewText", "--memory-limit", memory_limit),
     ]
     begin = time.monotonic()
-    child = os.posix_spawn(sys.executable, command, os.environ)
+    child = os.posix_spawn(command[0], command, children.environment(os.environ))
     _, status, usage = os.wait4(child, 0)
     wall_s = time.monotonic() - begin
     if status:

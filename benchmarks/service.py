@@ -11,7 +11,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,8 @@ import torch
 from benchmarks import report
 from benchmarks.http_load import Kind, Load, Seen
 from benchmarks.own_engine import CLIENTS, PROMPT, STREAM_BYTES, STREAMS, TEXTS_A_REQUEST, own_engine, percentiles
-from benchmarks.service_stack import Stack, start_stack, with_benchmarks
+from benchmarks.service_stack import Stack, start_stack
+from contract import children
 from sentiment_neuron.files import TextFile
 
 _EXAMPLES = Path(__file__).parent.parent / "examples" / "reviews.txt"
@@ -162,10 +162,10 @@ def _background(stack: Stack, kind: Kind, clients: int, bodies: list[str], secon
 
 
 def _clients(load: Load) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", "-m", "benchmarks.http_load"]
+    command, environment = children.command("benchmarks.http_load"), children.environment(os.environ)
     pipe = subprocess.PIPE
     process = subprocess.Popen(  # noqa: S603 - our own module
-        command, env=with_benchmarks(os.environ), stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
     )
     assert process.stdin is not None  # noqa: S101
     json.dump(asdict(load), process.stdin)

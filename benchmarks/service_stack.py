@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,8 +45,7 @@ class Stack:
     def add_simulated_workers(self, count: int) -> None:
         """Workers that compute nothing."""
         redis_url = self.environment["NEURON_REDIS_URL"]
-        environment = with_benchmarks(self.environment)
-        self.children.start("workers", environment, "benchmarks.simulated_workers", redis_url, str(count))
+        self.children.start("workers", self.environment, "benchmarks.simulated_workers", redis_url, str(count))
         self._wait_for_more_than(0)
 
     def _wait_for_more_than(self, workers: int) -> None:
@@ -85,13 +84,6 @@ def start_stack() -> Iterator[Stack]:
             yield Stack(f"http://127.0.0.1:{port}", children, environment)
         finally:
             children.stop()
-
-
-def with_benchmarks(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a child that runs one of these modules: they are installed nowhere."""
-    checkout = str(Path(__file__).parent.parent)
-    places = [checkout, *filter(None, [environment.get("PYTHONPATH")])]
-    return {**environment, "PYTHONPATH": os.pathsep.join(places)}
 
 
 def _family(pid: int) -> list[int]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import click
 
+from contract import children
+
 _PATIENCE_S = 120
 _STOP_GRACE_S = 30
 _SHOWN_CHARACTERS = 4000  # of a log
@@ -34,9 +36,8 @@ class Children:
         with contextlib.nullcontext() if self._log is None else self._log.open("ab") as out:
             # A session of its own: Ctrl-C reaches this process alone, which then stops its children in order.
             self.processes[name] = subprocess.Popen(  # noqa: S603 - our own modules
-                # -P: a module `worker` or `api` in the working directory is somebody else's.
-                [sys.executable, "-P", "-m", module, *arguments],
-                env=environment,
+                children.command(module, *arguments),
+                env=children.environment(environment),
                 stdout=out,
                 stderr=out,
                 start_new_session=True,

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def classify(texts: tuple[str, ...], directory: Path, head: str, as_json: bool) 
         raise click.UsageError("no text: name some, or give one a line on stdin")
     console = _console()
     whole: dict[str, Any] = {}
-    with _loaded(directory) as neuron:
+    with Neuron.load(directory) as neuron:
         for job in chain([first], jobs):
             answer = neuron.run(job)
             if as_json:
@@ -77,7 +76,7 @@ def trace(text: str | None, directory: Path, units: tuple[int, ...], page: Path 
     as in a pipe, the value after every word is printed.
     """
     job = trace_job(_stdin() if text is None else text, units or None)  # checked before a model is loaded
-    with _loaded(directory) as neuron:
+    with Neuron.load(directory) as neuron:
         traced = neuron.trace(job.text, job.units)
     heat_maps.show(_console(), traced.heat_maps)
     if page is not None:
@@ -134,7 +133,7 @@ def generate(directory: Path, as_json: bool, **options: Any) -> None:
     job = generate_job(prompt, options)
     console = _console()
     safe = _safe if console.is_terminal else str
-    with _loaded(directory) as neuron:
+    with Neuron.load(directory) as neuron:
         if job.best_of == 1 and job.rank_by == "likelihood" and not as_json:
             if console.is_terminal:
                 console.print(Text(_safe(prompt), "dim"), end="")
@@ -150,12 +149,6 @@ def generate(directory: Path, as_json: bool, **options: Any) -> None:
     for number, sample in enumerate(answer["results"], start=1):
         rank = f"{sample['positive']:6.1%}" if "positive" in sample else f"{sample['mean_log_probability']:+.3f}"
         click.echo(f"{number}  {rank}  {safe(sample['text'])}")
-
-
-@contextmanager
-def _loaded(directory: Path) -> Iterator[Neuron]:
-    with reported(), Neuron.load(directory) as neuron:
-        yield neuron
 
 
 def _classified(text: str, result: dict[str, Any], width: int) -> Text:

@@ -1,7 +1,7 @@
 """A job to its outcome: its plan (plans.py) on the engine, and how it ends.
 
-`run` does whole jobs, one or many side by side. It needs neither Celery nor Redis: the command line uses it
-in-process, the worker from its queue.
+`start` puts a job on the engine, for a worker; `follow` and `execute` also wait for it. It needs neither Celery nor
+Redis.
 """
 
 import itertools
@@ -10,7 +10,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -95,64 +95,38 @@ def _end_with(error: Exception, job: AnyJob, on_end: Callable[[Ending], None]) -
     on_end(lambda: outcome)
 
 
-OnText = Callable[[AnyJob, int, str], None]  # (job, index of the sample, whole characters)
-OnOutcome = Callable[[AnyJob, Outcome], None]
+def follow(
+    task: Task, served: ServedModel, engine: Engine, find_head: FindHead = no_head
+) -> Generator[str, None, Outcome]:
+    """Put a job of one sample, or one that does not stream, on the engine at once.
+
+    Yields generated text as it comes, whole characters, if the job streams; returns the outcome. Closing the generator
+    cancels the job.
+    """
+    # A queue, because the engine's thread must never wait.
+    events: queue.SimpleQueue[str | Ending] = queue.SimpleQueue()
+    start(task, served, engine, lambda _, text: events.put(text), events.put, find_head)
+    return _followed(task, events)
 
 
-def run(
-    tasks: Sequence[Task],
-    served: ServedModel,
-    engine: Engine,
-    on_text: OnText,
-    on_outcome: OnOutcome,
-    find_head: FindHead = no_head,
-) -> None:
-    """Do jobs side by side. Both callbacks run on this thread; every job gets one outcome, as soon as it has ended."""
-    # A queue, because the engine's thread must never wait for the callbacks.
-    events: queue.SimpleQueue[tuple[AnyJob, Ending | tuple[int, str]]] = queue.SimpleQueue()
-
-    def begin(task: Task) -> None:
-        job = task.job
-        start(
-            task,
-            served,
-            engine,
-            lambda index, text: events.put((job, (index, text))),
-            lambda ending: events.put((job, ending)),
-            find_head,
-        )
-
-    for task in tasks:
-        begin(task)
-    left = len(tasks)
-    while left:
-        job, what = events.get()
-        if isinstance(what, tuple):
-            on_text(job, *what)
-        else:
-            on_outcome(job, what())
-            left -= 1
+def _followed(task: Task, events: "queue.SimpleQueue[str | Ending]") -> Generator[str, None, Outcome]:
+    try:
+        while isinstance(event := events.get(), str):
+            yield event
+    finally:
+        task.cancelled.set()
+    return event()
 
 
-def execute(
-    job: AnyJob,
-    served: ServedModel,
-    engine: Engine,
-    on_text: Callable[[int, str], None] = lambda *_: None,
-    find_head: FindHead = no_head,
-) -> dict[str, Any]:
+def execute(job: AnyJob, served: ServedModel, engine: Engine, find_head: FindHead = no_head) -> dict[str, Any]:
     """One job's result as JSON. Raises JobFailed."""
-    outcomes: list[Outcome] = []
-    task = Task(job, threading.Event())
-    run(
-        [task],
-        served,
-        engine,
-        lambda _, index, text: on_text(index, text),
-        lambda _, outcome: outcomes.append(outcome),
-        find_head,
-    )
-    (outcome,) = outcomes
+    following = follow(Task(job, threading.Event()), served, engine, find_head)
+    while True:
+        try:
+            next(following)
+        except StopIteration as ended:
+            outcome: Outcome = ended.value
+            break
     if outcome.error is not None:
         raise JobFailed(outcome.error.code, outcome.error.detail)
     return outcome.result or {}

@@ -1,7 +1,6 @@
 """`Runner`: jobs on an engine of this process, from any thread. What `Neuron` is in front of; it loads torch."""
 
 import atexit
-import queue
 import threading
 import weakref
 from collections.abc import Generator
@@ -13,7 +12,7 @@ import torch
 from contract.jobs import ClassifyJob
 from engine import serving
 from engine.engine import Engine
-from engine.execute import Ending, Task, start
+from engine.execute import Task, follow
 from engine.serving import ServedModel
 from model.checkpoints import volumes
 from model.checkpoints.checkpoint import CheckpointError
@@ -45,18 +44,10 @@ class Runner:
         """
         own = self._served.manifest.heads
         fitted = find_head(self._heads, job.head) if isinstance(job, ClassifyJob) and job.head not in own else None
-        # A queue, because the engine's thread must never wait.
-        heard: queue.SimpleQueue[str | Ending] = queue.SimpleQueue()
-        task = Task(job, threading.Event())
         with self._submitting:
             self.check_open()
-            start(task, self._served, self._engine, lambda _, text: heard.put(text), heard.put, lambda _: fitted)
-        try:
-            while isinstance(what := heard.get(), str):
-                yield what
-        finally:
-            task.cancelled.set()
-        outcome = what()
+            following = follow(Task(job, threading.Event()), self._served, self._engine, lambda _: fitted)
+        outcome = yield from following
         if outcome.error is not None:
             raise RequestFailedError(outcome.error.code, outcome.error.detail)
         return outcome.result or {}

@@ -23,6 +23,7 @@ from model.heads.pooling import Pooling
 
 # A checkpoint's default head, of two labels: negative and positive.
 SENTIMENT_HEAD = "sentiment"
+SENTIMENT_LABELS = ["negative", "positive"]
 
 C_GRID = tuple(2.0**exponent for exponent in range(-8, 1))
 

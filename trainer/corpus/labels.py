@@ -57,10 +57,6 @@ class Labels:
         if any(len(row) != len(self.values) + 1 for row in self.counts):
             raise LabelsError(f"counts are not of {len(self.values) + 1} columns")
 
-    @property
-    def class_names(self) -> list[str]:
-        return list(self.classes)
-
     @cached_property
     def class_of_code(self) -> NDArray[np.int64]:
         """The class of each code, (values + 1,); UNKNOWN for code 0 and for values of no class."""

@@ -19,7 +19,7 @@ from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
 from model.checkpoints.openai_weights import import_openai
 from model.heads import classifier as heads
-from model.heads.classifier import SENTIMENT_HEAD, Head
+from model.heads.classifier import SENTIMENT_HEAD, SENTIMENT_LABELS, Head
 from model.heads.standardization import mean_and_deviation
 from model.heads.unit import Calibration
 from model.network.language_model import LanguageModel
@@ -95,7 +95,6 @@ OPENAI = Release(
 )
 
 GOLDEN_TOLERANCE = 1e-3  # absolute; float32 products in another order differ by about 1e-5
-LABELS = ["negative", "positive"]
 CACHE = ".download"
 
 
@@ -200,7 +199,7 @@ def _describe(
     (train, valid, test), (train_y, valid_y, test_y) = features, [labels for _, labels in sets]
     on_message(f"fitting the head {SENTIMENT_HEAD!r} on {len(train)} sentences")
     # Raw features, as in the paper: only there does its C mean the same.
-    head: Head = heads.fit_l1(train, train_y, valid, valid_y, LABELS, standardize=False)
+    head: Head = heads.fit_l1(train, train_y, valid, valid_y, SENTIMENT_LABELS, standardize=False)
     head = replace(head, metrics=head.metrics | {"test_accuracy": heads.accuracy(head, test, test_y)})
     on_message(
         f"test accuracy {head.metrics['test_accuracy']:.2%} on {len(test)} sentences with "

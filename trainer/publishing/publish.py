@@ -19,7 +19,7 @@ from engine.folded import FoldedModel
 from engine.reading import read_texts
 from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
-from model.heads.classifier import SENTIMENT_HEAD, accuracy, fit_l1
+from model.heads.classifier import SENTIMENT_HEAD, SENTIMENT_LABELS, accuracy, fit_l1
 from model.heads.pooling import Pooling, pool
 from model.heads.standardization import mean_and_deviation
 from model.heads.unit import calibrate, find_unit
@@ -33,7 +33,6 @@ from trainer.run.validation import held_out_text
 
 OnProgress = Callable[[int], None]  # gets the number of texts just read
 
-_LABELS = ["negative", "positive"]
 _POOLINGS: tuple[Pooling, ...] = ("cell", "mean")  # the first of equally good ones is taken
 
 
@@ -155,7 +154,7 @@ def _with_sentiment(
     calibration = calibrate(train.cell[:, unit], train.labels, unit)
     heads = [
         replace(
-            fit_l1(train.features(pooling), train.labels, valid.features(pooling), valid.labels, _LABELS),
+            fit_l1(train.features(pooling), train.labels, valid.features(pooling), valid.labels, SENTIMENT_LABELS),
             pooling=pooling,
         )
         for pooling in _POOLINGS

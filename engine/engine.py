@@ -154,8 +154,11 @@ class Engine:
             self._observer.prefixes_held(sum(shared.held_bytes for shared in self._shared.values()))
         self._take_arrivals(0.0)
         failure = EngineFailure("the engine was shut down")
-        for _, row in [*self._active, *self._scheduler.waiting_rows()]:
+        waiting = self._scheduler.waiting_rows()
+        for _, row in [*self._active, *waiting]:
             row.done.set_exception(failure)
+        self._active.clear()  # with its rows the engine would keep their models
+        self._scheduler.withdraw(waiting)
 
     def _advance_chosen(self) -> None:
         """One block for every model that has rows to run.

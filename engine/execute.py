@@ -20,6 +20,7 @@ from engine.engine import Engine
 from engine.plans import FindHead, JobFailed, Plan, no_head, plan
 from engine.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled, RowResult
 from engine.serving import ServedModel
+from engine.waiting import wait_for
 
 log = logging.getLogger(__name__)
 
@@ -106,13 +107,15 @@ def follow(
     # A queue, because the engine's thread must never wait.
     events: queue.SimpleQueue[str | Ending] = queue.SimpleQueue()
     start(task, served, engine, lambda _, text: events.put(text), events.put, find_head)
-    return _followed(task, events)
+    return _followed(task, engine, events)
 
 
-def _followed(task: Task, events: "queue.SimpleQueue[str | Ending]") -> Generator[str, None, Outcome]:
+def _followed(task: Task, engine: Engine, events: "queue.SimpleQueue[str | Ending]") -> Generator[str, None, Outcome]:
     try:
-        while isinstance(event := events.get(), str):
+        while isinstance(event := wait_for(engine, events), str):
             yield event
+    except EngineFailure as error:
+        return failure(error, task.job)
     finally:
         task.cancelled.set()
     return event()

@@ -17,7 +17,8 @@ def heads_directory(place: Path) -> Path:
             return WorkerSettings().heads_dir
     except SettingError as error:
         raise LoadError(str(error)) from error
-    return (place if (place / volumes.LATEST).exists() else place.parent.parent) / "heads"
+    volume = place if (place / volumes.LATEST).exists() else place.absolute().parent.parent
+    return volume / "heads"
 
 
 def find_head(directory: Path, name: str) -> StoredHead | None:

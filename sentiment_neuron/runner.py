@@ -29,12 +29,10 @@ class Runner:
     def __init__(self, served: ServedModel, max_rows: int, heads: Path) -> None:
         """max_rows: side by side in a step. heads: the directory of those that users fitted."""
         self.info = served.info
-        self._served = served
+        self._served: ServedModel | None = served
         self._heads = heads
         self._engine = Engine(max_rows=max_rows)
         self._engine.start()
-        self._open = True
-        self._submitting = threading.Lock()  # a row that reached an engine after its end would wait forever
         _RUNNERS.add(self)
 
     def follow(self, job: LocalJob) -> Generator[str, None, dict[str, Any]]:
@@ -42,26 +40,24 @@ class Runner:
 
         Closing the generator cancels the job. Raises RequestFailedError, and NeuronError after `close`.
         """
-        own = self._served.manifest.heads
+        served = self.check_open()
+        own = served.manifest.heads
         fitted = find_head(self._heads, job.head) if isinstance(job, ClassifyJob) and job.head not in own else None
-        with self._submitting:
-            self.check_open()
-            following = follow(Task(job, threading.Event()), self._served, self._engine, lambda _: fitted)
-        outcome = yield from following
+        outcome = yield from follow(Task(job, threading.Event()), served, self._engine, lambda _: fitted)
         if outcome.error is not None:
             raise RequestFailedError(outcome.error.code, outcome.error.detail)
         return outcome.result or {}
 
-    def check_open(self) -> None:
-        """Raises NeuronError after `close`."""
-        if not self._open:
+    def check_open(self) -> ServedModel:
+        """The model. Raises NeuronError after `close`."""
+        if (served := self._served) is None:
             raise NeuronError("the Neuron is closed")
+        return served
 
     def close(self) -> None:
-        """End the engine; what runs fails with RequestFailedError. Calling it again does nothing."""
-        with self._submitting:
-            self._open = False
-            self._engine.close()
+        """End the engine and release the model; what runs fails with RequestFailedError. Again, it does nothing."""
+        self._served = None
+        self._engine.close()
 
 
 @atexit.register

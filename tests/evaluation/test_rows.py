@@ -3,6 +3,7 @@ import threading
 import numpy as np
 import pytest
 
+from engine.observer import Observer
 from engine.reading import read_texts
 from engine.rows import EngineFailure, RowRequest
 from engine.torch_backend import TorchBackend
@@ -32,6 +33,16 @@ def test_a_row_that_fails_ends_all_and_leaves_no_engine_behind(reader: Reader, m
     with pytest.raises(EngineFailure, match="no such device"):
         run_rows(reader.model, [RowRequest(b"a"), RowRequest(b"b")])
     assert [thread.name for thread in threading.enumerate() if thread.name == "engine"] == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_dies_ends_all(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault outside the backend")
+
+    monkeypatch.setattr(Observer, "block", fail)
+    with pytest.raises(EngineFailure, match="thread has died"):
+        run_rows(reader.model, [RowRequest(b"a"), RowRequest(b"b")])
 
 
 def test_nothing_is_asked_for(reader: Reader) -> None:

@@ -21,6 +21,7 @@ from contract.jobs import AnyJob, ClassifyJob, FeaturizeJob, GenerateJob, TraceJ
 from engine import serving
 from engine.engine import Engine
 from engine.execute import execute
+from engine.observer import Observer
 from model.checkpoints import checkpoint, head_store, volumes
 from model.heads.cross_validation import fit_unit_cv
 from sentiment_neuron import (
@@ -32,6 +33,7 @@ from sentiment_neuron import (
     RequestFailedError,
     Sample,
 )
+from sentiment_neuron.heads import heads_directory
 from tests.conftest import SENTIMENT_UNIT, TINY, wait_until
 
 BASE: dict[str, Any] = {"id": "a-job-of-the-test", "timeout_s": 60.0}
@@ -241,6 +243,15 @@ def test_heads_that_users_fitted(tiny_volume: Path, tmp_path: Path) -> None:
             neuron.classify("a", "mine")
 
 
+def test_the_heads_beside_a_checkpoint_that_is_named_from_its_volume(
+    tiny_volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = volumes.latest(tiny_volume)
+    assert heads_directory(step) == heads_directory(tiny_volume) == tiny_volume / "heads"
+    monkeypatch.chdir(step.parent)
+    assert heads_directory(Path(step.name)) == tiny_volume / "heads"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -288,6 +299,38 @@ def test_closed_while_in_use(tiny_volume: Path) -> None:
         neuron.classify("a")
     with pytest.raises(NeuronError, match="the Neuron is closed"):
         neuron.stream("a")  # at once, not when it is first iterated
+
+
+def test_closing_releases_the_model(tiny_volume: Path) -> None:
+    neuron = Neuron.load(tiny_volume, rows=1)
+    stream = neuron.stream("It", **ENDLESS)
+    next(stream)
+    served = neuron._runner._served
+    assert served is not None
+    model = weakref.ref(served.backend)
+    del served
+    with ThreadPoolExecutor(1) as threads:  # behind the stream, whose row has the only place
+        waiting = threads.submit(neuron.classify, "a")
+        wait_until(lambda: engine_of(neuron).rows_waiting == 1, what="a row that waits")
+        neuron.close()
+        assert isinstance(waiting.exception(60), RequestFailedError)
+    del stream, waiting
+    gc.collect()
+    assert model() is None
+    assert neuron.info.units == TINY.units
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_dies_fails_what_runs(tiny_volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault outside the backend")
+
+    with Neuron.load(tiny_volume) as neuron:
+        monkeypatch.setattr(Observer, "block", fail)
+        with pytest.raises(RequestFailedError, match="thread has died"):
+            neuron.classify("a")
+        with pytest.raises(RequestFailedError, match="thread has died"):
+            list(neuron.stream("It"))
 
 
 def test_one_that_is_dropped_ends_its_engine(tiny_volume: Path) -> None:

@@ -1,7 +1,7 @@
 """Look up known vulnerabilities of what is installed here, and say plainly what could not be looked up.
 
 pip-audit alone reports "No known vulnerabilities found" even where its service knew none of the packages. Fails where
-a vulnerability is found; what was not looked up is told last, so that a machine without the service can still lint.
+a vulnerability is found; what was not looked up is reported last, so that a machine without the service can still lint.
 """
 
 import json

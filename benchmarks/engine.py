@@ -56,9 +56,9 @@ Run = Callable[[], object]
     default=_EXAMPLES if _EXAMPLES.exists() else None,
     help="Real texts: a CSV file with columns of labels and texts, or a text a line. [default: the examples]",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Only so many of the texts.")
+@click.option("--limit", type=click.IntRange(min=1), help="Takes this many texts only.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-@click.option("--rounds", default=3, show_default=True, help="The fastest of so many counts.")
+@click.option("--rounds", default=3, show_default=True, help="Runs, of which the fastest counts.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures to this file.")
 def engine(
     units: tuple[int, ...],

@@ -42,7 +42,7 @@ class PlainWindow(Window):
 @click.option("--window", default=128, show_default=True, help="Bytes of every lane an update.")
 @click.option("--segment", type=int, help="Steps whose activations are kept; others are computed again.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-@click.option("--rounds", default=5, show_default=True, help="The fastest of so many counts.")
+@click.option("--rounds", default=5, show_default=True, help="Runs, of which the fastest counts.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures to this file.")
 def training(
     cell: CellName,

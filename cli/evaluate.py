@@ -129,7 +129,7 @@ def histogram(source: Path, text: str | None, label: str, unit: int | None, **wh
 @click.argument("source", metavar="FILE", type=FILE)
 @column_options
 @click.option("--unit", type=click.IntRange(0), help="Default: the sentiment unit.")
-@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="Takes the first so many texts.")
+@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="Texts, the first of all.")
 @model_options
 def shifts(source: Path, text: str | None, label: str, unit: int | None, limit: int, **where: Any) -> None:
     """The size of the unit's changes against position in the text."""

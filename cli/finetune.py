@@ -60,7 +60,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--run",
     "directory",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Directory that it goes on from when stopped. Default: OUT/NAME.finetuning, deleted at the end.",
+    help="Directory that it continues from when stopped. Default: OUT/NAME.finetuning, deleted at the end.",
 )
 def finetune(
     start_from: str,
@@ -78,7 +78,7 @@ def finetune(
     """Train all weights of a checkpoint to predict the labels of texts, 2 to 100 of them, and publish the result.
 
     Its loss as a language model is kept as an auxiliary. The epoch with the best accuracy on --valid is published with
-    its read-out as the head. Ctrl-C stops it; the same command goes on.
+    its read-out as the head. Ctrl-C stops it; the same command continues.
     """
     try:
         parts = [
@@ -97,7 +97,7 @@ def finetune(
         place = directory or volume / f"{name}.finetuning"
         tuning = Finetuning.begin(place, options, train, valid, lambda record: click.echo(json.dumps(record), err=True))
         if not _run(tuning):
-            raise click.ClickException(f"stopped; the same command goes on after epoch {tuning.epoch}")
+            raise click.ClickException(f"stopped; the same command continues after epoch {tuning.epoch}")
         published, head = publish_tuned(tuning, volume, name, head_name, train, valid, test)
     except (TrainingError, SnapshotError, LabelledError, CheckpointError, HeadError, OSError) as error:
         raise click.ClickException(str(error)) from error

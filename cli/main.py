@@ -20,7 +20,7 @@ COMMANDS = {
     "generate": ("cli.local:generate", "Write text, without a server."),
     "head": ("cli.head:head", "Classifiers of your own: fit, list and delete them, without a server."),
     "corpus": ("cli.corpus:corpus", "Build training shards from review files, and show them."),
-    "train": ("trainer.command:train", "Train a model, or go on training it."),
+    "train": ("trainer.command:train", "Train a model, or continue training it."),
     "finetune": ("cli.finetune:finetune", "Train a model on the labels of a task, and publish it."),
     "publish": ("cli.publish:publish", "Publish a trained model to a volume of checkpoints."),
     "evaluate": ("cli.evaluate_all:evaluate", "Evaluate a model as the paper does: tables and figures."),

@@ -53,7 +53,7 @@ def publish(
     test_file: Path | None,
     limit: int | None,
 ) -> None:
-    """Publish the newest snapshot of RUN, which may go on training.
+    """Publish the newest snapshot of RUN, which may continue training.
 
     With labelled texts (CSV with the columns `label`, 0 or 1, and the text) the sentiment unit is found and calibrated
     and the head `sentiment` is fitted on the training part, its C chosen on the validation part. Workers on the volume

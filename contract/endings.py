@@ -6,7 +6,7 @@ The worker that ran the job ends it, or a gateway when the job's time is over.
 from contract import wire
 from contract.jobs import JobBase, Outcome
 
-# The first outcome of a job stays: a job that ran twice is answered once. For the script that goes on after it: `first`
+# The first outcome of a job stays: a job that ran twice is answered once. For the script that follows it: `first`
 # says whether this outcome was the first; `cost` is what admission had counted ("texts:bytes"), or false if that was
 # given back before.
 LUA = """

@@ -77,7 +77,7 @@ class Backend(Protocol):
         """Set a slot to `state`, which has a sum if this slot keeps one. Clamps and draws belong to the block."""
 
     def step_seconds(self, rows: int) -> float:
-        """About how long a step of so many rows takes; never less than one of fewer rows."""
+        """Estimated seconds of a step of `rows` rows; never less than of fewer rows."""
 
     def run(self, block: list[BlockRow], interrupted: Callable[[], bool] = ...) -> list[BlockRowResult]:
         """Advance every row of `block`, which stands in order of `steps`, most first. If it raises, none has moved.

@@ -258,7 +258,7 @@ class Engine:
         started = time.perf_counter()
         try:
             results = backend.run(block, interrupted)
-        except Exception as error:  # whatever a device raises, the other jobs must go on
+        except Exception as error:  # whatever a device raises, the other jobs must continue
             if is_out_of_memory(error) and len(rows) > 1:
                 limit = self._limits.reduce(backend, len(rows))
                 self._observer.out_of_memory()

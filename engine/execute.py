@@ -73,7 +73,7 @@ def _submit(
 
     def row_ended(row: "Future[RowResult]") -> None:
         if row.exception() is not None:
-            task.cancelled.set()  # one row has failed, so the job's others need not go on
+            task.cancelled.set()  # one row has failed, so the job's others need not continue
         if next(ended) < len(rows):
             return
         if task.admitted_at is None:

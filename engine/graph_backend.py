@@ -1,6 +1,6 @@
 """`GraphBackend`: blocks as CUDA graphs, so that between two steps the device never waits for the host.
 
-All inputs of a step lie in the device's memory (block.py), so many steps are recorded as one graph and
+All inputs of a step lie in the device's memory (block.py). That is why many steps are recorded as one graph and
 launched together. There is a graph for each number of rows and of steps that is a power of two: a block of another
 number of rows is filled up with rows that stand still, one of another number of steps runs several graphs. Graphs are
 recorded by `warm_up` and, such as those for traces, when they are first needed.
@@ -67,7 +67,7 @@ class GraphBackend(TorchBackend):
         self._make_room(_CAPACITY)
 
     def warm_up(self, most_rows: int) -> None:
-        """As TorchBackend does, after recording all that blocks of so many rows need unless they trace."""
+        """As TorchBackend does, after recording all that blocks of up to `most_rows` rows need unless they trace."""
         with torch.inference_mode():
             for rows in sorted({self._bucket(count) for count in range(1, most_rows + 1)}):
                 for samples_from in (0, _EVERY_LENGTH):
@@ -102,7 +102,7 @@ class GraphBackend(TorchBackend):
         return min(self._most_rows, max(_FEWEST_ROWS, _power_of_two(count)))
 
     def _make_room(self, steps: int) -> None:
-        """Memory for blocks of so many steps. What was recorded is bound to the memory before, and goes with it."""
+        """Memory for blocks of `steps` steps. What was recorded is bound to the memory before, and goes with it."""
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
         self._capacity = steps

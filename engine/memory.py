@@ -6,7 +6,7 @@ import torch
 
 from engine.backend import Backend
 
-# After so many blocks that fitted, the limit grows by a quarter.
+# After this many blocks that fitted, the limit grows by a quarter.
 _BLOCKS_TO_GROW = 64
 
 
@@ -25,7 +25,7 @@ class RowLimits:
         return limit
 
     def reduce(self, backend: Backend, rows: int) -> int:
-        """A block of so many rows, 2 at least, has not fitted. Returns the new limit."""
+        """A block of `rows` rows, 2 at least, has not fitted. Returns the new limit."""
         self._reduced[backend] = rows // 2, 0
         return rows // 2
 

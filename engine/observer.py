@@ -30,10 +30,10 @@ class Observer:
         """A row that joined has looked for the longest prefix of its text that is kept or being read."""
 
     def prefix_spared(self, bytes_: int) -> None:
-        """A row took over the state after a prefix of so many bytes, which it need not read."""
+        """A row took over the state after a prefix, and need not read the prefix's bytes."""
 
     def prefixes_evicted(self, count: int) -> None:
-        """So many kept states made room for another one; often 0."""
+        """`count` kept states made room for another one; often 0."""
 
     def prefixes_held(self, bytes_: int) -> None:
         """Memory of all kept states. Reported after every block."""

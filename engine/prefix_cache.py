@@ -18,7 +18,7 @@ _KEY = secrets.token_bytes(16)
 
 # At first a prefix ends this often. One costs about 1 us, a byte of a wide model 50 us on a CPU.
 _SPACING = 64
-# After so many prefixes they lie twice as far apart, then twice again: no more than an eighth of a long common prefix
+# After this many prefixes they lie twice as far apart, then twice again: no more than an eighth of a long common prefix
 # is read again, and a text of a megabyte has 97 prefixes.
 _PREFIXES_PER_SPACING = 16
 

@@ -28,7 +28,7 @@ class TorchBackend:
     def __init__(self, model: FoldedModel, max_rows: int) -> None:
         """max_rows: that may have a slot at once."""
         self.model = model
-        self._rows, self._seconds = np.ones(1), np.ones(1)  # rows, and about how long a step of so many takes
+        self._rows, self._seconds = np.ones(1), np.ones(1)  # rows of a step, and its estimated seconds
         self._state = model.zero_state(max_rows)
         self._hidden_sum = model.zero_sum(max_rows)
         self._sums = np.zeros(max_rows, dtype=bool)  # slots that keep it
@@ -72,7 +72,7 @@ class TorchBackend:
             self._hidden_sum[slot] = state.hidden_sum
 
     def warm_up(self, most_rows: int) -> None:
-        """Initialise what is lazy, and measure `step_seconds` of up to so many rows."""
+        """Initialise what is lazy, and measure `step_seconds` of up to `most_rows` rows."""
         counts = {min(most_rows, rows): steps for rows, steps in _MEASURED.items()}
         slots = [self.open() for _ in range(most_rows)]
         seconds = []
@@ -94,7 +94,7 @@ class TorchBackend:
         return float(np.interp(rows, self._rows, self._seconds))
 
     def _observe(self, rows: float, seconds: float) -> None:
-        """A step of so many rows, on average, took so long."""
+        """A step of `rows` rows took `seconds` on average."""
         nearest = np.abs(np.log(self._rows / rows)).argmin()
         now = self._seconds[nearest] * min(seconds / self.step_seconds(rows), _SLOWER_AT_MOST)
         self._seconds[nearest] = now

@@ -23,7 +23,7 @@ from model.texts.labelled import Labelled, read_labelled
 GRID = tuple(2.0**exponent for exponent in range(-12, 3, 2))
 
 _MOST_SCORES = 21  # whole scores from the lowest to the highest
-_HELD_OUT = 5  # one of so many training pairs, where there is no validation part
+_HELD_OUT = 5  # one in this many training pairs, where there is no validation part
 
 Floats = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ UNKNOWN = {"name": "unknown", "skip_reason": "not found on PyPI"}
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "told"),
+    ("answer", "status", "reported"),
     [
         ([WHOLE, FAULTY], 1, ["faulty 1: PYSEC-1, fixed in 2", "1 of 2 packages have", "NOT AUDITED: "]),
         ([WHOLE, UNKNOWN], 0, ["0 of 1 packages have", "could not be looked up: not found on PyPI"]),
@@ -24,7 +24,7 @@ UNKNOWN = {"name": "unknown", "skip_reason": "not found on PyPI"}
     ],
 )
 def test_what_could_not_be_looked_up_is_told(
-    tmp_path: Path, answer: list[object] | None, status: int, told: list[str]
+    tmp_path: Path, answer: list[object] | None, status: int, reported: list[str]
 ) -> None:
     said = "" if answer is None else json.dumps({"dependencies": answer})
     # In place of the real one, which speaks to PyPI.
@@ -32,6 +32,6 @@ def test_what_could_not_be_looked_up_is_told(
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, AUDIT], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == status, done.stderr
-    for words in told:
+    for words in reported:
         assert words in done.stdout
     assert done.stdout.splitlines()[-1].startswith("NOT AUDITED: ")

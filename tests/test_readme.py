@@ -84,12 +84,12 @@ def test_the_first_answers_are_those_that_the_readme_shows(environment: dict[str
 
     answer = json.loads(run(classify))
     assert answer["model"] == shown["model"]
-    for told, promised in zip(answer["results"], shown["results"], strict=True):
-        assert told["label"] == promised["label"]
-        assert told["score"] == pytest.approx(
+    for reported, promised in zip(answer["results"], shown["results"], strict=True):
+        assert reported["label"] == promised["label"]
+        assert reported["score"] == pytest.approx(
             promised["score"], abs=0.02
         )  # bfloat16 on one machine, float32 on another
-        assert told["sentiment"] == pytest.approx(promised["sentiment"], abs=0.05)
+        assert reported["sentiment"] == pytest.approx(promised["sentiment"], abs=0.05)
     texts = [json.loads(line)["results"][0]["text"] for line in run(generate).replace("}{", "}\n{").splitlines()]
     assert len(texts) == 2
     assert texts[0] != texts[1]

@@ -22,7 +22,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
 @click.command()
 @click.argument("directory", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--corpus", type=_DIRECTORY, help="Built by `neuron corpus build`; with --resume, where it is now.")
-@click.option("--resume", is_flag=True, help="Go on from the newest snapshot in RUN; start if there is no run.")
+@click.option("--resume", is_flag=True, help="Continue from the newest snapshot in RUN; start if there is no run.")
 @click.option("--from", "start_from", type=_DIRECTORY, help="Start with the weights of this checkpoint.")
 @click.option("--skip-bytes", type=int, help="Start so far into the corpus: what that checkpoint has read of it.")
 @click.option("--cell", type=click.Choice(["mlstm", "lstm", "gru"]))
@@ -52,7 +52,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
 @click.option("--device", help="Default: a GPU if there is one; each process takes its own.")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]))
 @click.option("--fuse/--no-fuse", default=None, help="Compile the element-wise functions. Default: if possible.")
-@click.option("--segment", type=int, help="Keep the activations of so many steps: less memory, a third more work.")
+@click.option("--segment", type=int, help="Keep the activations of N steps: less memory, a third more work.")
 @click.option("--snapshot-every-s", type=float, help="The most that a crash can cost. Default: 300.")
 @click.option("--keep", type=int, help="Newest snapshots to keep; the best is kept as well. Default: 2.")
 @click.option("--validate-every-bytes", type=int, help="Each new best is saved. Default: 200 times in the run.")
@@ -71,7 +71,7 @@ def train(
     peak_flops: float | None,
     **chosen: Any,
 ) -> None:
-    """Train a model in RUN; stop it at any time with Ctrl-C and go on with --resume.
+    """Train a model in RUN; stop it at any time with Ctrl-C and continue with --resume.
 
     On several devices: torchrun --nproc-per-node=8 --max-restarts=3 -m trainer RUN --resume --corpus CORPUS
     """

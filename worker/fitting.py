@@ -152,7 +152,7 @@ def _is_over(task: Task) -> bool:
 
 
 def _check(task: Task) -> None:
-    """Raises RowCancelled or DeadlineExceeded where the job must not go on."""
+    """Raises RowCancelled or DeadlineExceeded where the job must not continue."""
     if task.cancelled.is_set():
         raise RowCancelled
     if time.monotonic() >= task.deadline:

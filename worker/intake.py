@@ -15,7 +15,7 @@ _BULK = wire.QUEUES["bulk"]
 
 
 class BulkIntake:
-    """Stops taking bulk messages while `most` of them are in progress, and goes on at half as many."""
+    """Stops taking bulk messages while `most` of them are in progress, and continues at half as many."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -89,7 +89,7 @@ class Outbox:
         for entry in entries:
             try:
                 ready.append((entry.receipt, entry.commands()))
-            except Exception as error:  # noqa: BLE001 - whatever it is, `wait` must raise it and the loop must go on
+            except Exception as error:  # noqa: BLE001 - whatever it is, `wait` must raise it and the loop must continue
                 entry.receipt.note(error)
         until = time.monotonic() + _PATIENCE_S
         while ready:

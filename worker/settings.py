@@ -87,8 +87,8 @@ class WorkerSettings(ProcessSettings):
     worker_grace_s: float = Field(
         25.0,
         ge=0,
-        description="How long jobs in progress may go on after SIGTERM; then other workers get them. Keep it shorter "
-        "than your supervisor waits before it kills.",
+        description="How long jobs in progress may continue after SIGTERM; then other workers get them. Keep it "
+        "shorter than your supervisor waits before it kills.",
     )
 
     @property

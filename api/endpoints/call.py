@@ -41,7 +41,7 @@ IdempotencyKey = Annotated[
 _LONG = ("featurize", "trace")
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    202: {"model": responses.JobResponse, "description": "The job goes on; `Location` is its address"},
+    202: {"model": responses.JobResponse, "description": "The job continues; `Location` is its address"},
     404: OPENAPI | {"description": "The model has no such head or unit"},
     409: OPENAPI | {"description": "The job was cancelled, or needs a sentiment unit that the model does not have"},
     410: OPENAPI | {"description": "The job that the `Idempotency-Key` made has ended, and its result has expired"},

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
 # Redis holds such an id in two numbers of 64 bits.
-LastEventId = Annotated[str, Header(pattern=r"^[0-9]{1,19}(-[0-9]{1,19})?$", description="Go on after this event.")]
+LastEventId = Annotated[str, Header(pattern=r"^[0-9]{1,19}(-[0-9]{1,19})?$", description="Continue after this event.")]
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     404: OPENAPI | {"description": "No such job"},
     410: OPENAPI | {"description": "Its result has expired"},

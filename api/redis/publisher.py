@@ -70,7 +70,7 @@ class Publisher:
             try:
                 for size in await admit(self._redis, self._settings, batch):
                     metrics.MESSAGE_JOBS.observe(size)
-            except Exception as error:  # noqa: BLE001 - whatever it is, callers must get it and the loop must go on
+            except Exception as error:  # noqa: BLE001 - whatever it is, callers must get it and the loop must continue
                 log.warning("%d jobs could not be queued: %s", len(batch), error)
                 failure = error if isinstance(error, redis.RedisError) else redis.ConnectionError(str(error))
                 for submission in batch:

@@ -146,7 +146,7 @@ def _judge(
     """Accuracy on the rows held out, (grid, folds)."""
     count = int(folds.max()) + 1
     right = np.empty((len(grid), count))
-    # So many C at once that their problems fill the columns; many classes take them one after the other.
+    # As many C at once as fill the columns with their problems; with many classes, one C after the other.
     at_once = max(1, COLUMNS // (count * len(positives)))
     for first in range(0, len(grid), at_once):
         some = grid[first : first + at_once]

@@ -14,6 +14,7 @@ from model.checkpoints.manifest import Manifest
 from model.heads.classifier import Head
 from model.heads.unit import Calibration
 from model.network.language_model import Architecture, LanguageModel
+from tests.support.decoys import write_decoys
 
 Neuron = Callable[..., Result]
 
@@ -85,13 +86,7 @@ def neuron() -> Neuron:
 
 @pytest.fixture
 def decoys(tmp_path: Path) -> Path:
-    """A folder with a module for each of our packages that must not be imported: half are files, half are folders."""
+    """A folder whose modules are named like ours and must not be imported."""
     directory = tmp_path / "decoys"
     directory.mkdir()
-    packages = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
-    assert "worker" in packages
-    for number, name in enumerate(packages):
-        place = directory / f"{name}.py" if number % 2 else directory / name / "__init__.py"
-        place.parent.mkdir(exist_ok=True)
-        place.write_text(f"raise RuntimeError('{name} of the working directory was imported')\n")
-    return directory
+    return write_decoys(directory)

@@ -203,14 +203,14 @@ def test_pages_are_those_of_trace(
 
 
 def test_it_writes_what_generate_writes(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
-    told = neuron(
+    reported = neuron(
         "generate", "It", "--checkpoint", volume, "--sentiment", 1, "--temperature", 0, "--length", 40, "--json"
     )
     reader = Reader(volumes.resolve(volume), tmp_path)
     calibration = reader.calibration
     requests = sample_requests("It", {calibration.unit: calibration.value(1.0)}, 3, 40, 0.0, 0)
     (ours,) = {row.text for row in run_rows(reader.model, requests)}
-    assert ours == json.loads(told.stdout)["results"][0]["text"]
+    assert ours == json.loads(reported.stdout)["results"][0]["text"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`neuron finetune`: what it publishes and prints, how it goes on, and what it refuses."""
+"""`neuron finetune`: what it publishes and prints, how it continues, and what it refuses."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_stopped_it_goes_on_by_the_same_command(
     monkeypatch.setattr(Finetuning, "validate", stop)
     first = neuron(*line)
     assert first.exit_code == 1
-    assert "stopped; the same command goes on after epoch 1" in first.output
+    assert "stopped; the same command continues after epoch 1" in first.output
     second = neuron(*line)
     assert second.exit_code == 0, second.output
     assert '"epoch": 1' not in second.stderr

@@ -9,7 +9,7 @@ import pytest
 
 import contract
 from contract import children
-from tests.support.decoys import ROOMS, write_decoys
+from tests.support.decoys import PACKAGES, write_decoys
 
 ROOT = Path(contract.__file__).parents[1]
 
@@ -39,7 +39,7 @@ def test_an_installed_package_adds_no_entry(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_child_in_a_folder_of_decoys_imports_the_rooms_of_its_parent(tmp_path: Path, inherited: str) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "probe.py").write_text(
-        f"import {', '.join(ROOMS)}\nprint(*(room.__file__ for room in ({', '.join(ROOMS)})))\n"
+        f"import {', '.join(PACKAGES)}\nprint(*(room.__file__ for room in ({', '.join(PACKAGES)})))\n"
     )
     found = subprocess.run(
         children.command("probe"),
@@ -49,10 +49,10 @@ def test_a_child_in_a_folder_of_decoys_imports_the_rooms_of_its_parent(tmp_path:
         text=True,
     )
     assert found.returncode == 0, found.stderr
-    assert found.stdout.split() == [str(ROOT / room / "__init__.py") for room in ROOMS]
+    assert found.stdout.split() == [str(ROOT / room / "__init__.py") for room in PACKAGES]
 
 
 def test_the_decoys_would_be_imported_otherwise(tmp_path: Path) -> None:
     command = [part for part in children.command("worker") if part != "-P"]
     found = subprocess.run(command, cwd=write_decoys(tmp_path), capture_output=True, text=True)
-    assert "worker.py was imported" in found.stderr
+    assert f"the decoy {tmp_path / 'worker'}" in found.stderr

@@ -1,4 +1,4 @@
-"""A job that goes on after its first rows: what was generated is read to be ranked, and whatever happens, it ends."""
+"""A job that continues after its first rows: what was generated is read to be ranked, and whatever happens, it ends."""
 
 import time
 from dataclasses import replace

@@ -75,7 +75,7 @@ def assert_alike(ours: list[BlockRowResult], others: list[BlockRowResult]) -> No
 
 
 def compare(ours: TorchBackend, other: TorchBackend, run: list[list[BlockRow]]) -> None:
-    """Blocks in a row, on rows that stay open: each row of a block goes on where the slot of its number stands."""
+    """Blocks in a row, on rows that stay open: each row of a block continues where the slot of its number stands."""
     numbers = {row.slot for block in run for row in block}
     slots = {number: (ours.open(sums=number % 2 == 0), other.open(sums=number % 2 == 0)) for number in numbers}
     draws = dict.fromkeys(slots, 0)

@@ -59,7 +59,7 @@ def _faults(rows: list[dict[str, Any]]) -> str:
 
 def _overload(row: dict[str, Any]) -> str:
     grown = ", ".join(f"{'gateway' if name == 'api' else name} {mib:+.1f}" for name, mib in row["grown_mib"].items())
-    told = {
+    reported = {
         "requests that the worker manages in a second": row["capacity_per_s"],
         "requests that came, in " + _cell(row["seconds"]) + " s": row["requests"],
         "answered rightly": row["jobs_accepted"] - row["different"],
@@ -70,7 +70,7 @@ def _overload(row: dict[str, Any]) -> str:
         "what a full queue takes, s": row["full_queue_s"],
         "memory gained meanwhile, MiB": grown,
     }
-    return "| | |\n|---|---|\n" + "".join(f"| {name} | {_cell(value)} |\n" for name, value in told.items())
+    return "| | |\n|---|---|\n" + "".join(f"| {name} | {_cell(value)} |\n" for name, value in reported.items())
 
 
 def _soak(found: dict[str, Any]) -> str:

@@ -77,7 +77,7 @@ def _generate(draw: random.Random, length: int) -> dict[str, Any]:
 
 @dataclass
 class Seen:
-    """One job as its client saw it. Times by time.monotonic; accepted: when its id was told, or its answer."""
+    """One job as its client saw it. Times by time.monotonic; accepted: when its id was reported, or its answer."""
 
     request: Request
     key: str
@@ -219,7 +219,7 @@ class Load:
         job.result = content
         for index, text in texts.items():
             if text != content["results"][index]["text"]:
-                job.problem = f"its stream told {text!r}, its result {content['results'][index]['text']!r}"
+                job.problem = f"its stream reported {text!r}, its result {content['results'][index]['text']!r}"
                 job.result = None
 
     async def _refused(self, job: Seen, answer: httpx.Response, began: float) -> None:
@@ -320,8 +320,8 @@ def _found(client: Any) -> dict[str, Any]:
         state = client.hget(key, "state")
         if state in ("queued", "running") or not client.exists(wire.result(job_id)):
             found[key] = state
-        told = [fields["event"] for _, fields in client.xrange(wire.events(job_id))]
-        ends = [event for event in told if event != "token"]
-        if told and ends != [state]:
+        reported = [fields["event"] for _, fields in client.xrange(wire.events(job_id))]
+        ends = [event for event in reported if event != "token"]
+        if reported and ends != [state]:
             found[key] = f"{state}, but its stream ended {ends}"
     return found

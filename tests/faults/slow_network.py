@@ -23,7 +23,7 @@ class Network:
     delay_s: float = 0.0
     jitter_s: float = 0.0  # the delay is this much more or less
     loss: float = 0.0  # share of chunks that are sent again
-    held: bool = False  # nothing passes, and nobody is told; looked at now and then
+    held: bool = False  # nothing passes, and nobody hears of it; looked at now and then
     passed: int = 0  # bytes
 
     def __post_init__(self) -> None:

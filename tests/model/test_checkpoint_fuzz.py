@@ -61,7 +61,7 @@ def outcome(volume: Path) -> Checkpoint | None:
 
 
 def assert_serves(found: Checkpoint) -> None:
-    """Finite numbers from the first byte to the answer, and nothing that cannot be told in JSON."""
+    """Finite numbers from the first byte to the answer, and nothing that JSON cannot hold."""
     manifest, model = found.manifest, FoldedModel(found.model, dtype=torch.float32)
     state = model.zero_state(2)
     for byte in b"\n A":
@@ -74,8 +74,8 @@ def assert_serves(found: Checkpoint) -> None:
     if manifest.sentiment is not None:
         assert -1.0 <= manifest.sentiment.sentiment(float(features[0, manifest.sentiment.unit])) <= 1.0
         assert math.isfinite(np.float32(manifest.sentiment.value(-1.0)))
-    told = [manifest.name, manifest.notes, *(label for head in manifest.heads.values() for label in head.labels)]
-    assert "\x1b" not in json.dumps(told, ensure_ascii=False).encode().decode()
+    reported = [manifest.name, manifest.notes, *(label for head in manifest.heads.values() for label in head.labels)]
+    assert "\x1b" not in json.dumps(reported, ensure_ascii=False).encode().decode()
 
 
 @given(data=st.data())

@@ -140,7 +140,7 @@ def test_replace_file_swaps_the_whole_content(tmp_path: Path) -> None:
     reader = path.open()
     replace_file(path, "zwei ü\n")
     assert path.read_text(encoding="utf-8") == "zwei ü\n"
-    # Whoever has the old file open goes on reading the old content: it was not written into.
+    # Whoever has the old file open continues reading the old content: it was not written into.
     assert reader.read() == "one, and rather long\n"
     reader.close()
     assert names(tmp_path) == ["LATEST"]

@@ -70,26 +70,26 @@ def test_a_head_is_never_overwritten(tmp_path: Path) -> None:
     assert head_store.read(tmp_path, "mine").examples == 21
 
 
-def _race(directory: Path, examples: int, told: "multiprocessing.Queue[tuple[int, str]]") -> None:
+def _race(directory: Path, examples: int, reported: "multiprocessing.Queue[tuple[int, str]]") -> None:
     for name in map(str, range(30)):
         try:
             write(directory, replace(HEAD, name=name, examples=examples))
-            told.put((examples, name))
+            reported.put((examples, name))
         except HeadExistsError:
             pass
 
 
 def test_of_two_writers_of_a_name_one_is_told_that_it_won(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
-    told = spawn.Queue()
-    writers = [spawn.Process(target=_race, args=(tmp_path, number, told)) for number in (1, 2)]
+    reported = spawn.Queue()
+    writers = [spawn.Process(target=_race, args=(tmp_path, number, reported)) for number in (1, 2)]
     for writer in writers:
         writer.start()
-    won = [told.get(timeout=60) for _ in range(30)]
+    won = [reported.get(timeout=60) for _ in range(30)]
     for writer in writers:
         writer.join(60)
         assert writer.exitcode == 0
-    assert told.empty()
+    assert reported.empty()
     assert {name: examples for examples, name in won} == {
         name: head_store.read(tmp_path, name).examples for name in head_store.names(tmp_path)
     }

@@ -71,7 +71,7 @@ def test_json_of_no_or_two_meanings_is_refused(content: bytes, fault: str) -> No
 
 
 def test_an_error_is_told_in_one_line() -> None:
-    told = brief(ValueError("\x1b[2J\n" + "\ud800" + "x" * 10_000))
-    assert told.isprintable()
-    assert told.startswith(r"\x1b[2J\n\ud800xxx")
-    assert len(told) < 400
+    reported = brief(ValueError("\x1b[2J\n" + "\ud800" + "x" * 10_000))
+    assert reported.isprintable()
+    assert reported.startswith(r"\x1b[2J\n\ud800xxx")
+    assert len(reported) < 400

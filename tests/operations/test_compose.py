@@ -126,13 +126,13 @@ def test_what_the_trainer_publishes_is_served_without_a_restart(compose: Compose
     def empty() -> list[str]:
         with httpx.Client(base_url=compose.prometheus) as client:
 
-            def told(expression: str) -> list[Any]:
+            def reported(expression: str) -> list[Any]:
                 answer = client.get("/api/v1/query", params={"query": expression}).raise_for_status()
                 found: list[Any] = answer.json()["data"]["result"]
                 # A quantile of no observations is not a number.
                 return [one for one in found if one["value"][1] != "NaN"]
 
-            return [name for name, expression in expressions.items() if not told(expression)]
+            return [name for name, expression in expressions.items() if not reported(expression)]
 
     body = {"prompt": "The film", "length": 200, "stop": [], "stream": True}
     deadline = time.monotonic() + 120

@@ -122,7 +122,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def torchrun(processes: int, *command: str, restarts: int = 0, log: Path) -> "subprocess.Popen[bytes]":
-    """`command` on so many gloo processes of this machine; what they print goes to `log`."""
+    """`command` on `processes` gloo processes of this machine; what they print goes to `log`."""
     launcher = [str(Path(sys.executable).parent / "torchrun"), "--standalone"]
     launcher += [f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
     with log.open("ab") as out:

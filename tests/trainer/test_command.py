@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_named(corpus: Path, tmp_path: Path) -> None:
     line = arguments(options(corpus, total_bytes=2 * STEP_BYTES))
     assert neuron_train(tmp_path / "run", *line).exit_code == 0
     for words, message in (
-        ([tmp_path / "run", *line], "holds a run already: go on with --resume"),
+        ([tmp_path / "run", *line], "holds a run already: continue with --resume"),
         ([tmp_path / "run", "--resume", "--units", 8], "--units is 8 but the run was made with 16"),
         ([tmp_path / "none", "--resume"], "name a corpus with --corpus"),
         ([tmp_path / "new", *line, "--lanes", 0], "--lanes is 0, it must be at least 1"),

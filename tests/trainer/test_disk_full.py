@@ -1,4 +1,4 @@
-"""A full disk under the volume of checkpoints: the run goes on, says so, and is published once there is room."""
+"""A full disk under the volume of checkpoints: the run continues, says so, and is published once there is room."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Fine-tuning learns a task, keeps its best epoch, goes on exactly where it stopped, and publishes what it learnt."""
+"""Fine-tuning learns a task, keeps its best epoch, continues exactly where it stopped, and publishes what it learnt."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Runs that learn labels: what they learn, what they say of held-out reviews, and that they go on to the bit."""
+"""Runs that learn labels: what they learn, what they say of held-out reviews, and that they continue to the bit."""
 
 import json
 from dataclasses import replace

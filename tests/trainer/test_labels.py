@@ -90,9 +90,9 @@ def test_labels_change_no_byte_of_the_text(tmp_path: Path) -> None:
 
 
 def test_copies_keep_the_label_that_they_agree_on_in_any_order(tmp_path: Path) -> None:
-    texts = [*(text for text, _ in ROWS[:9]), "told twice", "told and untold", "told apart"]
-    one = [*ROWS[:9], ("told twice", "1"), ("told and untold", ""), ("told apart", "1")]
-    two = [("told apart", "5"), ("told and untold", "5"), ("told twice", "1")]
+    texts = [*(text for text, _ in ROWS[:9]), "labelled twice", "labelled and not", "labelled apart"]
+    one = [*ROWS[:9], ("labelled twice", "1"), ("labelled and not", ""), ("labelled apart", "1")]
+    two = [("labelled apart", "5"), ("labelled and not", "5"), ("labelled twice", "1")]
     a, b = write(tmp_path / "a.csv", one), write(tmp_path / "b.csv", two)
     manifests = []
     for number, files in enumerate(([a, b], [b, a])):
@@ -102,9 +102,9 @@ def test_copies_keep_the_label_that_they_agree_on_in_any_order(tmp_path: Path) -
         corpus = Corpus(out)
         found = found_in(corpus)
         assert {text: found[text] for text in texts[9:]} == {
-            "told twice": "1",
-            "told and untold": "5",
-            "told apart": "",
+            "labelled twice": "1",
+            "labelled and not": "5",
+            "labelled apart": "",
         }
         assert corpus.manifest.labels is not None
         assert corpus.manifest.labels.disagreeing == 1
@@ -124,7 +124,7 @@ def test_files_of_text_without_a_file_of_labels_have_none(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        ("1\n" * 39, r"labels/a\.txt ends after 39 lines, .*a\.txt goes on"),
+        ("1\n" * 39, r"labels/a\.txt ends after 39 lines, .*a\.txt continues"),
         ("1\n" * 42, r"labels/a\.txt has 42 lines, .*a\.txt 40"),
         ("5\xff\n" * 40, r"labels/a\.txt cannot be read"),
         ("x" * 65 + "\n" * 40, "a label has 65 characters, at most 64"),

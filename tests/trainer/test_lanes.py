@@ -1,4 +1,4 @@
-"""Lanes read their shards in order without a gap, say where a state must be zeroed, and go on from their cursors."""
+"""Lanes read their shards in order without a gap, say where a state must be zeroed, and continue from their cursors."""
 
 import copy
 from pathlib import Path

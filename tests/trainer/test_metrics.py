@@ -65,7 +65,7 @@ def test_a_run_is_watched_from_outside(corpus: Path, tmp_path: Path) -> None:
         )
         assert process.poll() is None, output.read_text()
         found = ask(port)
-        assert ask(port)["step"] > found["step"] - 1 > 40, "it goes on training"
+        assert ask(port)["step"] > found["step"] - 1 > 40, "it continues training"
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, output.read_text()
     finally:

@@ -1,6 +1,6 @@
 """A published model carries its sentiment unit, calibration, statistics and a head, true of what a worker will load.
 
-And it comes from a run that may go on training meanwhile.
+And it comes from a run that may continue training meanwhile.
 """
 
 import hashlib
@@ -102,16 +102,16 @@ def test_every_number_can_be_computed_again_from_the_checkpoint(found: Checkpoin
 
 def test_the_head_reads_what_told_most_on_the_validation_part(found: Checkpoint) -> None:
     model, poolings = FoldedModel(found.model), ("cell", "mean")
-    told = []
+    reported = []
     for pooling in poolings:
         x, valid_x = (
             read_features(model, list(map(prepare, part.texts)), pooling) for part in (SENTIMENT.train, SENTIMENT.valid)
         )
         fitted = fit_l1(x, SENTIMENT.train.binary(), valid_x, SENTIMENT.valid.binary(), ["negative", "positive"])
-        told.append(fitted.metrics["valid_accuracy"])
+        reported.append(fitted.metrics["valid_accuracy"])
     head = found.manifest.heads["sentiment"]
-    assert head.pooling == poolings[int(np.argmax(told))]
-    assert head.metrics["valid_accuracy"] == max(told)
+    assert head.pooling == poolings[int(np.argmax(reported))]
+    assert head.metrics["valid_accuracy"] == max(reported)
 
 
 def test_the_unit_separates_the_labels_with_its_polarity(found: Checkpoint) -> None:
@@ -366,9 +366,9 @@ def evaluation(tmp_path: Path) -> Path:
 
 def test_kill_9_while_publishing_keeps_what_was_published(run: RunOnDisk, evaluation: Path, tmp_path: Path) -> None:
     with python(KILL, run.directory, tmp_path / "volume", evaluation) as killing:
-        told = killing.communicate()[0].splitlines()
-    assert killing.returncode == 0, told
-    assert sum(line.startswith("killed") for line in told) >= 6, told
+        reported = killing.communicate()[0].splitlines()
+    assert killing.returncode == 0, reported
+    assert sum(line.startswith("killed") for line in reported) >= 6, reported
 
 
 def test_processes_that_publish_the_same_snapshot_agree(run: RunOnDisk, evaluation: Path, tmp_path: Path) -> None:

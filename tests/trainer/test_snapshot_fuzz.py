@@ -1,4 +1,4 @@
-"""Whatever stands in a snapshot, even with hashes that match: a run goes on from it, or it is a SnapshotError."""
+"""Whatever stands in a snapshot, even with hashes that match: a run continues from it, or it is a SnapshotError."""
 
 import hashlib
 import json

@@ -394,7 +394,7 @@ def test_a_signal_saves_and_exits_cleanly(corpus: Path, tmp_path: Path, number: 
     assert last >= first == 20
     resumed = Run.resume(tmp_path / "run", ignore)
     assert resumed.progress.step == last
-    # It goes on where an uninterrupted run would be.
+    # It continues where an uninterrupted run would be.
     straight = Run.create(tmp_path / "straight", chosen, ignore)
     for _ in range(last):
         straight.step()

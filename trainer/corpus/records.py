@@ -70,7 +70,7 @@ def _with_labels(source: Source, found: Iterator[pa.RecordBatch], beside: TextIO
             labels = [line.rstrip("\r\n") for line in islice(beside, len(batch))]
             read += len(labels)
             if len(labels) < len(batch):
-                raise CorpusError(f"{source.labels} ends after {read} lines, {source.path} goes on")
+                raise CorpusError(f"{source.labels} ends after {read} lines, {source.path} continues")
             yield batch.set_column(3, SCHEMA.field("label"), pa.array(labels, pa.string()))
         if more := sum(1 for _ in beside):
             raise CorpusError(f"{source.labels} has {read + more} lines, {source.path} {read}")

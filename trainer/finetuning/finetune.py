@@ -6,7 +6,7 @@ about one length, read whole, window after window, for one update. The label is 
 bytes weighing more; so the read-out of the final cell is the head that is published (tuned.py).
 
 The directory of a fine-tuning has `options.json`, `log.jsonl` and `epochs/step-N`, the snapshots of its last epoch and
-of its best. Stopped at any time, it goes on from its last epoch, on a CPU to the bit like one that was not stopped.
+of its best. Stopped at any time, it continues from its last epoch, on a CPU to the bit like one that was not stopped.
 """
 
 import json

@@ -14,7 +14,7 @@ from model.texts.labelled import Labelled
 from model.texts.preparation import prepare
 
 NOTHING = -100  # a target that torch's cross-entropy leaves out: after the last byte of a text nothing is predicted
-_POOL_BATCHES = 50  # texts are sorted by length within so many batches of shuffled ones
+_POOL_BATCHES = 50  # shuffled texts are sorted by length within this many batches
 
 
 class Task:

@@ -50,7 +50,7 @@ def verify_local(path: Path, blob: str) -> None:
 
 
 def download(url: str, path: Path, blob: str, limit: int, on_progress: OnProgress, backoff_s: float) -> None:
-    """Fetch the file at `url` to `path` and verify it. Goes on where an earlier call left `path` + ".partial"."""
+    """Fetch the file at `url` to `path` and verify it. Continues where an earlier call left `path` + ".partial"."""
     partial = path.with_name(path.name + ".partial")
     for there in (path, partial):
         if there.is_symlink() or (there.exists() and not there.is_file()):
@@ -76,7 +76,7 @@ def download(url: str, path: Path, blob: str, limit: int, on_progress: OnProgres
         if attempt + 1 == _ATTEMPTS:
             raise FetchError(
                 f"{url} failed {_ATTEMPTS} times, last by {fault!r}. What has arrived is kept: run the command again "
-                "to go on, or name a --mirror"
+                "to continue, or name a --mirror"
             ) from fault
         time.sleep(backoff_s * 2**attempt)
     found = blob_hash(partial)

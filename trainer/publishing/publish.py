@@ -1,6 +1,6 @@
 """From a run to a served model: `publish_run` takes a snapshot, finds the sentiment unit, fits the head, publishes.
 
-It only reads the run, which may go on training in this or other processes.
+It only reads the run, which may continue training in this or other processes.
 """
 
 import copy

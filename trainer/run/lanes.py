@@ -72,7 +72,7 @@ class Lanes:
         self.restore([Cursor(_shards_of(entries, skip_bytes // lanes), 0) for entries in self._rounds])
 
     def restore(self, cursors: list[Cursor]) -> None:
-        """Go on at `cursors`, one for each lane that is read here."""
+        """Continue at `cursors`, one for each lane that is read here."""
         self._open = [
             self._opened(entries[cursor.shard % len(entries)])
             for entries, cursor in zip(self._rounds, cursors, strict=True)

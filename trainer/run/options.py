@@ -21,7 +21,7 @@ _MAX_OPTIONS_BYTES = 2**20
 
 
 class TrainingError(Exception):
-    """A run cannot start or go on; the message says what to change."""
+    """A run cannot start or continue; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Options(StoredOptions):
         return self.validate_every_bytes or max(2_000_000, self.total_bytes // 200)
 
     def with_changes(self, given: Mapping[str, Any]) -> "Options":
-        """What a run goes on with when `given` is asked for. Raises TrainingError if that would be another run."""
+        """What a run continues with when `given` is asked for. Raises TrainingError if that would be another run."""
         for name, value in given.items():
             if name not in _CHANGEABLE and value != getattr(self, name):
                 raise TrainingError(
@@ -153,7 +153,7 @@ class Options(StoredOptions):
         return replace(self, **given)
 
 
-# Where and how long a run goes on, and what it does besides training. The rest decides what it computes.
+# Where and how long a run continues, and what it does besides training. The rest decides what it computes.
 _CHANGEABLE = {
     *("corpus", "total_bytes", "dtype", "fuse", "segment", "device", "snapshot_every_s", "keep"),
     *("validate_every_bytes", "validation_bytes", "publish_to", "publish_every_steps", "publish_eval"),

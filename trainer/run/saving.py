@@ -1,4 +1,4 @@
-"""Saving a run while it goes on: `Saver` copies at once and writes in the background, one snapshot at a time."""
+"""Saving a run while it continues: `Saver` copies at once and writes in the background, one snapshot at a time."""
 
 import time
 from collections.abc import Callable

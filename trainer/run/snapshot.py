@@ -1,4 +1,4 @@
-"""Snapshots: all that a training run needs to go on exactly where it was, as safetensors and JSON.
+"""Snapshots: all that a training run needs to continue exactly where it was, as safetensors and JSON.
 
 A snapshot is a directory `step-N` with `tensors.safetensors` and `progress.json`, which holds the SHA-256 of the
 former. It appears whole or not at all. The tensors are

@@ -86,7 +86,7 @@ class Run:
         """`on_log` gets every record that goes to the log, in the first process."""
         [exists] = world.any(world.rank == 0 and (directory / OPTIONS).exists())
         if exists:
-            raise TrainingError(f"{directory} holds a run already: go on with --resume, or name a new directory")
+            raise TrainingError(f"{directory} holds a run already: continue with --resume, or name a new directory")
         run = cls(directory, completed(options), on_log, world)
         run._begin()
         if world.rank == 0:
@@ -96,7 +96,7 @@ class Run:
 
     @classmethod
     def resume(cls, directory: Path, on_log: OnRecord, world: World = ALONE, **changes: Any) -> "Run":
-        """Go on from the newest snapshot that is whole. `changes`: options that may differ from then on."""
+        """Continue from the newest snapshot that is whole. `changes`: options that may differ from then on."""
         stored = Options.read(directory)
         options = stored.with_changes(changes)
         try:
@@ -152,7 +152,7 @@ class Run:
         if self.world.rank == 0 and not path.exists():
             self._saver.save(taken)
             self._saver.collect(wait=True)
-        self.world.any(False)  # no process goes on before it is written
+        self.world.any(False)  # no process continues before it is written
         return path
 
     def stop(self) -> None:
@@ -294,7 +294,7 @@ class Run:
                 except SnapshotError:
                     path.rename(path.with_name(path.name + ".damaged"))
                 else:
-                    raise TrainingError(f"another process has written {path} since: go on from there with --resume")
+                    raise TrainingError(f"another process has written {path} since: continue from there with --resume")
 
     def _measured_peak(self) -> float:
         rows, outputs = len(self._mine) * self.options.window, GATES[self.options.cell] * self.options.units

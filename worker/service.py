@@ -44,6 +44,9 @@ _STALL_LOOK_S = 1.0
 # A hung worker exits after a heartbeat has reported it: otherwise the last one would say "ready" until it expires.
 _EXIT_S = wire.ENGINE_STALLED_S + 2 * wire.HEARTBEAT_INTERVAL_S
 _HUNG = 70  # exit status: EX_SOFTWARE
+# What is given back after the grace period must have ended this much later. Without Redis it would take minutes.
+_LAST_S = 12.0
+_UNSETTLED = 75  # exit status: EX_TEMPFAIL
 
 # Looks at LATEST between two attempts to load a model that could not be read or did not fit: a shared volume may come
 # back and memory may become free, but every attempt slows the rows that run.
@@ -117,9 +120,24 @@ class Service:
         self.results.sign_off(self.id)
 
     def stop(self) -> None:
-        """Report not ready, and give back jobs that do not end in time. May be called by a signal handler."""
+        """Report not ready, and give back jobs that do not end in time. May be called by a signal handler.
+
+        If that fails, because Redis is away, the process exits all the same, and leases lapse.
+        """
         if self._stop_at is None:
             self._stop_at = time.monotonic() + self.settings.worker_grace_s
+            threading.Thread(target=self._exit_at_last, name="exit", daemon=True).start()
+
+    def _exit_at_last(self) -> None:
+        time.sleep(self.settings.worker_grace_s + _LAST_S)
+        log.critical(
+            "the worker has not ended within NEURON_WORKER_GRACE_S=%g and %g s more: it exits, and the jobs that it "
+            "still has run elsewhere when their leases lapse",
+            self.settings.worker_grace_s,
+            _LAST_S,
+        )
+        logging.shutdown()
+        os._exit(_UNSETTLED)
 
     def _drain(self) -> None:
         """After the signal to stop: report it at once, and give back what still runs after the grace period."""

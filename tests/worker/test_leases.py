@@ -127,7 +127,7 @@ def test_a_job_that_comes_back_to_the_worker_that_runs_it_runs_once(tiny_volume:
 
 @pytest.mark.slow
 def test_sigterm_gives_back_what_does_not_end_in_time(tiny_volume: Path, tmp_path: Path) -> None:
-    settings = LENGTHS | {"NEURON_CHECKPOINT_DIR": str(tiny_volume), "NEURON_WORKER_GRACE_S": "1"}
+    settings = LENGTHS | {"NEURON_CHECKPOINT_DIR": str(tiny_volume), "NEURON_WORKER_GRACE_S": "4"}
     with run_stack(tmp_path, **settings) as stack, stack.client() as client:
         whole = client.post("/generate", json=LONG).json()["results"][0]["text"]
         body = LONG | {"stream": True}
@@ -151,6 +151,19 @@ def test_sigterm_gives_back_what_does_not_end_in_time(tiny_volume: Path, tmp_pat
         client.delete(jobs.pop())
         wait_until(lambda: {state(client, where) for where in jobs} == {"done"}, what="the end")
         assert {streamed(stack, where) for where in jobs} == {whole}
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_worker_whose_redis_is_away(tiny_volume: Path, tmp_path: Path) -> None:
+    settings = LENGTHS | {"NEURON_CHECKPOINT_DIR": str(tiny_volume), "NEURON_WORKER_GRACE_S": "1"}
+    with run_stack(tmp_path, **settings) as stack, stack.client() as client:
+        where = client.post("/generate", json=LONG | {"length": 1_000_000}, headers=ASYNC).headers["location"]
+        wait_until(lambda: state(client, where) == "running", what="the start")
+        stack.redis.stop()
+        worker = stack.processes.pop("worker")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 75
+        assert "NEURON_WORKER_GRACE_S=1 and 12 s more: it exits" in stack.log.read_text()
 
 
 @pytest.mark.slow

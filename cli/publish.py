@@ -11,9 +11,10 @@ from rich.progress import Progress
 from model.checkpoints.checkpoint import CheckpointError, read_manifest
 from model.checkpoints.manifest import Manifest
 from model.heads.checks import HeadError
-from model.heads.classifier import SENTIMENT_HEAD
 from model.texts.labelled import LabelledError, Sentiment, joined, read_labelled, read_sentiment
-from trainer.publishing.publish import publish_run
+from trainer.corpus.corpus import CorpusError
+from trainer.publishing.heads import HeadSpec
+from trainer.publishing.publish import REVIEWS, publish_run
 from trainer.run.options import TrainingError
 from trainer.run.snapshot import SnapshotError, best
 
@@ -39,6 +40,16 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--valid", "valid_file", type=_FILE)
 @click.option("--test", "test_file", type=_FILE)
 @click.option("--limit", type=click.IntRange(1), help="First rows of each --train file.")
+@click.option(
+    "--head",
+    "heads",
+    multiple=True,
+    metavar="NAME:LABEL=VALUES ...",
+    help="A head from the labels of the run's corpus: 'sentiment:negative=1,2 positive=4,5'. May be given repeatedly.",
+)
+@click.option(
+    "--head-reviews", type=click.IntRange(1), default=REVIEWS, show_default=True, help="Reviews that --head takes."
+)
 def publish(
     run_directory: Path,
     volume: Path,
@@ -52,12 +63,15 @@ def publish(
     valid_file: Path | None,
     test_file: Path | None,
     limit: int | None,
+    heads: tuple[str, ...],
+    head_reviews: int,
 ) -> None:
     """Publish the newest snapshot of RUN, which may continue training.
 
     With labelled texts (CSV with the columns `label`, 0 or 1, and the text) the sentiment unit is found and calibrated
-    and the head `sentiment` is fitted on the training part, its C chosen on the validation part. Workers on the volume
-    serve the model within seconds.
+    and the head `sentiment` is fitted on the training part, its C chosen and its probabilities calibrated on the
+    validation part. With --head that is done on labelled reviews of the run's corpus, and these texts join them.
+    Workers on the volume serve the model within seconds.
     """
     if step is not None and take_best:
         raise click.UsageError("--step and --best exclude each other")
@@ -77,19 +91,21 @@ def publish(
                 None if test_file is None else read_labelled(test_file),
             )
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-            task = bar.add_task("reading labelled texts", total=len(sentiment) if sentiment else 0)
+            task = bar.add_task("reading labelled texts", total=None)
             directory = publish_run(
                 run_directory,
                 volume,
                 snapshot=_chosen(run_directory / "snapshots", step, take_best),
                 evaluation=sentiment,
+                heads=[HeadSpec.parse(head) for head in heads],
+                reviews=head_reviews,
                 name=name,
                 notes=notes,
                 rollback=rollback,
-                on_progress=lambda texts: bar.advance(task, texts),
+                on_progress=lambda texts, total: bar.update(task, advance=texts, total=total),
             )
         manifest = read_manifest(directory)
-    except (TrainingError, SnapshotError, LabelledError, HeadError, CheckpointError) as error:
+    except (TrainingError, SnapshotError, LabelledError, HeadError, CorpusError, CheckpointError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"{error.filename or volume}: {error.strerror or error}") from error
@@ -118,6 +134,8 @@ def _read_out(manifest: Manifest) -> str:
     unit = manifest.sentiment
     if unit is None:
         return "no sentiment unit and no head, so it cannot classify: give labelled texts with --eval"
-    head = manifest.heads[SENTIMENT_HEAD]
-    metrics = ", ".join(f"{name} {value:.4g}" for name, value in head.metrics.items())
-    return f"sentiment unit {unit.unit}, polarity {unit.polarity:+d}; head {SENTIMENT_HEAD}: C {head.c}, {metrics}"
+    lines = [f"sentiment unit {unit.unit}, polarity {unit.polarity:+d}"]
+    for name, head in manifest.heads.items():
+        metrics = ", ".join(f"{metric} {value:.4g}" for metric, value in head.metrics.items())
+        lines.append(f"head {name} ({', '.join(head.labels)}), {head.pooling}: C {head.c}, {metrics}")
+    return "\n".join(lines)

@@ -20,7 +20,8 @@ from model.heads.classifier import Head
 from model.heads.cross_validation import Fitted
 from model.heads.pooling import Pooling
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READ = (1, 2)  # version 1 knew no calibration
 MAX_HEADS = 1000  # every worker reads all of them at every poll, and reports all of them
 MAX_LABELS = 100
 MAX_LABEL_CHARACTERS = 100
@@ -230,8 +231,8 @@ def _parse(name: str, raw: Any) -> StoredHead:
     require(isinstance(raw, dict), "not a JSON object")
     version = raw.pop("format_version", None)
     require(
-        is_whole(version) and version == FORMAT_VERSION,
-        f"format version {version!r}, this program reads {FORMAT_VERSION}",
+        is_whole(version) and version in _READ,
+        f"format version {version!r}, this program reads {' and '.join(map(str, _READ))}",
     )
     units, head = raw["units"], raw.pop("head")
     require(is_whole(units) and 1 <= units <= MAX_UNITS, f"units is {units!r}, not 1 to {MAX_UNITS}")

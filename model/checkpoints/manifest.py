@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from model.checkpoints.untrusted import is_finite, is_text, is_whole, parse_json, require
-from model.heads.classifier import Head
+from model.heads.classifier import Calibrated, Head, Method
 from model.heads.pooling import Pooling
 from model.heads.unit import Calibration
 from model.network.cells import CellName
 from model.network.language_model import Architecture
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READ = (1, 2)  # version 1 knew no calibration of heads
 WEIGHTS = "model.safetensors"
 MAX_UNITS = 16_384  # four times the published model: 1.4 G parameters, 5.6 GB in float32
 MAX_STEPS = 10**15  # and bytes seen
@@ -52,8 +53,8 @@ def parse_manifest(content: bytes) -> Manifest:
     require(isinstance(raw, dict), "not a JSON object")
     version = raw.pop("format_version", None)
     require(
-        is_whole(version) and version == FORMAT_VERSION,
-        f"format version {version!r}, this program reads {FORMAT_VERSION}",
+        is_whole(version) and version in _READ,
+        f"format version {version!r}, this program reads {' and '.join(map(str, _READ))}",
     )
     architecture = Architecture(**raw.pop("architecture"))
     require(architecture.cell in get_args(CellName), f"cell {architecture.cell!r} is unknown")
@@ -105,7 +106,8 @@ def parse_manifest(content: bytes) -> Manifest:
 def parse_head(name: str, units: int, raw: dict[str, Any]) -> Head:
     """A head on `units` units. Raises ValueError, TypeError, KeyError or AttributeError for anything else."""
     weights = {_unit(key): row for key, row in raw.pop("weights").items()}
-    head = Head(weights=weights, **raw)
+    calibration = raw.pop("calibration", None)
+    head = Head(weights=weights, calibration=None if calibration is None else Calibrated(**calibration), **raw)
     rows = 1 if len(head.labels) == 2 else len(head.labels)
     require(bool(NAME.fullmatch(name)), f"head name {name!r} is not allowed")
     require(
@@ -125,6 +127,12 @@ def parse_head(name: str, units: int, raw: dict[str, Any]) -> Head:
         all(map(is_text, head.metrics)) and all(map(is_finite, head.metrics.values())),
         f"head {name}: a metric is not a number",
     )
+    if head.calibration is not None:
+        method, count, data = head.calibration.method, head.calibration.rows, head.calibration.data
+        require(method in get_args(Method), f"head {name}: calibration {method!r} is unknown")
+        require(
+            is_whole(count) and 0 < count < MAX_STEPS and is_text(data), f"head {name}: its calibration is not valid"
+        )
     return head
 
 

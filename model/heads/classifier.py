@@ -13,6 +13,7 @@ is needed.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,6 +29,18 @@ SENTIMENT_LABELS = ["negative", "positive"]
 C_GRID = tuple(2.0**exponent for exponent in range(-8, 1))
 
 
+Method = Literal["platt", "temperature"]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """How a head's probabilities were fitted (calibration.py), and to what."""
+
+    method: Method
+    rows: int
+    data: str  # what the rows were, in words
+
+
 @dataclass(frozen=True)
 class Head:
     """A linear classifier on the features. Two labels: one row of weights, for the second label."""
@@ -38,6 +51,7 @@ class Head:
     c: float | None = None  # inverse L1 strength it was fitted with
     metrics: dict[str, float] = field(default_factory=dict)
     pooling: Pooling = "cell"  # of the features it takes; files written before there was a choice do not have it
+    calibration: Calibrated | None = None  # None: the probabilities are those of the fit
 
 
 def fit_l1(
@@ -47,12 +61,14 @@ def fit_l1(
     valid_labels: ArrayLike,
     labels: list[str],
     standardize: bool = True,
+    valid_weights: ArrayLike | None = None,
 ) -> Head:
     """Fit on train, choose C on valid (the smallest of equals, so the sparsest), return a head for raw features.
 
     features: (rows, units); labels of rows: (rows,) integers, the index in `labels`. standardize: fit on features of
     mean 0 and deviation 1 over train, then fold both into weights and bias, so that one C penalizes every unit equally;
-    the paper fits the raw features (False). Metrics of the head: train_accuracy, valid_accuracy, nonzero_units.
+    the paper fits the raw features (False). valid_weights: (rows,), how much each counts where C is chosen; None: all
+    the same. Metrics of the head: train_accuracy, valid_accuracy, nonzero_units.
     Raises HeadError if shapes differ, a label has no training row, or a value is not finite.
     """
     if len(labels) < 2 or len(set(labels)) != len(labels):
@@ -66,7 +82,7 @@ def fit_l1(
             raise HeadError(f"label {name!r} has no training row: add some or leave the label out")
 
     fitted = l1.fit(train, train_y, len(labels), [(c, standardize) for c in C_GRID])
-    accuracies = [_accuracy(valid @ weights.T + bias, valid_y) for weights, bias in fitted]
+    accuracies = [_accuracy(valid @ weights.T + bias, valid_y, valid_weights) for weights, bias in fitted]
     best = int(np.argmax(accuracies))
     best_weights, best_bias = fitted[best]
     used = np.flatnonzero(best_weights.any(axis=0))
@@ -85,7 +101,7 @@ def fit_l1(
 
 def head_probabilities(head: Head, features: ArrayLike) -> Floats:
     """features: (rows, units), raw -> the probability of every label, (rows, labels); rows sum to 1."""
-    logits = _logits(head, features)
+    logits = head_log_odds(head, features)
     if len(head.labels) == 2:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)  # σ(z) is the softmax of (0, z)
     exponential = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -93,14 +109,17 @@ def head_probabilities(head: Head, features: ArrayLike) -> Floats:
     return probabilities
 
 
-def accuracy(head: Head, features: ArrayLike, labels: ArrayLike) -> float:
-    """The share of rows whose most probable label is theirs. features: (rows, units); labels: (rows,) integers."""
+def accuracy(head: Head, features: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """The share of rows whose most probable label is theirs. features: (rows, units); labels: (rows,) integers.
+
+    weights: (rows,), how much each row counts; None: all the same.
+    """
     x, y = checked("test", features, labels, len(head.labels))
-    return _accuracy(_logits(head, x), y)
+    return _accuracy(head_log_odds(head, x), y, weights)
 
 
-def _logits(head: Head, features: ArrayLike) -> Floats:
-    """(rows, units) -> (rows, rows of the head)."""
+def head_log_odds(head: Head, features: ArrayLike) -> Floats:
+    """(rows, units), raw -> (rows, rows of the head): of the second of two labels, or of each of more."""
     x = np.asarray(features)
     units = sorted(head.weights)
     if x.dtype.kind not in "fiu" or x.ndim != 2 or (units and not 0 <= units[0] <= units[-1] < x.shape[1]):
@@ -116,6 +135,6 @@ def _logits(head: Head, features: ArrayLike) -> Floats:
     return logits
 
 
-def _accuracy(logits: Floats, y: Labels) -> float:
+def _accuracy(logits: Floats, y: Labels, weights: ArrayLike | None = None) -> float:
     chosen = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
-    return float((chosen == y).mean())
+    return float(np.average(chosen == y, weights=None if weights is None else np.asarray(weights)))

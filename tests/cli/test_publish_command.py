@@ -64,6 +64,20 @@ def test_labelled_texts_in_a_directory(neuron: Neuron, run: RunOnDisk, labelled:
     assert "test_accuracy_unit" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("sentiment", "head 'sentiment': write NAME:LABEL=VALUE,VALUE"),
+        ("sentiment:negative=1 positive=5", "gone is not a corpus"),
+    ],
+)
+def test_heads_that_cannot_be_fitted(neuron: Neuron, run: RunOnDisk, tmp_path: Path, head: str, message: str) -> None:
+    result = neuron("publish", run.directory, "--to", tmp_path / "to", "--head", head)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert not (tmp_path / "to").exists()
+
+
 def test_labelled_texts_by_file(neuron: Neuron, run: RunOnDisk, labelled: Path, tmp_path: Path) -> None:
     train, valid = labelled / "train.csv", labelled / "valid.csv"
     files = ("--train", train, "--train", valid, "--limit", 20, "--valid", valid)

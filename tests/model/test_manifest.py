@@ -23,7 +23,7 @@ from tests.support.checkpoints import MANIFEST, UNITS, Json, edit, tiny_model
 
 def test_manifest_fields_on_disk(published: Path) -> None:
     record = json.loads((published / "manifest.json").read_text())
-    assert record["format_version"] == 1
+    assert record["format_version"] == 2
     assert record["architecture"] == {"cell": "mlstm", "units": UNITS, "embedding_size": 4, "steepness": 1.0}
     assert record["sentiment"] == {"unit": 3, "polarity": -1, "center": 0.125, "scale": 0.75}
     assert record["heads"]["sentiment"]["weights"] == {"0": [0.5], "7": [-1.25]}
@@ -80,7 +80,8 @@ HOSTILE: list[tuple[tuple[str, ...], object]] = [
     (("notes",), {"deep": []}),
     (("notes",), "half of a pair \ud83d"),
     (("notes",), "\x1b]0;a title for the terminal\x07"),
-    (("format_version",), 2),
+    (("format_version",), 0),
+    (("format_version",), 3),
     (("format_version",), None),
     (("format_version",), True),
     (("format_version",), 1.0),
@@ -210,7 +211,7 @@ def test_a_manifest_without_a_field_that_it_needs_is_refused(copied: Path, field
         b"[" * 1_000_000,
         b'{"heads":' * 100_000,
         b'{"step": ' + b"9" * 100_000 + b"}",
-        b'{"format_version": 1, "format_version": 1}',
+        b'{"format_version": 2, "format_version": 2}',
         b'{"heads": {"a": 1, "a": 1}}',
         b'{"step": Infinity}',
         '{"notes": "wide"}'.encode("utf-16"),

@@ -26,6 +26,7 @@ from tests.support.runs import (
     write_labelled_corpus,
 )
 from trainer.corpus.corpus import Corpus
+from trainer.publishing.heads import HeadSpec
 from trainer.publishing.publish import publish_run
 from trainer.run.lanes import Lanes
 from trainer.run.options import Options, TrainingError
@@ -150,6 +151,33 @@ def test_what_is_published_has_the_unit_that_was_trained(corpus: Path, tmp_path:
     sentiment = checkpoint.read_manifest(published).sentiment
     assert sentiment is not None
     assert sentiment.unit == 3
+
+
+def test_heads_are_fitted_to_the_labels_of_the_run_s_corpus(corpus: Path, tmp_path: Path) -> None:
+    chosen = labelled(corpus, units=24, lanes=4, total_bytes=200 * 4 * WINDOW, learning_rate=0.02)
+    run = Run.create(tmp_path / "run", chosen, ignore)
+    for _ in range(200):
+        run.step()
+    run.save()
+    specs = [HeadSpec.parse("sentiment:negative=bad positive=good"), HeadSpec.parse("verdict:no=bad yes=good")]
+    published = checkpoint.read_manifest(publish_run(tmp_path / "run", tmp_path / "volume", heads=specs, reviews=100))
+    assert list(published.heads) == ["sentiment", "verdict"]
+    assert published.heads["verdict"].labels == ["no", "yes"]
+    assert published.sentiment is not None
+    assert published.sentiment.unit == 3
+    for head in published.heads.values():
+        assert head.metrics["test_accuracy"] > 0.95
+        assert head.calibration is not None
+        assert "reviews of the corpus' validation shard" in head.calibration.data
+    manifest = json.loads((corpus / "manifest.json").read_text()) | {"seed": 5}
+    (tmp_path / "again").mkdir()
+    for path in corpus.iterdir():
+        (tmp_path / "again" / path.name).symlink_to(path)
+    (tmp_path / "again" / "manifest.json").unlink()
+    (tmp_path / "again" / "manifest.json").write_text(json.dumps(manifest))
+    replace(chosen, corpus=str(tmp_path / "again")).write(tmp_path / "run")
+    with pytest.raises(TrainingError, match="was built anew since"):
+        publish_run(tmp_path / "run", tmp_path / "volume", heads=specs, reviews=100)
 
 
 def test_labels_that_cannot_be_learnt(corpus: Path, tmp_path: Path) -> None:

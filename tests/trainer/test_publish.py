@@ -29,6 +29,7 @@ from tests.conftest import wait_until
 from tests.support.snapshots import UNITS, RunOnDisk, untrained
 from trainer.corpus.build import build_corpus
 from trainer.corpus.corpus import MANIFEST, Corpus
+from trainer.publishing.material import of_files
 from trainer.publishing.publish import publish, publish_run
 from trainer.run.options import Options, TrainingError
 from trainer.run.snapshot import SnapshotError, snapshots
@@ -54,7 +55,7 @@ def manifest(step: int, name: str = "tiny") -> Manifest:
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
     volume = tmp_path_factory.mktemp("volume")
-    publish(untrained(), volume, manifest(7), SENTIMENT)
+    publish(untrained(), volume, manifest(7), of_files(SENTIMENT))
     return volume
 
 
@@ -126,33 +127,36 @@ def test_the_unit_separates_the_labels_with_its_polarity(found: Checkpoint) -> N
 
 def test_without_labelled_texts_only_the_weights_are_published(tmp_path: Path) -> None:
     """And nothing is taken over from the step before, whose unit may mean something else by now."""
-    publish(untrained(), tmp_path, manifest(1), SENTIMENT)
+    publish(untrained(), tmp_path, manifest(1), of_files(SENTIMENT))
     bare = read(publish(untrained(1), tmp_path, manifest(2), None)).manifest
     assert (bare.sentiment, bare.heads, bare.feature_mean, bare.feature_scale) == (None, {}, None, None)
 
 
 def test_without_test_texts_nothing_is_said_of_them(tmp_path: Path) -> None:
-    finished: list[int] = []
+    finished: list[tuple[int, int]] = []
     two = Sentiment(SENTIMENT.train, SENTIMENT.valid)
-    where = publish(untrained(), tmp_path, manifest(1), two, on_progress=finished.append)
+    where = publish(
+        untrained(), tmp_path, manifest(1), of_files(two), on_progress=lambda *texts: finished.append(texts)
+    )
     assert not {"test_accuracy", "test_accuracy_unit"} & read(where).manifest.heads["sentiment"].metrics.keys()
-    assert sum(finished) == len(two) == 160 + 80
+    assert sum(read for read, _ in finished) == len(two) == 160 + 80
+    assert {total for _, total in finished} == {240}
 
 
 def test_the_same_again_only_makes_it_latest(volume: Path) -> None:
     """Whoever published it may have died before that: all that is fitted comes out the same."""
     (volume / "LATEST").unlink()
-    assert publish(untrained(), volume, manifest(7), SENTIMENT) == latest(volume)
+    assert publish(untrained(), volume, manifest(7), of_files(SENTIMENT)) == latest(volume)
 
 
 def test_another_model_is_not_published_as_the_same_step(volume: Path) -> None:
     with pytest.raises(CheckpointError, match="exists already"):
-        publish(untrained(1), volume, manifest(7), SENTIMENT)
+        publish(untrained(1), volume, manifest(7), of_files(SENTIMENT))
 
 
 def test_the_model_itself_is_left_as_it_was(tmp_path: Path) -> None:
     model, fresh = untrained(), untrained()
-    publish(model, tmp_path, manifest(1), Sentiment(SENTIMENT.train, SENTIMENT.valid))
+    publish(model, tmp_path, manifest(1), of_files(Sentiment(SENTIMENT.train, SENTIMENT.valid)))
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), fresh.parameters(), strict=True))
 
 
@@ -203,10 +207,14 @@ def test_an_earlier_snapshot_replaces_a_later_only_on_purpose(run: RunOnDisk, tm
     early = run.save(9, (9, 3.25))
     run.save(10, (10, 3.0))
     publish_run(run.directory, tmp_path / "volume")
-    texts_read: list[int] = []
+    texts_read: list[tuple[int, int]] = []
     with pytest.raises(CheckpointError, match="--rollback"):
         publish_run(
-            run.directory, tmp_path / "volume", snapshot=early, evaluation=SENTIMENT, on_progress=texts_read.append
+            run.directory,
+            tmp_path / "volume",
+            snapshot=early,
+            evaluation=SENTIMENT,
+            on_progress=lambda *texts: texts_read.append(texts),
         )
     assert texts_read == [], "that could have been said before the texts were read"
     publish_run(run.directory, tmp_path / "volume", snapshot=early, rollback=True)

@@ -112,14 +112,20 @@ class Corpus:
         labels = self.manifest.labels
         if labels is None:
             return None
-        data = self.read(entry)
+        try:
+            return Reviews(self.read(entry), self.read_labels(entry), labels, self.mean_bytes)
+        except LabelsError as error:
+            raise CorpusError(f"{self.directory / entry.file} is damaged: {error}; build the corpus again") from error
+
+    def read_labels(self, entry: ShardEntry) -> NDArray[np.void]:
+        """Label and source of each review of one shard, (reviews,) of LABELS. Raises CorpusError if there are none."""
+        labels = self.manifest.labels
+        if labels is None:
+            raise CorpusError(f"{self.directory} has no labels: build it with --label-field or --labels")
         found = self._mapped(labels_file(entry.file), entry.reviews * LABELS.itemsize).view(LABELS)
         if (found["label"] > len(labels.values)).any() or (found["source"] >= len(labels.counts)).any():
             raise CorpusError(f"{self.directory / labels_file(entry.file)} is damaged: build the corpus again")
-        try:
-            return Reviews(data, found, labels, self.mean_bytes)
-        except LabelsError as error:
-            raise CorpusError(f"{self.directory / entry.file} is damaged: {error}; build the corpus again") from error
+        return found
 
     def _mapped(self, name: str, expected_bytes: int) -> NDArray[np.uint8]:
         path = self.directory / name

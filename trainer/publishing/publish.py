@@ -1,39 +1,35 @@
-"""From a run to a served model: `publish_run` takes a snapshot, finds the sentiment unit, fits the head, publishes.
+"""From a run to a served model: `publish_run` takes a snapshot, finds the sentiment unit, fits heads, publishes.
 
 It only reads the run, which may continue training in this or other processes.
 """
 
 import copy
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.folded import FoldedModel
-from engine.reading import read_texts
 from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
-from model.heads.classifier import SENTIMENT_HEAD, SENTIMENT_LABELS, accuracy, fit_l1
-from model.heads.pooling import Pooling, pool
 from model.heads.standardization import mean_and_deviation
 from model.heads.unit import calibrate, find_unit
 from model.network.language_model import LanguageModel
-from model.texts.labelled import Labelled, Sentiment, read_sentiment
-from model.texts.preparation import prepare
+from model.texts.labelled import Sentiment, read_sentiment
 from trainer.corpus.corpus import Corpus, CorpusError
+from trainer.publishing.heads import HeadSpec, Read, fit, judged
+from trainer.publishing.material import Material, of_corpus, of_files
 from trainer.run.options import Options, TrainingError
 from trainer.run.snapshot import Progress, SnapshotError, read_model, read_progress, snapshots
 from trainer.run.validation import held_out_text
 
-OnProgress = Callable[[int], None]  # gets the number of texts just read
+OnProgress = Callable[[int, int], None]  # gets the number of texts just read, and of all
 
-_POOLINGS: tuple[Pooling, ...] = ("cell", "mean")  # the first of equally good ones is taken
+REVIEWS = 40_000  # that heads are fitted to
 
 
 def publish_run(
@@ -42,6 +38,8 @@ def publish_run(
     *,
     snapshot: Path | None = None,
     evaluation: Path | Sentiment | None = None,
+    heads: Sequence[HeadSpec] = (),
+    reviews: int = REVIEWS,
     name: str | None = None,
     notes: str = "",
     rollback: bool = False,
@@ -49,16 +47,24 @@ def publish_run(
 ) -> Path:
     """Publish a snapshot of the run in the checkpoint volume `volume` and return the checkpoint's directory.
 
-    snapshot: by default the newest. evaluation: labelled texts, or the directory that holds them; None publishes
-    without sentiment unit and head. name: by default reviews-CELL-UNITS. rollback: LATEST may go back to an earlier
-    step. on_progress: gets the number of labelled texts just read.
+    snapshot: by default the newest. evaluation: labelled texts, or the directory that holds them. heads: to be fitted
+    to at most `reviews` labelled reviews of the run's corpus, with `evaluation`; if empty, the head `sentiment` is
+    fitted to that alone. Without either there is neither sentiment unit nor head. name: by default reviews-CELL-UNITS.
+    rollback: LATEST may go back to an earlier step. on_progress: gets the number of labelled texts just read, and
+    of all.
 
-    Raises TrainingError or SnapshotError if there is nothing to publish, LabelledError or HeadError if the labelled
-    texts cannot be used, CheckpointError if the volume refuses it.
+    Raises TrainingError or SnapshotError if there is nothing to publish, LabelledError, HeadError or CorpusError if the
+    labelled texts cannot be used, CheckpointError if the volume refuses it.
     """
     options = Options.read(run_directory)
     name = name or f"reviews-{options.cell}-{options.units}"
-    sentiment = read_sentiment(evaluation) if isinstance(evaluation, Path) else evaluation
+    files = read_sentiment(evaluation) if isinstance(evaluation, Path) else evaluation
+    material = None if files is None else of_files(files)
+    if heads:
+        corpus = Corpus(Path(options.corpus))
+        if corpus.sha256 != options.corpus_sha256:
+            raise TrainingError(f"{options.corpus} was built anew since: the run may have trained on what it holds out")
+        material = of_corpus(corpus, heads, reviews, options.seed, files)
     if snapshot is None:
         model, progress = _newest(run_directory / "snapshots", options)
     else:
@@ -74,28 +80,26 @@ def publish_run(
         sha256={},
         notes=notes,
     )
-    return publish(model, volume, manifest, sentiment, rollback, device, on_progress, options.label_unit)
+    return publish(model, volume, manifest, material, rollback, device, on_progress, options.label_unit)
 
 
 def publish(
     model: LanguageModel,
     volume: Path,
     manifest: Manifest,
-    sentiment: Sentiment | None,
+    material: Material | None,
     rollback: bool = False,
     device: str = "cpu",
     on_progress: OnProgress | None = None,
     unit: int | None = None,
 ) -> Path:
-    """Publish `model`; with labelled texts also its sentiment unit, calibration, feature statistics and default head.
+    """Publish `model`; with labelled texts also its sentiment unit, calibration, feature statistics and heads.
 
-    As in the paper C is chosen on `sentiment.valid`, and so is what the head reads: the final cell as there, or the
-    mean of the hidden vector over the text. `.test` is used once, for head and calibrated unit.
     device: that reads the labelled texts. unit: the sentiment unit, where a run has trained one for it; None finds it.
     """
-    if sentiment is not None:
+    if material is not None:
         rounded = copy.deepcopy(model).bfloat16().float()  # the head must fit what a worker will load
-        manifest = _with_sentiment(manifest, FoldedModel(rounded, device), sentiment, on_progress, unit)
+        manifest = _with_heads(manifest, FoldedModel(rounded, device), material, on_progress, unit)
     return volumes.publish(volume, model, manifest, torch.bfloat16, rollback)
 
 
@@ -145,51 +149,27 @@ def _measured(model: FoldedModel, text: Tensor) -> float:
     return float(nats) / steps / math.log(2)
 
 
-def _with_sentiment(
-    manifest: Manifest, model: FoldedModel, sentiment: Sentiment, on_progress: OnProgress | None, unit: int | None
+def _with_heads(
+    manifest: Manifest, model: FoldedModel, material: Material, on_progress: OnProgress | None, unit: int | None
 ) -> Manifest:
-    train, valid = (_read_labelled(model, part, on_progress) for part in (sentiment.train, sentiment.valid))
+    def advance(texts: int) -> None:
+        if on_progress is not None:
+            on_progress(texts, len(material))
+
+    train, valid = (Read.by(model, part, advance) for part in (material.train, material.valid))
+    rows = train.labelled(material.sentiment)
     if unit is None:
-        unit = find_unit(train.cell, train.labels)
-    calibration = calibrate(train.cell[:, unit], train.labels, unit)
-    heads = [
-        replace(
-            fit_l1(train.features(pooling), train.labels, valid.features(pooling), valid.labels, SENTIMENT_LABELS),
-            pooling=pooling,
-        )
-        for pooling in _POOLINGS
-    ]
-    head = max(heads, key=lambda head: head.metrics["valid_accuracy"])
-    if sentiment.test is not None:
-        test = _read_labelled(model, sentiment.test, on_progress)
-        positive = calibration.polarity * (test.cell[:, unit] - calibration.center) > 0
-        of_test = {
-            "test_accuracy": accuracy(head, test.features(head.pooling), test.labels),
-            "test_accuracy_unit": float((positive == (test.labels == 1)).mean()),
-        }
-        head = replace(head, metrics=head.metrics | of_test)
+        unit = find_unit(rows.cell, rows.labels)
+    calibration = calibrate(rows.cell[:, unit], rows.labels, unit)
+    heads = {spec.name: fit(spec, train, valid, material.calibrated_on) for spec in material.specs}
+    if material.test is not None:
+        test = Read.by(model, material.test, advance)
+        heads = {spec.name: judged(heads[spec.name], spec, test, calibration) for spec in material.specs}
     mean, deviation = mean_and_deviation(train.cell)
     return replace(
         manifest,
         sentiment=calibration,
-        heads={SENTIMENT_HEAD: head},
+        heads=heads,
         feature_mean=mean.tolist(),
         feature_scale=deviation.tolist(),
     )
-
-
-@dataclass(frozen=True)
-class _Read:
-    """Labelled texts that were read. cell, mean: (texts, units); labels: (texts,) 0 or 1."""
-
-    cell: NDArray[np.float32]
-    mean: NDArray[np.float32]
-    labels: NDArray[np.int64]
-
-    def features(self, pooling: Pooling) -> NDArray[np.float32]:
-        return pool(self.cell, self.mean, pooling)
-
-
-def _read_labelled(model: FoldedModel, labelled: Labelled, on_progress: OnProgress | None) -> _Read:
-    texts = [prepare(text) for text in labelled.texts]
-    return _Read(*read_texts(model, texts, on_progress=on_progress), labelled.binary())

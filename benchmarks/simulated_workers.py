@@ -17,7 +17,13 @@ from contract import wire
 from contract.jobs import JOB, AnyJob, ClassifyJob, Outcome, WorkerStatus
 from worker.results import begin_command, finish_command
 
-_RESULT = {"label": "positive", "score": 0.9, "probabilities": {"negative": 0.1, "positive": 0.9}, "sentiment": 0.8}
+_RESULT = {
+    "label": "positive",
+    "score": 0.9,
+    "margin": 0.8,
+    "probabilities": {"negative": 0.1, "positive": 0.9},
+    "unit_sentiment": 0.8,
+}
 _TTL_S = 60
 _MAX_DELIVERIES = 3
 

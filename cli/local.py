@@ -154,8 +154,10 @@ def generate(directory: Path, as_json: bool, **options: Any) -> None:
 def _classified(text: str, result: dict[str, Any], width: int) -> Text:
     line = Text(f"{result['label']:<{width}}", "bold")
     line.append(f"  {result['score']:6.1%}  ", "not bold")
-    if result["sentiment"] is not None:
-        line.append(f"{result['sentiment']:+.2f}", heat_maps.style(result["sentiment"]))
+    if result["expected_value"] is not None:
+        line.append(f"{result['expected_value']:.2f}  ", "not bold")
+    if result["unit_sentiment"] is not None:
+        line.append(f"{result['unit_sentiment']:+.2f}", heat_maps.style(result["unit_sentiment"]))
     return line.append(f"  {heat_maps.visible(text)}", "not bold")
 
 

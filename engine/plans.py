@@ -151,22 +151,33 @@ def _classify(job: ClassifyJob, served: ServedModel, find_head: FindHead, deadli
 
     def shape(rows: list[RowResult]) -> dict[str, Any]:
         features = np.stack([pool(row.cell, row.mean, head.pooling) for row in rows])
-        results = []
-        for row, probabilities in zip(rows, head_probabilities(head, features), strict=True):
-            best = int(probabilities.argmax())
-            value = None if calibration is None else float(row.cell[calibration.unit])
-            results.append(
-                {
-                    "label": head.labels[best],
-                    "score": float(probabilities[best]),
-                    "probabilities": dict(zip(head.labels, probabilities.tolist(), strict=True)),
-                    "sentiment": None if calibration is None or value is None else calibration.sentiment(value),
-                    "unit_value": value,
-                }
-            )
+        results = [
+            _judgement(head, probabilities) | _unit_says(calibration, row)
+            for row, probabilities in zip(rows, head_probabilities(head, features), strict=True)
+        ]
         return _name(served) | {"head": job.head, "results": results}
 
     return Plan(_readings(job, deadline, mean=head.pooling == "mean"), shape)
+
+
+def _judgement(head: Head, probabilities: NDArray[np.float64]) -> dict[str, Any]:
+    """What a head says of a text. probabilities: (labels,)."""
+    second, first = np.sort(probabilities)[-2:]
+    best = int(probabilities.argmax())
+    return {
+        "label": head.labels[best],
+        "score": float(first),
+        "margin": float(first - second),
+        "probabilities": dict(zip(head.labels, probabilities.tolist(), strict=True)),
+        "expected_value": None if head.values is None else float(probabilities @ head.values),
+    }
+
+
+def _unit_says(calibration: Calibration | None, row: RowResult) -> dict[str, Any]:
+    """`sentiment` is the former name of `unit_sentiment`."""
+    value = None if calibration is None else float(row.cell[calibration.unit])
+    sentiment = None if calibration is None or value is None else calibration.sentiment(value)
+    return {"unit_sentiment": sentiment, "sentiment": sentiment, "unit_value": value}
 
 
 def _featurize(job: FeaturizeJob, served: ServedModel, deadline: float) -> Plan:

@@ -15,8 +15,11 @@ class Classification:
 
     label: str
     score: float  # probability of the label
+    margin: float  # by which the label is more probable than the next; near 0 the head is unsure
     probabilities: dict[str, float]  # label -> probability
-    sentiment: float | None  # the sentiment unit, calibrated to [-1, 1]; None where the model has none
+    expected_value: float | None  # mean of the labels by their probabilities; None where one of them is no number
+    unit_sentiment: float | None  # the sentiment unit, calibrated to [-1, 1]; None where the model has none
+    sentiment: float | None  # the former name of unit_sentiment
     unit_value: float | None  # its raw value
 
 

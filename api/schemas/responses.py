@@ -15,8 +15,17 @@ class ModelName(BaseModel):
 class Classification(BaseModel):
     label: str
     score: float = Field(description="Probability of the label.")
+    margin: float = Field(
+        description="By how much the label is more probable than the next: near 0, the head is unsure."
+    )
     probabilities: dict[str, float]
-    sentiment: float | None = Field(description="The sentiment unit, calibrated to [-1, 1].")
+    expected_value: float | None = Field(
+        description="Mean of the labels by their probabilities, where all labels are numbers, such as stars."
+    )
+    unit_sentiment: float | None = Field(description="The sentiment unit alone, calibrated to [-1, 1].")
+    sentiment: float | None = Field(
+        description="The former name of `unit_sentiment`, for one more version.", deprecated=True
+    )
     unit_value: float | None = Field(description="The sentiment unit's raw value.")
 
 

@@ -12,7 +12,9 @@ Features x are (rows, units): in the paper the raw final cell, otherwise as the 
 is needed.
 """
 
+import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -25,6 +27,8 @@ from model.heads.pooling import Pooling
 # A checkpoint's default head, of two labels: negative and positive.
 SENTIMENT_HEAD = "sentiment"
 SENTIMENT_LABELS = ["negative", "positive"]
+
+_NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
 
 C_GRID = tuple(2.0**exponent for exponent in range(-8, 1))
 
@@ -52,6 +56,13 @@ class Head:
     metrics: dict[str, float] = field(default_factory=dict)
     pooling: Pooling = "cell"  # of the features it takes; files written before there was a choice do not have it
     calibration: Calibrated | None = None  # None: the probabilities are those of the fit
+
+    @cached_property
+    def values(self) -> Floats | None:
+        """The labels as numbers, (labels,), such as stars; None where one of them is not a number."""
+        if not all(_NUMBER.fullmatch(label) for label in self.labels):
+            return None
+        return np.array([float(label) for label in self.labels])
 
 
 def fit_l1(

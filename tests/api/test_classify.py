@@ -31,7 +31,10 @@ def test_answers_in_the_order_of_the_texts_what_the_model_says(client: httpx.Cli
         assert result["label"] == ("positive" if positive > negative else "negative")
         assert result["score"] == pytest.approx(max(negative, positive), abs=1e-5)
         assert result["unit_value"] == pytest.approx(cell[calibration.unit], abs=1e-5)
-        assert result["sentiment"] == pytest.approx(np.clip(-(cell[calibration.unit] - 0.1) / 0.5, -1, 1), abs=1e-4)
+        assert result["margin"] == pytest.approx(abs(positive - negative), abs=1e-5)
+        assert result["expected_value"] is None
+        sentiment = np.clip(-(cell[calibration.unit] - 0.1) / 0.5, -1, 1)
+        assert result["unit_sentiment"] == result["sentiment"] == pytest.approx(sentiment, abs=1e-4)
 
 
 def test_text_is_short_for_a_list_of_one(client: httpx.Client) -> None:

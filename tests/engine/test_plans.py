@@ -1,9 +1,17 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from contract.jobs import ClassifyJob
+from engine import serving
+from engine.engine import Engine
+from engine.execute import execute
 from engine.plans import rank_by_sentiment, trace_json
 from model.heads.unit import Calibration
 from model.texts.preparation import prepare
+from tests.conftest import publish_tiny
 
 
 def test_the_sample_nearest_to_the_asked_sentiment_comes_first_and_of_equals_the_likelier() -> None:
@@ -34,3 +42,23 @@ def test_a_trace_without_the_calibrated_unit_has_no_sentiment() -> None:
 def test_a_trace_of_another_text_is_refused() -> None:
     with pytest.raises(ValueError, match=r"zip\(\)"):
         trace_json("longer than that", np.zeros((2, 1), dtype=np.float32), [3], None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers"), [(["1", "2.5", "-3"], [1.0, 2.5, -3.0]), (["1", "2", "many"], None), (["1", "2", "٣"], None)]
+)
+def test_labels_that_are_numbers_have_an_expected_value(
+    labels: list[str], numbers: list[float] | None, engine: Engine, tmp_path: Path
+) -> None:
+    loaded = serving.load(publish_tiny(tmp_path, 1), "cpu", "float32", 16)
+    head = replace(loaded.manifest.heads["length"], labels=labels)
+    served = replace(loaded, manifest=replace(loaded.manifest, heads={"stars": head}))
+    job = ClassifyJob(id="a-job-of-the-test", timeout_s=60, texts=["One text.", "Another"], head="stars")
+    for result in execute(job, served, engine)["results"]:
+        probabilities = [result["probabilities"][label] for label in labels]
+        assert result["score"] == max(probabilities)
+        assert result["margin"] == pytest.approx(max(probabilities) - sorted(probabilities)[1])
+        if numbers is None:
+            assert result["expected_value"] is None
+        else:
+            assert result["expected_value"] == pytest.approx(np.dot(probabilities, numbers))

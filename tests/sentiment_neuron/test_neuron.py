@@ -73,7 +73,8 @@ def test_classify(neuron: Neuron, by_worker: Callable[[AnyJob], dict[str, Any]])
         assert [result.score for result in found] == pytest.approx([result["score"] for result in expected], abs=1e-6)
         for ours, theirs in zip(found, expected, strict=True):
             assert ours.probabilities == pytest.approx(theirs["probabilities"], abs=1e-6)
-            assert (ours.sentiment, ours.unit_value) == pytest.approx((theirs["sentiment"], theirs["unit_value"]))
+            assert (ours.unit_sentiment, ours.unit_value) == pytest.approx((theirs["sentiment"], theirs["unit_value"]))
+            assert (ours.margin, ours.expected_value) == (pytest.approx(theirs["margin"], abs=1e-6), None)
     (alone,) = neuron.classify(TEXTS[0])
     assert alone.score == pytest.approx(neuron.classify(iter(TEXTS))[0].score, abs=1e-6)
 

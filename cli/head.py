@@ -185,4 +185,5 @@ def _described(stored: StoredHead) -> list[tuple[str, str]]:
 def _accuracy(report: dict[str, Any]) -> str:
     if report["accuracy"] is None:
         return "not known: a label has one example"
-    return f"{report['accuracy']:.1%} ± {report['accuracy_deviation']:.1%}, {report['folds']} folds"
+    low, high = report["accuracy_interval"]
+    return f"{report['accuracy']:.1%} ({low:.1%} to {high:.1%}), {report['folds']} folds"

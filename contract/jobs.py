@@ -157,6 +157,10 @@ class HeadInfo(Message):
         description="By cross-validation: the mean over the folds, on examples that were held out; null if a label "
         "has a single example."
     )
+    accuracy_interval: tuple[float, float] | None = Field(
+        None,
+        description="Of 95 %: where the accuracy on texts of this kind lies. A handful of examples leaves it wide.",
+    )
     accuracy_deviation: float | None = Field(description="Standard deviation of the accuracy between the folds.")
     folds: int
     c: float | None = Field(description="Inverse strength of the L1 penalty; null for a single unit.")

@@ -17,7 +17,7 @@ from model.checkpoints.durable import exclusively, make, replace_file, sweep
 from model.checkpoints.manifest import MAX_UNITS, NAME, SHA256, WEIGHTS, Manifest, parse_head
 from model.checkpoints.untrusted import brief, is_finite, is_text, is_whole, parse_json, read_plain, require
 from model.heads.classifier import Head
-from model.heads.cross_validation import Fitted
+from model.heads.cross_validation import Fitted, accuracy_interval
 from model.heads.pooling import Pooling
 
 FORMAT_VERSION = 2
@@ -70,6 +70,7 @@ class StoredHead:
     def report(self) -> dict[str, Any]:
         """The head as the service reports it: of its weights only those of the top units, (rows of the head,) each."""
         metrics = self.head.metrics
+        accuracy = metrics.get("accuracy")
         return {
             "name": self.name,
             "checkpoint": {"name": self.checkpoint, "step": self.step},
@@ -77,7 +78,8 @@ class StoredHead:
             "examples": self.examples,
             "unit_only": self.unit_only,
             "pooling": self.head.pooling,
-            "accuracy": metrics.get("accuracy"),
+            "accuracy": accuracy,
+            "accuracy_interval": None if accuracy is None else accuracy_interval(accuracy, max(1, self.examples)),
             "accuracy_deviation": metrics.get("accuracy_deviation"),
             "folds": int(metrics.get("folds", 0)),
             "c": self.head.c,

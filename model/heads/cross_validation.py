@@ -12,6 +12,7 @@ no label touches. Everything is drawn from a seed.
 Features are raw, of any pooling. Only NumPy is needed, so that a process that only fits starts quickly.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -28,6 +29,7 @@ from model.heads.unit import fit_threshold, separating_units, strongest
 
 TOP_UNITS = 10
 _FOLDS = 5
+_Z = 1.96  # deviations of the normal distribution that hold 95 %
 _LEAST_SLOPE = 0.1  # of a unit's log-odds, a deviation
 
 
@@ -49,6 +51,17 @@ class Fitted:
         metrics = {name: value for name, value in measured.items() if value is not None}
         metrics |= {"folds": float(self.folds), "nonzero_units": float(len(self.weights))}
         return Head(list(labels), self.weights, self.bias, self.c, metrics, pooling)
+
+
+def accuracy_interval(accuracy: float, rows: int) -> tuple[float, float]:
+    """The Wilson interval (1927) of 95 % of an accuracy that was measured on `rows` texts: where the true one lies.
+
+    Rows held out by turns count as independent ones, so it is somewhat too narrow.
+    """
+    spread = _Z**2 / rows
+    center = (accuracy + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * (accuracy * (1 - accuracy) + spread / 4)) / (1 + spread)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def fit_cv(

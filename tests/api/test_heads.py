@@ -96,6 +96,8 @@ def test_many_labels_and_one_unit(client: httpx.Client) -> None:
     assert one["c"] is None
     assert one["pooling"] == "cell"
     assert one["accuracy"] > 0.9
+    low, high = one["accuracy_interval"]
+    assert 0.5 < low < one["accuracy"] <= high <= 1
     assert sorted(names(client)) == ["many", "one"]
     for name in ("many", "one"):
         client.delete(f"/heads/{name}").raise_for_status()
@@ -104,7 +106,7 @@ def test_many_labels_and_one_unit(client: httpx.Client) -> None:
 def test_two_examples_are_enough_for_a_head_and_not_for_an_estimate(client: httpx.Client) -> None:
     two = [{"text": "aaaaaa", "label": "a"}, {"text": "bbbbbb", "label": "b"}]
     report = client.post("/heads", json={"name": "two", "examples": two, "pooling": "tanh"}).raise_for_status().json()
-    assert report["accuracy"] is report["accuracy_deviation"] is None
+    assert report["accuracy"] is report["accuracy_interval"] is report["accuracy_deviation"] is None
     assert report["folds"] == 0
     assert report["pooling"] == "tanh"
     assert report["c"] > 0

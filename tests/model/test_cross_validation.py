@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from model.heads import l1
 from model.heads.checks import HeadError
 from model.heads.classifier import C_GRID, accuracy, head_probabilities
-from model.heads.cross_validation import TOP_UNITS, Fitted, fit_cv, fit_unit_cv
+from model.heads.cross_validation import TOP_UNITS, Fitted, accuracy_interval, fit_cv, fit_unit_cv
 from model.heads.unit import find_unit
 
 Features = NDArray[np.float32]
@@ -215,3 +215,12 @@ def test_the_features_are_never_copied() -> None:
         tracemalloc.stop()
         # What each of 45 problems has, some 30 bytes a row, weighs as much as the features at so few units.
         assert peak < 20_000 * 64 * 40
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "rows", "low", "high"),
+    # The last two by hand: with all right, the lower end is n / (n + z^2).
+    [(0.5, 10, 0.2366, 0.7634), (0.9, 100, 0.8256, 0.9448), (1.0, 4, 4 / (4 + 1.96**2), 1.0), (0.0, 1, 0.0, 0.7935)],
+)
+def test_the_interval_of_an_accuracy(accuracy: float, rows: int, low: float, high: float) -> None:
+    assert accuracy_interval(accuracy, rows) == pytest.approx((low, high), abs=1e-4)

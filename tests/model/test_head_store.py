@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from model.checkpoints import head_store
 from model.checkpoints.head_store import HeadExistsError, HeadStoreError, NoSuchHeadError, StoredHead, stored_head
 from model.heads.classifier import head_probabilities
-from model.heads.cross_validation import Fitted
+from model.heads.cross_validation import Fitted, accuracy_interval
 from tests.support.checkpoints import MANIFEST as VALID
 from tests.support.checkpoints import UNITS
 from tests.support.features import FEATURES, assert_probabilities
@@ -42,8 +42,9 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert not HEAD.belongs_to(replace(MANIFEST, sha256={"model.safetensors": "cd" * 32}))
     assert HEAD.report() == {
         "name": "mine", "checkpoint": {"name": MANIFEST.name, "step": MANIFEST.step}, "labels": ["no", "yes"],
-        "examples": 20, "unit_only": False, "pooling": "mean", "accuracy": 0.75, "accuracy_deviation": 0.05,
-        "folds": 5, "c": 0.125, "nonzero_units": 2,
+        "examples": 20, "unit_only": False, "pooling": "mean", "accuracy": 0.75,
+        "accuracy_interval": accuracy_interval(0.75, 20), "accuracy_deviation": 0.05, "folds": 5,
+        "c": 0.125, "nonzero_units": 2,
         "top_units": [{"unit": 3, "weights": [-2.0]}, {"unit": 1, "weights": [0.5]}],
         "created": 1e9,
     }  # fmt: skip
@@ -54,6 +55,7 @@ def test_without_an_estimate(tmp_path: Path) -> None:
     write(tmp_path, replace(HEAD, head=fitted.head(["no", "yes"], "cell")))
     report = head_store.read(tmp_path, "mine").report()
     assert (report["accuracy"], report["accuracy_deviation"], report["folds"]) == (None, None, 0)
+    assert report["accuracy_interval"] is None
 
 
 def test_a_head_is_never_overwritten(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from cli.evaluate_options import (
     valid_option,
 )
 from cli.protocol import read_report, run, write
+from cli.reviews import labelled_reviews
 from engine.plans import trace_json
+from evaluation import answers as answers_protocol
 from evaluation import classify as classify_protocol
 from evaluation import curve as curve_protocol
 from evaluation import generation as generation_protocol
@@ -82,6 +84,38 @@ def classify(folds: int, **options: Any) -> None:
     """
     sets, where = parts_of(options)
     run(lambda reader: classify_protocol.evaluate(reader, sets(), folds), **where)
+
+
+@evaluate.command()
+@click.option("--set", "sets", multiple=True, metavar="NAME=FILE", help="Labelled texts, 0 or 1. Repeatable.")
+@click.option("--corpus", type=DIRECTORY, help="Also the labelled reviews that this corpus holds out for tests.")
+@click.option(
+    "--baseline-reviews",
+    type=click.IntRange(1),
+    default=240_000,
+    show_default=True,
+    help="Labelled reviews of --corpus that tf-idf is fitted to.",
+)
+@model_options
+def answers(sets: tuple[str, ...], corpus: Path | None, baseline_reviews: int, **where: Any) -> None:
+    """What the service answers: head `sentiment` and unit as they are served, on any number of sets.
+
+    Accuracy of both, how often they agree, the calibration error, and what lower case and tokens cost. With --corpus
+    also by source, and beside tf-idf that was fitted to the corpus' labels.
+    """
+    pairs = [one.partition("=") for one in sets]
+    if not all(name and path for name, _, path in pairs) or not (pairs or corpus):
+        raise click.UsageError("give --set NAME=FILE, --corpus, or both")
+
+    def protocol(reader: Reader) -> Report:
+        questions = [answers_protocol.Questions(name, read_labelled(Path(path))) for name, _, path in pairs]
+        if corpus is None:
+            return answers_protocol.evaluate(reader, questions)
+        train, valid, test = labelled_reviews(corpus, baseline_reviews)
+        questions.append(answers_protocol.Questions("held-out reviews", *test))
+        return answers_protocol.evaluate(reader, questions, answers_protocol.tfidf(reader, train[0], valid[0]))
+
+    run(protocol, **where)
 
 
 @evaluate.command()

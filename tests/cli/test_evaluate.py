@@ -55,6 +55,38 @@ def parts(data: Path) -> list[object]:
     return ["--train", data / "train.csv", "--valid", data / "valid.csv", "--test", data / "test.csv"]
 
 
+def test_answers_on_sets_and_on_what_a_corpus_holds_out(
+    neuron: Neuron, evaluate: Callable[..., Result], data: Path, tmp_path: Path
+) -> None:
+    rows = [f"{number % 5 + 1},review {number} is {GOOD[0] if number % 5 > 2 else BAD[0]}" for number in range(400)]
+    (tmp_path / "stars.csv").write_text("stars,text\n" + "\n".join(rows) + "\n")
+    built = ["--text-field", "text", "--label-field", "stars", "--positive", "4,5", "--negative", "1,2"]
+    neuron("corpus", "build", tmp_path / "stars.csv", *built, "--out", tmp_path / "corpus", "--shards", 4)
+    result = evaluate("answers", "--set", f"mine={data / 'test.csv'}", "--corpus", tmp_path / "corpus")
+    assert result.exit_code == 0, result.output
+    mine, held_out = json.loads((tmp_path / "out" / "report.json").read_text())["sets"]
+    assert (mine["name"], mine["texts"], held_out["name"]) == ("mine", 30, "held-out reviews")
+    assert held_out["accuracy_tfidf"] == 1.0
+    assert [row["source"] for row in held_out["by_source"]] == ["stars.csv"]
+    assert 0 <= mine["agreement"] <= 1
+    assert "| mine | 30 |" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ([], 2, "give --set NAME=FILE, --corpus, or both"),
+        (["--set", "file.csv"], 2, "give --set NAME=FILE"),
+        (["--set", "a=nowhere.csv"], 1, "nowhere.csv"),
+        (["--corpus", "."], 1, "is not a corpus"),
+    ],
+)
+def test_answers_to_nothing(evaluate: Callable[..., Result], options: list[str], code: int, message: str) -> None:
+    result = evaluate("answers", *options)
+    assert result.exit_code == code
+    assert message in result.stderr
+
+
 def pair_files(data: Path) -> list[object]:
     file = data / "pairs.csv"
     return ["--train", file, "--test", file, "--first", "a", "--second", "b", "--folds", 1]

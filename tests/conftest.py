@@ -162,7 +162,12 @@ def tiny_volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def clones(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The directory that a page's blocks run in, in order: each page has a copy of the checkout for itself."""
-    return functools.cache(lambda page: pages.clone(tmp_path_factory.mktemp("clone")))
+
+    @functools.cache
+    def clone(page: str) -> Path:
+        return pages.clone(tmp_path_factory.mktemp(Path(page).stem))
+
+    return clone
 
 
 @dataclass

@@ -6,17 +6,15 @@ service (tests/test_readme.py) and of operations.md, which need Docker (tests/op
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests import test_readme
 from tests.support import pages
 from tests.support.pages import ROOT, blocks, run
 
-ELSEWHERE = {*test_readme.PAGES, "docs/operations.md"}
+ELSEWHERE = {*pages.READER, "docs/operations.md"}
 PAGES = [page for path in sorted((ROOT / "docs").glob("*.md")) if (page := f"docs/{path.name}") not in ELSEWHERE]
 BLOCKS = [
     pytest.param(page, block, id=f"{page}-{number}") for page in PAGES for number, block in enumerate(blocks(page))

@@ -15,13 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import free_port, wait_until
-from tests.support.pages import ROOT, blocks, run
+from tests.support.pages import READER, ROOT, blocks, run
 
 README = "README.md"
 SERVE = "make up\n"
-PAGES = (README, "docs/api.md", "docs/cli.md", "docs/python.md")
-BLOCKS = [(page, number, block) for page in PAGES for number, block in enumerate(blocks(page))]
-PROGRAMS = [(page, number, block) for page in PAGES for number, block in enumerate(blocks(page, "python"))]
+BLOCKS = [(page, number, block) for page in READER for number, block in enumerate(blocks(page))]
+PROGRAMS = [(page, number, block) for page in READER for number, block in enumerate(blocks(page, "python"))]
 SHOWN = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 Clones = Callable[[str], Path]

@@ -10,9 +10,12 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# README and the pages of what it introduces, in a reader's order; tests/test_readme.py runs their blocks.
+READER = ("README.md", "docs/api.md", "docs/cli.md", "docs/python.md")
 _LINKED_BYTES = 1 << 20  # larger files, the weights, are linked: they are replaced, never written into
 # What a clone does not have, where Git cannot say.
 _NOT_CLONED = {".git", ".venv", "runs", "data", "site", "build", "dist", "__pycache__"}
+_LEFT_OVER = (".egg-info", "_cache")
 
 
 def blocks(page: str, language: str = "sh") -> list[str]:
@@ -65,8 +68,7 @@ def _cloned() -> list[Path]:
 def _found() -> list[Path]:
     found: list[Path] = []
     for folder, folders, files in os.walk(ROOT):
-        folders[:] = [
-            name for name in folders if name not in _NOT_CLONED and not name.endswith((".egg-info", "_cache"))
-        ]
+        for names in (folders, files):
+            names[:] = [name for name in names if name not in _NOT_CLONED and not name.endswith(_LEFT_OVER)]
         found += [Path(folder, name).relative_to(ROOT) for name in files]
     return found

@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 
 # What bandit is not asked: ruff's S rules judge it line by line, with the reason beside every exception (B101 assert,
 # B104 an address of all interfaces, B310 urlopen, B603 subprocess), and B404, that subprocess is imported at all, says
 # nothing beside B603. Bandit adds what ruff lacks, as text that reads otherwise than it runs (B613) and torch.load (B614).
 JUDGED_BY_RUFF := B101,B104,B310,B404,B603
 
-.PHONY: setup up test lint clean
+.PHONY: setup up test lint docs clean
 
 setup: $(STAMP)
 
@@ -38,5 +39,13 @@ lint: setup
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python .ci/audit.py
 
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $(DOCS_STAMP)
+
+# The pages as a site in site/; a link or an anchor that leads nowhere is an error.
+docs: $(DOCS_STAMP)
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import gzip
 import itertools
 import lzma
@@ -31,6 +32,7 @@ from model.heads.classifier import Head
 from model.heads.unit import Calibration
 from model.network import cells
 from model.network.language_model import Architecture, LanguageModel
+from tests.support import pages
 
 TINY = Architecture("mlstm", units=48, embedding_size=16)
 SENTIMENT_UNIT = 5
@@ -155,6 +157,17 @@ def tiny_volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
     volume = tmp_path_factory.mktemp("volume")
     publish_tiny(volume, step=1)
     return volume
+
+
+@pytest.fixture(scope="module")
+def clones(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The directory that a page's blocks run in, in order: each page has a copy of the checkout for itself."""
+
+    @functools.cache
+    def clone(page: str) -> Path:
+        return pages.clone(tmp_path_factory.mktemp(Path(page).stem))
+
+    return clone
 
 
 @dataclass

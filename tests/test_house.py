@@ -17,6 +17,7 @@ SOURCES = [path for name in PACKAGES if name != "tests" for path in sorted((ROOT
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("*/*/README.md")]
 MAX_LINES = 320
+MAX_README_LINES = 180
 
 
 def name_of(path: Path) -> str:
@@ -73,6 +74,27 @@ def test_files_named_in_docstrings_and_comments_exist(path: Path) -> None:
 def test_files_named_in_pages_exist(path: Path) -> None:
     without_labels = re.sub(r"\[[^]]*\]\(", "(", path.read_text())  # of links, whose addresses count
     assert missing(without_labels, path.parent) == []
+
+
+def test_the_readme_is_read_in_three_minutes() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= MAX_README_LINES
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_in_pages_lead_somewhere(path: Path) -> None:
+    broken = []
+    for target, anchor in re.findall(r"\]\((?![a-z]+:)([^\s)#]*)(?:#([^\s)]+))?\)", path.read_text()):
+        page = path.parent / target if target else path
+        if not page.exists() or (anchor and anchor not in anchors(page)):
+            broken.append(f"{target}#{anchor}")
+    assert broken == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub and MkDocs make them."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
 def words_of(source: str) -> str:

@@ -1,4 +1,7 @@
-"""The README keeps its promises: every `sh` block runs as written, in order, against what `make up` started."""
+"""README and the pages of what it introduces keep their promises: every block runs as written, in order.
+
+Blocks run in a copy of the checkout. Those that speak to the service speak to what `make up` started there.
+"""
 
 import json
 import os
@@ -6,18 +9,21 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from cli.settings import table
 from tests.conftest import free_port, wait_until
+from tests.support.pages import READER, ROOT, blocks, run
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+README = "README.md"
 SERVE = "make up\n"
+BLOCKS = [(page, number, block) for page in READER for number, block in enumerate(blocks(page))]
+PROGRAMS = [(page, number, block) for page in READER for number, block in enumerate(blocks(page, "python"))]
+SHOWN = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+Clones = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +37,15 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def served(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def served(environment: dict[str, str], clones: Clones, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """`make up`, as written."""
     log = tmp_path_factory.mktemp("up") / "log.txt"
+    clone = clones(README)
+    # It would install the copy in the place of the checkout.
+    done = subprocess.run(["make", "--question", "setup"], cwd=clone, env=environment, check=False)
+    assert done.returncode == 0, "what is installed is older than what should be: run `make setup`"
     with log.open("wb") as out:
-        process = subprocess.Popen(["bash", "-c", f"exec {SERVE}"], cwd=ROOT, env=environment, stdout=out, stderr=out)
+        process = subprocess.Popen(["bash", "-c", f"exec {SERVE}"], cwd=clone, env=environment, stdout=out, stderr=out)
 
     def greeted() -> bool:
         assert process.poll() is None, log.read_text()
@@ -47,23 +57,27 @@ def served(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     assert process.wait(60) in (0, -signal.SIGTERM, 2)
 
 
+def addressed(block: str, environment: dict[str, str]) -> str:
+    """Only the ports are another's, so that a service that runs on this machine already is left alone."""
+    block = block.replace(":8000", ":" + environment["NEURON_API_PORT"])
+    return block.replace(":9101", ":" + environment["NEURON_WORKER_METRICS_PORT"])
+
+
+def speaks_to_the_service(block: str) -> bool:
+    return "http://127.0.0.1:" in block
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("served")
-@pytest.mark.parametrize("number", [number for number, block in enumerate(BLOCKS) if block != SERVE])
-def test_a_block_runs(number: int, environment: dict[str, str]) -> None:
-    # Only the ports are another's, so that a service that runs on this machine already is left alone.
-    block = BLOCKS[number].replace(":8000", ":" + environment["NEURON_API_PORT"])
-    block = block.replace(":9101", ":" + environment["NEURON_WORKER_METRICS_PORT"])
-    if "runs/example" in block:
-        subprocess.run(["rm", "-rf", "runs/example"], cwd=ROOT, check=True)
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.mark.parametrize(
+    ("page", "block"),
+    [pytest.param(page, block, id=f"{page}-{number}") for page, number, block in BLOCKS if block != SERVE],
+)
+def test_a_block_runs(
+    page: str, block: str, environment: dict[str, str], clones: Clones, request: pytest.FixtureRequest
+) -> None:
+    if speaks_to_the_service(block):
+        request.getfixturevalue("served")
+    done = run(addressed(block, environment), clones(page), environment)
     assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
     assert done.stdout.strip(), block
     # Errors are answered with status 200 to curl: only the block that shows an error may show one.
@@ -72,17 +86,16 @@ def test_a_block_runs(number: int, environment: dict[str, str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("served")
-def test_the_first_answers_are_those_that_the_readme_shows(environment: dict[str, str]) -> None:
-    classify, generate = BLOCKS[1], BLOCKS[2]
-    shown = json.loads(re.findall(r"^```json\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[0])
+def test_the_first_answers_are_those_that_the_readme_shows(environment: dict[str, str], clones: Clones) -> None:
+    classify, generate = blocks(README)[1:3]
+    shown = json.loads(blocks(README, "json")[0])
 
-    def run(block: str) -> str:
-        command = block.replace(":8000", ":" + environment["NEURON_API_PORT"])
-        return subprocess.run(
-            ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-        ).stdout
+    def answered(block: str) -> str:
+        done = run(addressed(block, environment), clones(README), environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-    answer = json.loads(run(classify))
+    answer = json.loads(answered(classify))
     assert answer["model"] == shown["model"]
     for reported, promised in zip(answer["results"], shown["results"], strict=True):
         assert reported["label"] == promised["label"]
@@ -90,30 +103,37 @@ def test_the_first_answers_are_those_that_the_readme_shows(environment: dict[str
             promised["score"], abs=0.02
         )  # bfloat16 on one machine, float32 on another
         assert reported["sentiment"] == pytest.approx(promised["sentiment"], abs=0.05)
-    texts = [json.loads(line)["results"][0]["text"] for line in run(generate).replace("}{", "}\n{").splitlines()]
+    texts = [json.loads(line)["results"][0]["text"] for line in answered(generate).replace("}{", "}\n{").splitlines()]
     assert len(texts) == 2
     assert texts[0] != texts[1]
 
 
-def test_the_program_prints_what_the_readme_shows() -> None:
-    ((program, shown),) = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize(
+    ("page", "program"), [pytest.param(page, block, id=f"{page}-{number}") for page, number, block in PROGRAMS]
+)
+def test_a_program_prints_what_its_page_shows(page: str, program: str, clones: Clones) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NEURON_")}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], cwd=clones(page), env=environment, capture_output=True, text=True, check=True
     )
-    *printed, text = done.stdout.splitlines()
-    *promised, _ = shown.splitlines()
+    assert done.stdout.strip()
+    shown = dict(SHOWN.findall((ROOT / page).read_text())).get(program)
+    if shown is None:
+        return
+    printed, promised = done.stdout.splitlines(), shown.splitlines()
+    if "neuron.stream(" in program:  # which writes its text last; how it goes on depends on the last bits
+        *printed, text = printed
+        *promised, _ = promised
+        assert text.strip()
     number = re.compile(r"[+-]?\d+(?:\.\d+)?")
     assert [number.sub("", line) for line in printed] == [number.sub("", line) for line in promised]
     values = [[float(found) for found in number.findall(" ".join(lines))] for lines in (printed, promised)]
     assert values[0] == pytest.approx(values[1], abs=0.05)  # bfloat16 on one machine, float32 on another
-    assert text.strip()
 
 
 def test_blocks_are_found() -> None:
-    assert SERVE in BLOCKS
-    assert len(BLOCKS) > 10
-
-
-def test_the_settings_table_is_that_of_the_code() -> None:
-    assert table() in README
+    assert SERVE in blocks(README)
+    assert len(BLOCKS) > 15
+    assert {page for page, _, block in BLOCKS if speaks_to_the_service(block)} == {README, "docs/api.md"}
+    assert len(PROGRAMS) > 2
+    assert len(SHOWN.findall((ROOT / "docs/python.md").read_text())) == len(blocks("docs/python.md", "python"))

@@ -6,7 +6,7 @@ ones cost nothing.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +28,7 @@ class BlockRow:
     sampling: Sampling
     clamps: dict[int, float]
     traced: tuple[int, ...]
+    scored: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # steps whose byte is, rising
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,17 @@ class BlockRowResult:
 
 @dataclass(frozen=True)
 class RowState:
-    """A copy of what a row carries from byte to byte, (units,) each, where the device has it."""
+    """A copy of what a row carries from byte to byte, (units,) each but `bits`, where the device has it."""
 
     cell: torch.Tensor
     hidden: torch.Tensor
     hidden_sum: torch.Tensor | None  # over the bytes read, float64; of slots that keep it
+    bits: torch.Tensor  # () float64: over the bytes that were scored
 
     @property
     def nbytes(self) -> int:
-        return self.cell.nbytes + self.hidden.nbytes + (0 if self.hidden_sum is None else self.hidden_sum.nbytes)
+        kept = 0 if self.hidden_sum is None else self.hidden_sum.nbytes
+        return self.cell.nbytes + self.hidden.nbytes + kept + self.bits.nbytes
 
 
 class Backend(Protocol):
@@ -70,6 +73,9 @@ class Backend(Protocol):
 
     def hidden_sum(self, slot: int) -> NDArray[np.float64]:
         """The sum of a row's hidden vectors after every byte, (units,), of a slot that keeps it."""
+
+    def bits(self, slot: int) -> float:
+        """The sum of the scores (scoring.py) of a row's scored bytes."""
 
     def state(self, slot: int) -> RowState: ...
 

@@ -7,6 +7,8 @@ A row that has ended stands still: it is computed like the others, and its resul
 kernels.py makes the same steps with less memory traffic.
 """
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -35,6 +37,12 @@ class Block:
         self.sampled = torch.zeros(steps, rows, dtype=torch.uint8, device=device)
         self.log_probability = torch.zeros(steps, rows, device=device)
         self.made = self.row_params[STEP, :1]
+        self._steps = steps
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """Hidden vectors before every step, (steps, rows, units), for blocks with bytes that are scored."""
+        return torch.zeros(self._steps, *self.hidden.shape, dtype=self.hidden.dtype, device=self.hidden.device)
 
 
 class Trace:
@@ -79,6 +87,10 @@ class PlainStep:
         """Write the traced units of all rows."""
         values = block.cell.view(-1).index_select(0, trace.units)
         trace.values.index_copy_(0, block.made + offset, values[None])
+
+    def keep(self, block: Block, rows: int, offset: int) -> None:
+        """Keep the hidden vectors of all rows, before `advance`."""
+        block.kept[:, :rows].index_copy_(0, block.made + offset, block.hidden[None, :rows])
 
     def draw(self, block: Block, rows: int, offset: int) -> None:
         """Sample the rows that generate at this step."""

@@ -137,7 +137,7 @@ class Engine:
     def _prefixes(self, request: RowRequest) -> list[Prefix]:
         if self._prefix_cache_bytes == 0 or request.traced:  # a trace needs every step
             return []
-        return prefixes(request.text, request.clamps, request.generate > 0, request.mean)
+        return prefixes(request.text, request.clamps, request.generate > 0, request.mean, request.scored)
 
     def _loop(self) -> None:
         if sys.platform == "linux":  # elsewhere niceness belongs to the whole process
@@ -287,7 +287,9 @@ class Engine:
 
     def _end_if_done(self, backend: Backend, row: Row) -> None:
         if row.follows is None and row.steps_left == 0:
-            result = row.result(backend.cell(row.slot), backend.hidden_sum(row.slot) if row.request.mean else None)
+            hidden_sum = backend.hidden_sum(row.slot) if row.request.mean else None
+            bits = backend.bits(row.slot) if row.request.scored else 0.0
+            result = row.result(backend.cell(row.slot), hidden_sum, bits)
             self._leave(backend, row, "done")
             row.done.set_result(result)
 
@@ -314,4 +316,5 @@ def _block_row(row: Row, limit: int) -> BlockRow:
         sampling=row.request.sampling,
         clamps=row.request.clamps,
         traced=row.request.traced,
+        scored=row.next_scored(steps),
     )

@@ -39,6 +39,7 @@ from engine.block import (
     Trace,
 )
 from engine.folded import FoldedModel
+from engine.scoring import Scorer
 from engine.torch_backend import TorchBackend
 
 log = logging.getLogger(__name__)
@@ -70,8 +71,9 @@ class GraphBackend(TorchBackend):
         """As TorchBackend does, after recording all that blocks of up to `most_rows` rows need unless they trace."""
         with torch.inference_mode():
             for rows in sorted({self._bucket(count) for count in range(1, most_rows + 1)}):
-                for samples_from in (0, _EVERY_LENGTH):
-                    self._graphs.prepare(self._parts(rows, _EVERY_LENGTH, samples_from, 0), self._rest, lambda: None)
+                for samples_from, scores in ((0, False), (_EVERY_LENGTH, False), (_EVERY_LENGTH, True)):
+                    parts = self._parts(rows, _EVERY_LENGTH, samples_from, scores, 0)
+                    self._graphs.prepare(parts, self._rest, lambda: None)
         super().warm_up(most_rows)
 
     @torch.inference_mode()
@@ -87,7 +89,8 @@ class GraphBackend(TorchBackend):
         samples_from = min((row.samples_from for row in block if row.samples_from < row.steps), default=steps)
         traced = [(line, unit) for line, row in enumerate(block) for unit in row.traced]
         traces = 0 if not traced else max(_FEWEST_TRACED, _power_of_two(len(traced)))
-        parts = self._parts(self._bucket(len(block)), steps, samples_from, traces)
+        scores = any(len(row.scored) for row in block)
+        parts = self._parts(self._bucket(len(block)), steps, samples_from, scores, traces)
         self._graphs.prepare(parts, self._rest, interrupted)
         self._upload(block)
         self._hold([(line, unit, value) for line, row in enumerate(block) for unit, value in row.clamps.items()])
@@ -96,6 +99,10 @@ class GraphBackend(TorchBackend):
             self._traces[traces].units[: len(traced)] = torch.from_numpy(lines * self.units + units)
         for part in parts:
             self._graphs.launch(part)
+        if scores:
+            scorer = Scorer(block, self.model)
+            scorer.take(self._block.kept)
+            scorer.add_to(self._bits, steps)
         return self._results(block, samples_from, traces)
 
     def _bucket(self, count: int) -> int:
@@ -115,7 +122,7 @@ class GraphBackend(TorchBackend):
         self._text_on_host = torch.zeros(steps, self._most_rows, dtype=torch.uint8, pin_memory=pinned)
         self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
 
-    def _parts(self, rows: int, steps: int, samples_from: int, traces: int) -> list[_Part]:
+    def _parts(self, rows: int, steps: int, samples_from: int, scores: bool, traces: int) -> list[_Part]:
         """What a block does, in order. traces: units that a graph records, 0 for none."""
         if traces and traces not in self._traces:
             self._traces[traces] = Trace(traces, self._capacity, self.model.device)
@@ -126,7 +133,8 @@ class GraphBackend(TorchBackend):
             length = min(_MOST_STEPS, 1 << ((steps - made).bit_length() - 1))
             made += length
             samples = samples_from < made
-            parts.append(((rows, length, samples, traces), partial(self._advance, rows, length, samples, trace)))
+            name = (rows, length, samples, scores, traces)
+            parts.append((name, partial(self._advance, rows, length, samples, scores, trace)))
         return [*parts, (("end", rows), partial(self._end, rows))]
 
     def _begin(self, rows: int) -> None:
@@ -136,8 +144,10 @@ class GraphBackend(TorchBackend):
         torch.index_select(self._hidden_sum, 0, slots, out=block.hidden_sum[:rows])
         torch.index_select(self._last, 0, slots, out=block.last[:rows])
 
-    def _advance(self, rows: int, steps: int, samples: bool, trace: Trace | None) -> None:
+    def _advance(self, rows: int, steps: int, samples: bool, scores: bool, trace: Trace | None) -> None:
         for offset in range(steps):
+            if scores:
+                self._step.keep(self._block, rows, offset)
             self._step.advance(self._block, rows, offset)
             if trace is not None:
                 self._step.record(self._block, trace, offset)

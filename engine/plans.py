@@ -26,6 +26,7 @@ from model.checkpoints.head_store import StoredHead
 from model.heads.classifier import SENTIMENT_HEAD, Head, head_probabilities
 from model.heads.pooling import pool
 from model.heads.unit import Calibration
+from model.texts.familiarity import Familiarity
 from model.texts.preparation import align, prepare, prepare_prompt
 
 # The stride between the seeds of a job's samples, which keeps their draws apart (the golden ratio of 2^63).
@@ -122,8 +123,13 @@ def _name(served: ServedModel) -> dict[str, Any]:
     return named(served.info.name, served.info.step)
 
 
-def _readings(job: ClassifyJob | FeaturizeJob, deadline: float, mean: bool = False) -> list[RowRequest]:
-    return [RowRequest(prepare(text), mean=mean, priority=job.priority, deadline=deadline) for text in job.texts]
+def _readings(
+    job: ClassifyJob | FeaturizeJob, deadline: float, mean: bool = False, scored: bool = False
+) -> list[RowRequest]:
+    return [
+        RowRequest(prepare(text), mean=mean, scored=scored, priority=job.priority, deadline=deadline)
+        for text in job.texts
+    ]
 
 
 def _head(name: str, served: ServedModel, find_head: FindHead) -> Head:
@@ -152,12 +158,15 @@ def _classify(job: ClassifyJob, served: ServedModel, find_head: FindHead, deadli
     def shape(rows: list[RowResult]) -> dict[str, Any]:
         features = np.stack([pool(row.cell, row.mean, head.pooling) for row in rows])
         results = [
-            _judgement(head, probabilities) | _unit_says(calibration, row)
-            for row, probabilities in zip(rows, head_probabilities(head, features), strict=True)
+            _judgement(head, probabilities)
+            | _unit_says(calibration, row)
+            | _familiar(served.manifest.familiarity, len(prepare(text)), row)
+            for text, row, probabilities in zip(job.texts, rows, head_probabilities(head, features), strict=True)
         ]
         return _name(served) | {"head": job.head, "results": results}
 
-    return Plan(_readings(job, deadline, mean=head.pooling == "mean"), shape)
+    scored = served.manifest.familiarity is not None
+    return Plan(_readings(job, deadline, mean=head.pooling == "mean", scored=scored), shape)
 
 
 def _judgement(head: Head, probabilities: NDArray[np.float64]) -> dict[str, Any]:
@@ -178,6 +187,18 @@ def _unit_says(calibration: Calibration | None, row: RowResult) -> dict[str, Any
     value = None if calibration is None else float(row.cell[calibration.unit])
     sentiment = None if calibration is None or value is None else calibration.sentiment(value)
     return {"unit_sentiment": sentiment, "sentiment": sentiment, "unit_value": value}
+
+
+def _familiar(familiarity: Familiarity | None, length: int, row: RowResult) -> dict[str, Any]:
+    """How familiar a text of `length` prepared bytes is, and a warning if it is not."""
+    bits, warning = row.bits_per_byte, None
+    limit = None if familiarity is None else familiarity.limit(length)
+    if familiarity is not None and limit is not None and bits is not None and bits > limit:
+        warning = (
+            f"unlike the text that the model has learnt from: {bits:.2f} bits per byte, where {familiarity.share:.0%} "
+            f"of texts of this length take less than {limit:.2f}; the answer may mean nothing"
+        )
+    return {"bits_per_byte": bits, "warning": warning}
 
 
 def _featurize(job: FeaturizeJob, served: ServedModel, deadline: float) -> Plan:

@@ -34,15 +34,17 @@ class Prefix:
     digest: bytes
 
 
-def prefixes(text: bytes, clamps: Mapping[int, float], generates: bool, sums: bool = False) -> list[Prefix]:
+def prefixes(
+    text: bytes, clamps: Mapping[int, float], generates: bool, sums: bool = False, scored: bool = False
+) -> list[Prefix]:
     """The prefixes of `text` after which a state may be found or kept, shortest first; the last one is the whole text.
 
     Where bytes will be generated after the text, the last prefix leaves out its last byte: every sample reads that one
-    itself, because the first draw belongs to the step that reads it. sums: whether the states include a sum, so rows
-    that ask for a mean share only with each other.
+    itself, because the first draw belongs to the step that reads it. sums, scored: whether the states include a sum of
+    hidden vectors, and of scores: rows that ask for either share only with each other.
     """
     end = len(text) - 1 if generates else len(text)
-    conditions = repr((sorted(clamps.items()), sums)).encode() + b"\n"
+    conditions = repr((sorted(clamps.items()), sums, scored)).encode() + b"\n"
     hashed = hashlib.blake2b(conditions, digest_size=16, key=_KEY)
     found, position = [], 0
     for length in _lengths(end):

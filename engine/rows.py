@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from contract.jobs import Priority
 from engine.prefix_cache import Prefix
+from engine.scored_bytes import scored
 
 
 class RowCancelled(Exception):
@@ -48,6 +49,7 @@ class RowRequest:
     clamps: dict[int, float] = field(default_factory=dict)  # unit -> value, at every step
     traced: tuple[int, ...] = ()  # units whose value after every read byte is wanted
     mean: bool = False  # whether the mean of the hidden vector is wanted; not of a row that generates
+    scored: bool = False  # whether the bits per byte of the text are wanted
     priority: Priority = "interactive"
     deadline: float = float("inf")  # by time.monotonic(), which no change of the clock affects
 
@@ -56,6 +58,7 @@ class RowRequest:
 class RowResult:
     cell: NDArray[np.float32]  # (units,): after the last byte
     mean: NDArray[np.float32] | None  # (units,): of the hidden vector over all bytes, if it was asked for
+    bits_per_byte: float | None  # of the text's scored bytes (scoring.py), if it was asked for and there are any
     trace: NDArray[np.float32]  # (bytes read, traced units)
     text: str  # generated
     generated: int  # bytes, those of a stop sequence among them
@@ -136,13 +139,21 @@ class Row:
         if fresh and self.on_text is not None:
             self.on_text(fresh)
 
-    def result(self, cell: NDArray[np.float32], hidden_sum: NDArray[np.float64] | None) -> RowResult:
-        """hidden_sum: over all bytes read, (units,), if the mean was asked for."""
+    def next_scored(self, limit: int) -> NDArray[np.int64]:
+        """Of the next `limit` steps those whose byte is scored."""
+        if not self.request.scored:
+            return np.empty(0, np.int64)
+        return scored(self.read, min(self.read + limit, len(self._text))) - self.read
+
+    def result(self, cell: NDArray[np.float32], hidden_sum: NDArray[np.float64] | None, bits: float) -> RowResult:
+        """hidden_sum: over all bytes read, (units,), if the mean was asked for. bits: of the scored bytes."""
+        count = len(scored(0, len(self._text))) if self.request.scored else 0
         traced = len(self.request.traced)
         trace = np.concatenate(self.traces) if self.traces else np.empty((0, traced), dtype=np.float32)
         return RowResult(
             cell=cell,
             mean=None if hidden_sum is None else (hidden_sum / self.read).astype(np.float32),
+            bits_per_byte=bits / count if count else None,
             trace=trace,
             text=self._output.text,
             generated=self.sampled,

@@ -11,6 +11,7 @@ from engine.backend import BlockRow, BlockRowResult, RowState
 from engine.folded import Clamps, FoldedModel
 from engine.rows import Sampling
 from engine.sampling import Choice, sample
+from engine.scoring import Scorer
 from model.network.cells import State
 
 # Numbers of rows whose steps are timed when a model is loaded, and how many steps: with few rows, a block's own cost
@@ -32,6 +33,7 @@ class TorchBackend:
         self._state = model.zero_state(max_rows)
         self._hidden_sum = model.zero_sum(max_rows)
         self._sums = np.zeros(max_rows, dtype=bool)  # slots that keep it
+        self._bits = torch.zeros(max_rows, dtype=torch.float64, device=model.device)
         self._last = torch.zeros(max_rows, dtype=torch.int64, device=model.device)  # byte sampled last
         self._free = list(range(max_rows - 1, -1, -1))
 
@@ -44,6 +46,7 @@ class TorchBackend:
         self._sums[slot] = sums
         if sums:
             self._hidden_sum[slot].zero_()
+        self._bits[slot] = 0.0
         self._state.cell[slot].zero_()
         self._state.hidden[slot].zero_()
         return slot
@@ -59,15 +62,20 @@ class TorchBackend:
         values: NDArray[np.float64] = self._hidden_sum[slot].cpu().numpy().copy()
         return values
 
+    def bits(self, slot: int) -> float:
+        return float(self._bits[slot])
+
     @torch.inference_mode()
     def state(self, slot: int) -> RowState:
         hidden_sum = self._hidden_sum[slot].clone() if self._sums[slot] else None
-        return RowState(self._state.cell[slot].clone(), self._state.hidden[slot].clone(), hidden_sum)
+        cell, hidden, bits = (kept[slot].clone() for kept in (self._state.cell, self._state.hidden, self._bits))
+        return RowState(cell, hidden, hidden_sum, bits)
 
     @torch.inference_mode()
     def restore(self, slot: int, state: RowState) -> None:
         self._state.cell[slot] = state.cell
         self._state.hidden[slot] = state.hidden
+        self._bits[slot] = state.bits
         if state.hidden_sum is not None:
             self._hidden_sum[slot] = state.hidden_sum
 
@@ -117,6 +125,7 @@ class TorchBackend:
 
         sampler = _Sampler(block, device)
         tracer = _Tracer(block, device)
+        scorer = Scorer(block, self.model)
         clamps = _Clamper(block, device)
         last = self._last[slots]
         # Where one row keeps a sum, all add up: that costs less than choosing, and the sums of the others are not used.
@@ -136,6 +145,7 @@ class TorchBackend:
             if step >= first_fed:
                 feeds_itself = torch.from_numpy(reads[:active] <= step).to(device)
                 byte = torch.where(feeds_itself, last[:active], byte)
+            scorer.keep(step, state.hidden)
             state = self.model.step(byte, state, clamps.at(active))
             if hidden_sum is not None:
                 hidden_sum[:active].add_(state.hidden)
@@ -148,6 +158,7 @@ class TorchBackend:
         if hidden_sum is not None:
             self._hidden_sum[slots] = hidden_sum
         self._last[slots] = last
+        scorer.add_to(self._bits, made)
         self._observe(sum(active_at[:made]) / made, (time.perf_counter() - began) / made)
         return [
             BlockRowResult(row_steps, *sampler.result(column, row_steps), tracer.result(column, row_steps))

@@ -21,6 +21,8 @@ class Classification:
     unit_sentiment: float | None  # the sentiment unit, calibrated to [-1, 1]; None where the model has none
     sentiment: float | None  # the former name of unit_sentiment
     unit_value: float | None  # its raw value
+    bits_per_byte: float | None  # how well the model predicts the text; None where the checkpoint has no limits for it
+    warning: str | None  # set where the text is unlike what the model has learnt from
 
 
 @dataclass(frozen=True)

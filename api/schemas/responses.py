@@ -27,6 +27,10 @@ class Classification(BaseModel):
         description="The former name of `unit_sentiment`, for one more version.", deprecated=True
     )
     unit_value: float | None = Field(description="The sentiment unit's raw value.")
+    bits_per_byte: float | None = Field(
+        description="How well the model predicts the text, over at most its first 512 bytes; null if it has no limits."
+    )
+    warning: str | None = Field(description="Set where the text is unlike what the model has learnt from.")
 
 
 class ClassifyResponse(BaseModel):

@@ -6,6 +6,7 @@ the same form (head_store.py).
 
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, get_args
 
 from model.checkpoints.untrusted import is_finite, is_text, is_whole, parse_json, require
@@ -14,9 +15,10 @@ from model.heads.pooling import Pooling
 from model.heads.unit import Calibration
 from model.network.cells import CellName
 from model.network.language_model import Architecture
+from model.texts.familiarity import Familiarity
 
 FORMAT_VERSION = 2
-_READ = (1, 2)  # version 1 knew no calibration of heads
+_READ = (1, 2)  # version 1 knew neither calibration of heads nor familiarity
 WEIGHTS = "model.safetensors"
 MAX_UNITS = 16_384  # four times the published model: 1.4 G parameters, 5.6 GB in float32
 MAX_STEPS = 10**15  # and bytes seen
@@ -26,6 +28,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _UNIT = re.compile(r"0|[1-9][0-9]{0,5}")
+_MAX_LENGTHS = 64
 _MAX_LABEL_CHARACTERS = 65_536  # of all heads together: a worker reports them with every heartbeat
 MAX_STEEPNESS = 100.0
 
@@ -44,6 +47,7 @@ class Manifest:
     heads: dict[str, Head] = field(default_factory=dict)
     feature_mean: list[float] | None = None  # (units,), over the texts the heads were fitted on
     feature_scale: list[float] | None = None  # (units,), standard deviation over the same
+    familiarity: Familiarity | None = None
     notes: str = ""
 
 
@@ -66,7 +70,7 @@ def parse_manifest(content: bytes) -> Manifest:
         is_finite(steepness) and 0 < steepness <= MAX_STEEPNESS,
         f"steepness is {steepness!r}, not a number above 0 and at most {MAX_STEEPNESS:g}",
     )
-    calibration = raw.pop("sentiment", None)
+    calibration, familiarity = raw.pop("sentiment", None), raw.pop("familiarity", None)
     heads = {name: parse_head(name, units, head) for name, head in raw.pop("heads", {}).items()}
     characters = sum(len(label) for head in heads.values() for label in head.labels)
     require(
@@ -76,6 +80,7 @@ def parse_manifest(content: bytes) -> Manifest:
         architecture=architecture,
         sentiment=None if calibration is None else Calibration(**calibration),
         heads=heads,
+        familiarity=None if familiarity is None else Familiarity(**familiarity),
         **raw,
     )
     require(bool(NAME.fullmatch(manifest.name)), f"name {manifest.name!r} is not allowed")
@@ -95,12 +100,32 @@ def parse_manifest(content: bytes) -> Manifest:
             is_finite(scale) and scale > 0 and is_finite(manifest.sentiment.center),
             "calibration is not finite and positive",
         )
+    if manifest.familiarity is not None:
+        _check_familiarity(manifest.familiarity)
     for label, vector in (("feature_mean", manifest.feature_mean), ("feature_scale", manifest.feature_scale)):
         require(
             vector is None or (isinstance(vector, list) and len(vector) == units and all(map(is_finite, vector))),
             f"{label} is not {units} numbers",
         )
     return manifest
+
+
+def _check_familiarity(familiarity: Familiarity) -> None:
+    lengths, limits = familiarity.lengths, familiarity.bits
+    require(
+        isinstance(lengths, list)
+        and 1 <= len(lengths) <= _MAX_LENGTHS
+        and all(is_whole(length) and 0 < length < MAX_STEPS for length in lengths)
+        and all(one < other for one, other in pairwise(lengths)),
+        f"familiarity: lengths are not 1 to {_MAX_LENGTHS} rising whole numbers",
+    )
+    require(
+        isinstance(limits, list) and len(limits) == len(lengths) and all(map(is_finite, limits)),
+        f"familiarity: there are not {len(lengths)} limits",
+    )
+    require(is_finite(familiarity.share) and 0 < familiarity.share < 1, "familiarity: share is not between 0 and 1")
+    require(is_whole(familiarity.texts) and 0 < familiarity.texts < MAX_STEPS, "familiarity: texts is not a number")
+    require(is_text(familiarity.data), "familiarity: what its texts were is not text")
 
 
 def parse_head(name: str, units: int, raw: dict[str, Any]) -> Head:

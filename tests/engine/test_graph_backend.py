@@ -61,7 +61,8 @@ def blocks(
         reads = steps if random.random() < 0.5 else int(random.integers(0, steps + 1))
         samples_from = max(0, reads - 1) if reads < steps or random.random() < 0.5 else steps
         text = random.integers(0, 256, reads, dtype=np.uint8)
-        rows.append(BlockRow(number, steps, text, samples_from, 0, sampling, clamps, tuple(traced)))
+        scored = np.flatnonzero(random.random(reads) < random.choice([0.0, 0.5]))
+        rows.append(BlockRow(number, steps, text, samples_from, 0, sampling, clamps, tuple(traced), scored))
     return sorted(rows, key=lambda row: row.steps, reverse=True)
 
 
@@ -91,6 +92,7 @@ def compare(ours: TorchBackend, other: TorchBackend, run: list[list[BlockRow]]) 
         if number % 2 == 0:
             np.testing.assert_allclose(ours.hidden_sum(one), other.hidden_sum(two), rtol=0, atol=1e-3)
         np.testing.assert_allclose(ours.cell(one), other.cell(two), rtol=0, atol=1e-4)
+        np.testing.assert_allclose(ours.bits(one), other.bits(two), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(ours.state(one).hidden.cpu(), other.state(two).hidden, rtol=0, atol=1e-4)
         ours.close(one)
         other.close(two)
@@ -173,7 +175,7 @@ def test_what_is_tried_before_it_is_recorded_changes_no_row() -> None:
     slots = [backend.open(sums=True) for _ in range(MAX_ROWS)]
     backend.run([replace(ROW, slot=slot) for slot in slots])
     before = [tensor.clone() for tensor in (*backend._state, backend._hidden_sum, backend._last)]
-    for _, function in backend._parts(MAX_ROWS, steps=31, samples_from=0, traces=64):
+    for _, function in backend._parts(MAX_ROWS, steps=31, samples_from=0, scores=True, traces=64):
         backend._rest()
         function()
     for tensor, was in zip((*backend._state, backend._hidden_sum, backend._last), before, strict=True):

@@ -10,6 +10,7 @@ from engine.engine import Engine
 from engine.execute import execute
 from engine.plans import rank_by_sentiment, trace_json
 from model.heads.unit import Calibration
+from model.texts.familiarity import Familiarity
 from model.texts.preparation import prepare
 from tests.conftest import publish_tiny
 
@@ -62,3 +63,27 @@ def test_labels_that_are_numbers_have_an_expected_value(
             assert result["expected_value"] is None
         else:
             assert result["expected_value"] == pytest.approx(np.dot(probabilities, numbers))
+
+
+def test_a_text_that_is_unlike_the_models_own_has_a_warning(engine: Engine, tmp_path: Path) -> None:
+    loaded = serving.load(publish_tiny(tmp_path, 1), "cpu", "float32", 16)
+    texts = ["Hi.", "A text of some thirty-four bytes.", "A text of some thirty-four bytes!!"]
+    job = ClassifyJob(id="a-job-of-the-test", timeout_s=60, texts=texts, head="sentiment")
+    unknown = execute(job, loaded, engine)["results"]
+    assert [(result["bits_per_byte"], result["warning"]) for result in unknown] == [(None, None)] * 3
+    measured = []
+    for limit in (0.0, 100.0):
+        familiarity = Familiarity([16], [limit], 0.99, 1000, "")
+        served = replace(loaded, manifest=replace(loaded.manifest, familiarity=familiarity))
+        results = execute(job, served, engine)["results"]
+        measured.append([result["bits_per_byte"] for result in results])
+        warned = [result["warning"] is not None for result in results]
+        assert warned == ([False, True, True] if limit == 0.0 else [False] * 3)  # the first is too short to say
+        if limit == 0.0:
+            bits = results[1]["bits_per_byte"]
+            assert (
+                f"{bits:.2f} bits per byte, where 99% of texts of this length take less than 0.00"
+                in (results[1]["warning"])
+            )
+    assert measured[0] == pytest.approx(measured[1])
+    assert all(bits > 0 for bits in measured[0])

@@ -22,7 +22,7 @@ from tests.conftest import tiny_model, wait_until
 
 FOLDED = FoldedModel(tiny_model(), dtype=torch.float32)
 _random = np.random.default_rng(0)
-STATE_BYTES = 48 * 8 + 1024  # cell and hidden in float32, and what the cache counts beside them
+STATE_BYTES = 48 * 8 + 8 + 1024  # cell and hidden in float32, the sum of scores, and what the cache counts beside them
 WITH_SUM_BYTES = STATE_BYTES + 48 * 8  # and a sum in float64
 
 

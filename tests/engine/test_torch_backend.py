@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.backend import BlockRow, BlockRowResult, RowState
+from engine.backend import BlockRow, BlockRowResult
 from engine.folded import FoldedModel
 from engine.rows import Sampling
 from engine.torch_backend import TorchBackend
@@ -178,7 +178,7 @@ def test_a_long_texts_sum_hears_every_byte() -> None:
     backend = TorchBackend(MODELS[0], 2)
     begun, fresh = backend.open(sums=True), backend.open(sums=True)
     state = backend.state(begun)
-    backend.restore(begun, RowState(state.cell, state.hidden, torch.full((UNITS,), 2.0**19, dtype=torch.float64)))
+    backend.restore(begun, replace(state, hidden_sum=torch.full((UNITS,), 2.0**19, dtype=torch.float64)))
     (row,) = neighbours(1, seed=6)
     backend.run([replace(row, slot=slot) for slot in (begun, fresh)])
     np.testing.assert_allclose(backend.hidden_sum(begun) - 2.0**19, backend.hidden_sum(fresh), rtol=0, atol=1e-8)

@@ -42,6 +42,19 @@ def test_a_manifest_from_before_steepness_reads_as_one(copied: Path) -> None:
     assert read(copied).manifest.architecture.steepness == 1.0
 
 
+def test_a_manifest_of_version_1_is_read(copied: Path) -> None:
+    def older(record: Json) -> None:
+        record["format_version"] = 1
+        del record["familiarity"]
+        for head in record["heads"].values():
+            del head["calibration"]
+
+    edit(copied, older)
+    found = read_manifest(copied)
+    assert found.familiarity is None
+    assert [head.calibration for head in found.heads.values()] == [None, None]
+
+
 def test_a_head_that_says_nothing_of_its_features_takes_cells(copied: Path) -> None:
     edit(copied, lambda record: record["heads"]["sentiment"].pop("pooling"))
     assert read_manifest(copied).heads["sentiment"].pooling == "cell"
@@ -87,6 +100,30 @@ HOSTILE: list[tuple[tuple[str, ...], object]] = [
     (("format_version",), 1.0),
     (("format_version",), "1"),
     (("unknown",), 1),
+    (("familiarity",), []),
+    (("familiarity",), {"lengths": [16]}),
+    (("familiarity", "lengths"), []),
+    (("familiarity", "lengths"), [64, 16]),
+    (("familiarity", "lengths"), [16, 16]),
+    (("familiarity", "lengths"), [0, 16]),
+    (("familiarity", "lengths"), [16, 2.0]),
+    (("familiarity", "lengths"), [16, 32, 64]),
+    (("familiarity", "lengths"), list(range(1, 66))),
+    (("familiarity", "bits"), [4.0]),
+    (("familiarity", "bits"), [4.0, float("nan")]),
+    (("familiarity", "bits"), [4.0, "2"]),
+    (("familiarity", "share"), 1.0),
+    (("familiarity", "share"), None),
+    (("familiarity", "texts"), 0),
+    (("familiarity", "data"), "half of a pair \ud83d"),
+    (("heads", "stars", "calibration"), []),
+    (("heads", "stars", "calibration"), {"method": "platt"}),
+    (("heads", "stars", "calibration", "method"), "guess"),
+    (("heads", "stars", "calibration", "method"), ["platt"]),
+    (("heads", "stars", "calibration", "rows"), 0),
+    (("heads", "stars", "calibration", "rows"), 1.5),
+    (("heads", "stars", "calibration", "data"), 3),
+    (("heads", "stars", "calibration", "surprise"), 3),
     (("architecture",), None),
     (("architecture",), []),
     (("architecture",), "mlstm"),

@@ -11,9 +11,10 @@ import torch
 
 from model.checkpoints import checkpoint
 from model.checkpoints.manifest import WEIGHTS, Manifest
-from model.heads.classifier import Head
+from model.heads.classifier import Calibrated, Head
 from model.heads.unit import Calibration
 from model.network.language_model import Architecture, LanguageModel
+from model.texts.familiarity import Familiarity
 
 Json = dict[str, Any]
 
@@ -28,10 +29,13 @@ MANIFEST = Manifest(
     sentiment=Calibration(unit=3, polarity=-1, center=0.125, scale=0.75),
     heads={
         "sentiment": Head(["negative", "positive"], {0: [0.5], 7: [-1.25]}, [0.25], 0.5, {"test_accuracy": 0.75}),
-        "stars": Head(["1", "2", "3"], {2: [1.0, 0.0, -1.0]}, [0.0, 0.5, -0.5]),
+        "stars": Head(
+            ["1", "2", "3"], {2: [1.0, 0.0, -1.0]}, [0.0, 0.5, -0.5], calibration=Calibrated("temperature", 80, "texts")
+        ),
     },
     feature_mean=[0.5] * UNITS,
     feature_scale=[1.5] * UNITS,
+    familiarity=Familiarity([16, 64], [4.0, 2.5], 0.99, 900, "texts"),
     notes="Made for a test: \u00fc.",
 )
 

@@ -10,15 +10,19 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from engine.folded import FoldedModel
+from engine.scored_bytes import MOST_BYTES, scored
+from engine.scoring import read_bits
 from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
 from model.heads.standardization import mean_and_deviation
 from model.heads.unit import calibrate, find_unit
 from model.network.language_model import LanguageModel
+from model.texts.familiarity import find_limits
 from model.texts.labelled import Sentiment, read_sentiment
 from trainer.corpus.corpus import Corpus, CorpusError
 from trainer.publishing.heads import HeadSpec, Read, fit, judged
@@ -166,10 +170,14 @@ def _with_heads(
         test = Read.by(model, material.test, advance)
         heads = {spec.name: judged(heads[spec.name], spec, test, calibration) for spec in material.specs}
     mean, deviation = mean_and_deviation(train.cell)
+    texts = material.valid.texts
     return replace(
         manifest,
         sentiment=calibration,
         heads=heads,
+        familiarity=find_limits(
+            read_bits(model, texts), scored(0, MOST_BYTES), np.array(list(map(len, texts))), material.calibrated_on
+        ),
         feature_mean=mean.tolist(),
         feature_scale=deviation.tolist(),
     )

@@ -17,6 +17,7 @@ from cli.reported import reported
 from sentiment_neuron import Neuron, heat_maps
 from sentiment_neuron.requests import StreamOptions, classify_job, generate_job, trace_job
 
+_NAMED = 60  # characters of a text by which a warning names it
 _CLASSIFY_CHUNK = 1024  # texts of one job, so that a long stdin is answered as it is read
 _DEFAULTS = GenerateRequest.model_validate({})
 
@@ -59,6 +60,8 @@ def classify(texts: tuple[str, ...], directory: Path, head: str, as_json: bool) 
             width = max(map(len, answer["results"][0]["probabilities"]))
             for text, result in zip(job.texts, answer["results"], strict=True):
                 console.print(_classified(text, result, width))
+                if result["warning"] is not None:
+                    click.echo(f"{heat_maps.visible(text)[:_NAMED]}: {result['warning']}", err=True)
     if as_json:
         click.echo(json.dumps(whole))
 

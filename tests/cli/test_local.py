@@ -1,6 +1,7 @@
 """`neuron classify`, `trace` and `generate` on a tiny checkpoint."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,19 @@ def test_classify_prints_a_line_for_every_text(neuron: Neuron, volume: Path, by_
             f"{answer['sentiment']:+.2f}",
             text,
         ]
+
+
+def test_classify_warns_of_texts_unlike_the_models_own(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    shutil.copytree(volume, tmp_path / "volume")
+    manifest = volumes.latest(tmp_path / "volume") / "manifest.json"
+    limits = {"lengths": [16], "bits": [0.0], "share": 0.99, "texts": 900, "data": "a test"}
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"familiarity": limits}))
+    texts = ["Short.", "A text of some thirty-four bytes. " * 3]
+    result = neuron("classify", "--checkpoint", tmp_path / "volume", *texts)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 2
+    (warning,) = result.stderr.splitlines()
+    assert warning.startswith(texts[1][:60] + ": unlike the text that the model has learnt from: ")
 
 
 def test_classify_json_has_the_shape_of_the_service(neuron: Neuron, volume: Path, by_worker: Execute) -> None:

@@ -7,13 +7,12 @@ A row that has ended stands still: it is computed like the others, and its resul
 kernels.py makes the same steps with less memory traffic.
 """
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
 from engine.folded import FoldedModel
 from engine.sampling import Choice, sample
+from engine.scoring import bits
 
 # Lines of `Block.row_params`; the last two hold the bits of float64.
 STEP, SLOT, STEPS, READS, SUMS, SAMPLES_FROM, FIRST_DRAW, SEED, TOP_K, TEMPERATURE, TOP_P = range(11)
@@ -32,17 +31,13 @@ class Block:
         self.text = torch.zeros(steps, rows, dtype=torch.uint8, device=device)
         self.cell, self.hidden = model.zero_state(rows)
         self.hidden_sum = model.zero_sum(rows)
+        self.bits = torch.zeros(rows, dtype=torch.float64, device=device)  # the sum of the scores (scoring.py)
+        self.scored = torch.zeros(steps, rows, dtype=torch.bool, device=device)  # whether the byte of `text` is
         self.last = torch.zeros(rows, dtype=torch.int64, device=device)  # byte sampled last
         self.held = torch.full((rows, model.units), torch.nan, device=device)  # clamps; NaN leaves a unit free
         self.sampled = torch.zeros(steps, rows, dtype=torch.uint8, device=device)
         self.log_probability = torch.zeros(steps, rows, device=device)
         self.made = self.row_params[STEP, :1]
-        self._steps = steps
-
-    @cached_property
-    def kept(self) -> Tensor:
-        """Hidden vectors before every step, (steps, rows, units), for blocks with bytes that are scored."""
-        return torch.zeros(self._steps, *self.hidden.shape, dtype=self.hidden.dtype, device=self.hidden.device)
 
 
 class Trace:
@@ -88,9 +83,12 @@ class PlainStep:
         values = block.cell.view(-1).index_select(0, trace.units)
         trace.values.index_copy_(0, block.made + offset, values[None])
 
-    def keep(self, block: Block, rows: int, offset: int) -> None:
-        """Keep the hidden vectors of all rows, before `advance`."""
-        block.kept[:, :rows].index_copy_(0, block.made + offset, block.hidden[None, :rows])
+    def score(self, block: Block, rows: int, offset: int) -> None:
+        """Add the scores of the bytes that are read next, before `advance`."""
+        at = block.made + offset
+        byte = block.text.index_select(0, at)[0, :rows].long()
+        found = bits(self._logits(block.hidden[:rows]), byte)
+        block.bits[:rows].add_(torch.where(block.scored.index_select(0, at)[0, :rows], found, 0.0))
 
     def draw(self, block: Block, rows: int, offset: int) -> None:
         """Sample the rows that generate at this step."""
@@ -103,12 +101,15 @@ class PlainStep:
             row_params[TOP_K],
             row_params[TOP_P].view(torch.float64).float(),
         )
-        logits = self.weights.output(block.hidden[:rows]).float().add_(self.weights.output_b)
-        byte, log_probability = sample(logits, choice)
+        byte, log_probability = sample(self._logits(block.hidden[:rows]), choice)
         chosen = (at >= row_params[SAMPLES_FROM]) & (at < row_params[STEPS])
         block.last[:rows] = torch.where(chosen, byte, block.last[:rows])
         block.sampled[:, :rows].index_copy_(0, at, byte.to(torch.uint8)[None])
         block.log_probability[:, :rows].index_copy_(0, at, log_probability[None])
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """(rows, units) -> (rows, 256) float32."""
+        return self.weights.output(hidden).float().add_(self.weights.output_b)
 
     def _gates(self, byte: Tensor, hidden: Tensor) -> Tensor:
         weights = self.weights

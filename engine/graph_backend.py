@@ -17,6 +17,7 @@ import logging
 import threading
 from collections.abc import Callable, Hashable
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -39,7 +40,6 @@ from engine.block import (
     Trace,
 )
 from engine.folded import FoldedModel
-from engine.scoring import Scorer
 from engine.torch_backend import TorchBackend
 
 log = logging.getLogger(__name__)
@@ -67,14 +67,14 @@ class GraphBackend(TorchBackend):
         self._step = _fastest_step(model)
         self._make_room(_CAPACITY)
 
-    def warm_up(self, most_rows: int) -> None:
+    def warm_up(self, most_rows: int, scores: bool = False) -> None:
         """As TorchBackend does, after recording all that blocks of up to `most_rows` rows need unless they trace."""
         with torch.inference_mode():
             for rows in sorted({self._bucket(count) for count in range(1, most_rows + 1)}):
-                for samples_from, scores in ((0, False), (_EVERY_LENGTH, False), (_EVERY_LENGTH, True)):
-                    parts = self._parts(rows, _EVERY_LENGTH, samples_from, scores, 0)
+                for samples_from, scored in product((0, _EVERY_LENGTH), (False, True) if scores else (False,)):
+                    parts = self._parts(rows, _EVERY_LENGTH, samples_from, scored, 0)
                     self._graphs.prepare(parts, self._rest, lambda: None)
-        super().warm_up(most_rows)
+        super().warm_up(most_rows, scores)
 
     @torch.inference_mode()
     def run(
@@ -99,10 +99,6 @@ class GraphBackend(TorchBackend):
             self._traces[traces].units[: len(traced)] = torch.from_numpy(lines * self.units + units)
         for part in parts:
             self._graphs.launch(part)
-        if scores:
-            scorer = Scorer(block, self.model)
-            scorer.take(self._block.kept)
-            scorer.add_to(self._bits, steps)
         return self._results(block, samples_from, traces)
 
     def _bucket(self, count: int) -> int:
@@ -112,7 +108,6 @@ class GraphBackend(TorchBackend):
         """Memory for blocks of `steps` steps. What was recorded is bound to the memory before, and goes with it."""
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
-        self._capacity = steps
         self._block = Block(self.model, self._most_rows, steps)
         self._traces: dict[int, Trace] = {}
         self._held: list[tuple[int, int, float]] = []
@@ -120,7 +115,9 @@ class GraphBackend(TorchBackend):
         pinned = self.model.device.type == "cuda"
         self._row_params_on_host = torch.zeros(ROW_PARAMS, self._most_rows, dtype=torch.int64, pin_memory=pinned)
         self._text_on_host = torch.zeros(steps, self._most_rows, dtype=torch.uint8, pin_memory=pinned)
+        self._scored_on_host = torch.zeros(steps, self._most_rows, dtype=torch.bool, pin_memory=pinned)
         self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
+        self._capacity = steps  # last: what came before may find no memory
 
     def _parts(self, rows: int, steps: int, samples_from: int, scores: bool, traces: int) -> list[_Part]:
         """What a block does, in order. traces: units that a graph records, 0 for none."""
@@ -142,12 +139,13 @@ class GraphBackend(TorchBackend):
         torch.index_select(self._state.cell, 0, slots, out=block.cell[:rows])
         torch.index_select(self._state.hidden, 0, slots, out=block.hidden[:rows])
         torch.index_select(self._hidden_sum, 0, slots, out=block.hidden_sum[:rows])
+        torch.index_select(self._bits, 0, slots, out=block.bits[:rows])
         torch.index_select(self._last, 0, slots, out=block.last[:rows])
 
     def _advance(self, rows: int, steps: int, samples: bool, scores: bool, trace: Trace | None) -> None:
         for offset in range(steps):
             if scores:
-                self._step.keep(self._block, rows, offset)
+                self._step.score(self._block, rows, offset)
             self._step.advance(self._block, rows, offset)
             if trace is not None:
                 self._step.record(self._block, trace, offset)
@@ -160,6 +158,7 @@ class GraphBackend(TorchBackend):
         self._state.cell.index_copy_(0, slots, block.cell[:rows])
         self._state.hidden.index_copy_(0, slots, block.hidden[:rows])
         self._hidden_sum.index_copy_(0, slots, block.hidden_sum[:rows])
+        self._bits.index_copy_(0, slots, block.bits[:rows])
         self._last.index_copy_(0, slots, block.last[:rows])
 
     def _rest(self) -> None:
@@ -191,11 +190,15 @@ class GraphBackend(TorchBackend):
             row_params[number, : len(block)] = values
         row_params[TEMPERATURE].view(np.float64)[: len(block)] = [row.sampling.temperature for row in block]
         row_params[TOP_P].view(np.float64)[: len(block)] = [row.sampling.top_p for row in block]
+        scored = self._scored_on_host.numpy()
+        scored[: block[0].steps] = False
         for line, row in enumerate(block):
             text[: len(row.text), line] = row.text
+            scored[row.scored, line] = True
         self._block.row_params.copy_(self._row_params_on_host, non_blocking=True)
         steps = block[0].steps
         self._block.text[:steps].copy_(self._text_on_host[:steps], non_blocking=True)
+        self._block.scored[:steps].copy_(self._scored_on_host[:steps], non_blocking=True)
         if self._copied is not None:
             self._copied.record()
 

@@ -153,20 +153,20 @@ def _head(name: str, served: ServedModel, find_head: FindHead) -> Head:
 
 def _classify(job: ClassifyJob, served: ServedModel, find_head: FindHead, deadline: float) -> Plan:
     head = _head(job.head, served, find_head)
-    calibration = served.manifest.sentiment
+    calibration, scored = served.manifest.sentiment, served.manifest.familiarity is not None
+    requests = _readings(job, deadline, mean=head.pooling == "mean", scored=scored)
 
     def shape(rows: list[RowResult]) -> dict[str, Any]:
         features = np.stack([pool(row.cell, row.mean, head.pooling) for row in rows])
         results = [
             _judgement(head, probabilities)
             | _unit_says(calibration, row)
-            | _familiar(served.manifest.familiarity, len(prepare(text)), row)
-            for text, row, probabilities in zip(job.texts, rows, head_probabilities(head, features), strict=True)
+            | _familiar(served.manifest.familiarity, len(request.text), row)
+            for request, row, probabilities in zip(requests, rows, head_probabilities(head, features), strict=True)
         ]
         return _name(served) | {"head": job.head, "results": results}
 
-    scored = served.manifest.familiarity is not None
-    return Plan(_readings(job, deadline, mean=head.pooling == "mean", scored=scored), shape)
+    return Plan(requests, shape)
 
 
 def _judgement(head: Head, probabilities: NDArray[np.float64]) -> dict[str, Any]:

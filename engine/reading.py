@@ -11,8 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from engine.folded import FoldedModel
+from engine.scored_bytes import MOST_BYTES, scored
+from engine.scoring import bits
 from model.heads.pooling import Pooling, pool
 from model.network.cells import State
+
+SCORED = scored(0, MOST_BYTES)
+_AT = {int(place): number for number, place in enumerate(SCORED)}
 
 
 def read_features(
@@ -35,15 +40,20 @@ def read_features(
 
 
 def read_texts(
-    model: FoldedModel, texts: Sequence[bytes], rows: int = 128, on_progress: Callable[[int], None] | None = None
+    model: FoldedModel,
+    texts: Sequence[bytes],
+    rows: int = 128,
+    on_progress: Callable[[int], None] | None = None,
+    scores: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Final cell and mean of the hidden vector, (texts, units) each: of these `pool` makes every feature vector.
 
-    texts, rows, on_progress: as in `read_features`.
+    texts, rows, on_progress: as in `read_features`. scores: (texts, SCORED), gets the scores (scoring.py) of each
+    text's bytes at those positions; NaN beyond its end.
     """
     cells = np.empty((len(texts), model.units), dtype=np.float32)
     means = np.empty_like(cells)
-    for chosen, cell, mean in _batches(model, texts, True, rows):
+    for chosen, cell, mean in _batches(model, texts, True, rows, scores):
         cells[chosen], means[chosen] = cell, mean
         if on_progress is not None:
             on_progress(len(chosen))
@@ -51,21 +61,25 @@ def read_texts(
 
 
 def _batches(
-    model: FoldedModel, texts: Sequence[bytes], means: bool, rows: int
+    model: FoldedModel, texts: Sequence[bytes], means: bool, rows: int, scores: NDArray[np.float32] | None = None
 ) -> Iterator[tuple[list[int], NDArray[np.float32], NDArray[np.float32] | None]]:
     """(indexes of texts, their final cells, their means), the longest texts first."""
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
     for begin in range(0, len(order), rows):
         chosen = order[begin : begin + rows]
-        yield chosen, *_read_batch(model, [texts[index] for index in chosen], means)
+        part = None if scores is None else np.full((len(chosen), len(SCORED)), np.nan, np.float32)
+        read = _read_batch(model, [texts[index] for index in chosen], means, part)
+        if scores is not None and part is not None:
+            scores[chosen] = part
+        yield chosen, *read
 
 
 def _read_batch(
-    model: FoldedModel, texts: list[bytes], means: bool
+    model: FoldedModel, texts: list[bytes], means: bool, scores: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Final cell, and mean of the hidden vector where that is asked for, (texts, units) each. texts: longest first.
 
-    A column of bytes a step, for the rows that have not ended.
+    scores: (texts, SCORED), gets the scores. A column of bytes a step, for the rows that have not ended.
     """
     lengths = np.array([len(text) for text in texts])
     padded = np.zeros((lengths[0], len(texts)), dtype=np.int64)
@@ -83,6 +97,8 @@ def _read_batch(
             final[now:active] = state.cell[now:active]
             state = State(state.cell[:now], state.hidden[:now])
             active = now
+        if scores is not None and index in _AT:
+            scores[:active, _AT[index]] = bits(model.logits(state.hidden), columns[index, :active]).cpu().numpy()
         state = model.step(columns[index, :active], state)
         if hidden_sum is not None:
             hidden_sum[:active].add_(state.hidden)

@@ -44,7 +44,7 @@ def _load(directory: Path, device: str, dtype: str, max_rows: int) -> ServedMode
     manifest = loaded.manifest
     folded = FoldedModel(loaded.model, device, None if dtype == "auto" else getattr(torch, dtype))
     backend = backend_for(folded, 2 * max_rows)  # as many interactive rows as bulk rows
-    backend.warm_up(max_rows)
+    backend.warm_up(max_rows, scores=manifest.familiarity is not None)
     info = ModelInfo(
         name=manifest.name,
         step=manifest.step,

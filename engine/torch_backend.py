@@ -79,8 +79,11 @@ class TorchBackend:
         if state.hidden_sum is not None:
             self._hidden_sum[slot] = state.hidden_sum
 
-    def warm_up(self, most_rows: int) -> None:
-        """Initialise what is lazy, and measure `step_seconds` of up to `most_rows` rows."""
+    def warm_up(self, most_rows: int, scores: bool = False) -> None:  # noqa: ARG002 - for backends that record
+        """Initialise what is lazy, and measure `step_seconds` of up to `most_rows` rows.
+
+        scores: whether rows will be scored.
+        """
         counts = {min(most_rows, rows): steps for rows, steps in _MEASURED.items()}
         slots = [self.open() for _ in range(most_rows)]
         seconds = []
@@ -125,7 +128,7 @@ class TorchBackend:
 
         sampler = _Sampler(block, device)
         tracer = _Tracer(block, device)
-        scorer = Scorer(block, self.model)
+        scorer = Scorer(block, self.model) if any(len(row.scored) for row in block) else None
         clamps = _Clamper(block, device)
         last = self._last[slots]
         # Where one row keeps a sum, all add up: that costs less than choosing, and the sums of the others are not used.
@@ -145,20 +148,22 @@ class TorchBackend:
             if step >= first_fed:
                 feeds_itself = torch.from_numpy(reads[:active] <= step).to(device)
                 byte = torch.where(feeds_itself, last[:active], byte)
-            scorer.keep(step, state.hidden)
+            if scorer is not None:
+                scorer.keep(step, state.hidden)
             state = self.model.step(byte, state, clamps.at(active))
             if hidden_sum is not None:
                 hidden_sum[:active].add_(state.hidden)
             tracer.record(step, active, state)
             sampler.draw(step, active, state, self.model, last)
             made = step + 1
+        sums = self._bits if scorer is None else scorer.sums(made, self._bits)
         for slots_, state_ in (*ended, (slots[:active], state)):
             self._state.cell[slots_] = state_.cell
             self._state.hidden[slots_] = state_.hidden
         if hidden_sum is not None:
             self._hidden_sum[slots] = hidden_sum
         self._last[slots] = last
-        scorer.add_to(self._bits, made)
+        self._bits.copy_(sums)
         self._observe(sum(active_at[:made]) / made, (time.perf_counter() - began) / made)
         return [
             BlockRowResult(row_steps, *sampler.result(column, row_steps), tracer.result(column, row_steps))

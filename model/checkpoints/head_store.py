@@ -20,8 +20,7 @@ from model.heads.classifier import Head
 from model.heads.cross_validation import Fitted, accuracy_interval
 from model.heads.pooling import Pooling
 
-FORMAT_VERSION = 2
-_READ = (1, 2)  # version 1 knew no calibration
+FORMAT_VERSION = 1
 MAX_HEADS = 1000  # every worker reads all of them at every poll, and reports all of them
 MAX_LABELS = 100
 MAX_LABEL_CHARACTERS = 100
@@ -194,7 +193,9 @@ def alone_in(directory: Path) -> Iterator[None]:
 def create(directory: Path, stored: StoredHead) -> None:
     """Write the head's file, inside `alone_in`. Raises HeadExistsError, HeadStoreError, OSError (a full disk)."""
     check_name(stored.name)
-    content = json.dumps(asdict(stored) | {"format_version": FORMAT_VERSION}, allow_nan=False)
+    record = asdict(stored) | {"format_version": FORMAT_VERSION}
+    del record["head"]["calibration"]  # which no head that users fit has, and older workers do not know
+    content = json.dumps(record, allow_nan=False)
     if len(content) > _MAX_FILE_BYTES:
         raise HeadStoreError(
             f"head {stored.name!r} takes {len(content):,} bytes, more than the {_MAX_FILE_BYTES:,} allowed: use fewer "
@@ -233,8 +234,8 @@ def _parse(name: str, raw: Any) -> StoredHead:
     require(isinstance(raw, dict), "not a JSON object")
     version = raw.pop("format_version", None)
     require(
-        is_whole(version) and version in _READ,
-        f"format version {version!r}, this program reads {' and '.join(map(str, _READ))}",
+        is_whole(version) and version == FORMAT_VERSION,
+        f"format version {version!r}, this program reads {FORMAT_VERSION}",
     )
     units, head = raw["units"], raw.pop("head")
     require(is_whole(units) and 1 <= units <= MAX_UNITS, f"units is {units!r}, not 1 to {MAX_UNITS}")

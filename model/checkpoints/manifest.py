@@ -124,7 +124,12 @@ def _check_familiarity(familiarity: Familiarity) -> None:
         f"familiarity: there are not {len(lengths)} limits",
     )
     require(is_finite(familiarity.share) and 0 < familiarity.share < 1, "familiarity: share is not between 0 and 1")
-    require(is_whole(familiarity.texts) and 0 < familiarity.texts < MAX_STEPS, "familiarity: texts is not a number")
+    require(
+        isinstance(familiarity.texts, list)
+        and len(familiarity.texts) == len(lengths)
+        and all(is_whole(count) and 0 < count < MAX_STEPS for count in familiarity.texts),
+        f"familiarity: texts are not {len(lengths)} whole numbers",
+    )
     require(is_text(familiarity.data), "familiarity: what its texts were is not text")
 
 

@@ -42,7 +42,7 @@ def calibrated(head: Head, features: ArrayLike, labels: ArrayLike, weights: Arra
     for name, size in zip(head.labels, sizes, strict=True):
         if size == 0:
             raise HeadError(f"label {name!r} has no row to calibrate with: add some")
-    scale, shift = _fit(_all_log_odds(head, x), y, w / w.sum(), np.bincount(y, minlength=count))
+    scale, shift = _fit(_all_log_odds(head, x), y, w / w.sum(), np.bincount(y[w > 0], minlength=count))
     if scale <= 0:
         raise HeadError(f"the head {head.labels} is right no more often than chance on {len(y)} rows: it says nothing")
     rows = shift[1:] if count == 2 else shift
@@ -50,7 +50,7 @@ def calibrated(head: Head, features: ArrayLike, labels: ArrayLike, weights: Arra
         head,
         weights={unit: [scale * value for value in values] for unit, values in head.weights.items()},
         bias=[float(scale * value + moved) for value, moved in zip(head.bias, rows, strict=True)],
-        calibration=Calibrated("platt" if count == 2 else "temperature", len(y), data),
+        calibration=Calibrated("platt" if count == 2 else "temperature+bias", len(y), data),
     )
 
 

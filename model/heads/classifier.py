@@ -33,7 +33,7 @@ _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
 C_GRID = tuple(2.0**exponent for exponent in range(-8, 1))
 
 
-Method = Literal["platt", "temperature"]
+Method = Literal["platt", "temperature+bias"]
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 
 _LENGTHS = (16, 32, 64, 128, 256, 512)
 _SHARE = 0.99
-_FEWEST = 200  # texts of a length, for its limit
+_FEWEST = 2000  # texts of a length, for its limit: 20 of them lie above it
 
 
 @dataclass(frozen=True)
 class Familiarity:
     """lengths: bytes of prepared texts, rising; bits: per byte, the limit at each. share: of texts below it.
 
-    texts: how many texts the limits are from; data: what they were, in words.
+    texts: how many texts each limit is from; data: what they were, in words.
     """
 
     lengths: list[int]
     bits: list[float]
     share: float
-    texts: int
+    texts: list[int]
     data: str
 
     def limit(self, length: int) -> float | None:
@@ -43,11 +43,13 @@ def find_limits(
     bits: (texts, positions), of the bytes at `positions`, rising, which each text has as far as it is long. A text is
     one of every length that it reaches: its first bytes are as good as a text that ends there.
     """
-    found: dict[int, float] = {}
+    found: dict[int, tuple[float, int]] = {}
     for length in _LENGTHS:
         reached = lengths >= length
         if reached.sum() >= _FEWEST:
-            found[length] = float(np.quantile(bits[reached][:, positions < length].mean(axis=1), _SHARE))
+            per_byte = bits[reached][:, positions < length].mean(axis=1)
+            found[length] = float(np.quantile(per_byte, _SHARE)), int(reached.sum())
     if not found:
         return None
-    return Familiarity(list(found), list(found.values()), _SHARE, len(lengths), data)
+    limits, texts = zip(*found.values(), strict=True)
+    return Familiarity(list(found), list(limits), _SHARE, list(texts), data)

@@ -54,7 +54,7 @@ def test_classify_prints_a_line_for_every_text(neuron: Neuron, volume: Path, by_
 def test_classify_warns_of_texts_unlike_the_models_own(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
     shutil.copytree(volume, tmp_path / "volume")
     manifest = volumes.latest(tmp_path / "volume") / "manifest.json"
-    limits = {"lengths": [16], "bits": [0.0], "share": 0.99, "texts": 900, "data": "a test"}
+    limits = {"lengths": [16], "bits": [0.0], "share": 0.99, "texts": [900], "data": "a test"}
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"familiarity": limits}))
     texts = ["Short.", "A text of some thirty-four bytes. " * 3]
     result = neuron("classify", "--checkpoint", tmp_path / "volume", *texts)

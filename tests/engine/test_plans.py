@@ -73,7 +73,7 @@ def test_a_text_that_is_unlike_the_models_own_has_a_warning(engine: Engine, tmp_
     assert [(result["bits_per_byte"], result["warning"]) for result in unknown] == [(None, None)] * 3
     measured = []
     for limit in (0.0, 100.0):
-        familiarity = Familiarity([16], [limit], 0.99, 1000, "")
+        familiarity = Familiarity([16], [limit], 0.99, [1000], "")
         served = replace(loaded, manifest=replace(loaded.manifest, familiarity=familiarity))
         results = execute(job, served, engine)["results"]
         measured.append([result["bits_per_byte"] for result in results])

@@ -11,10 +11,11 @@ import torch
 from engine.backend import BlockRow
 from engine.engine import Engine
 from engine.folded import FoldedModel
+from engine.graph_backend import GraphBackend
 from engine.observer import Observer
+from engine.reading import SCORED, read_texts
 from engine.rows import RowRequest, RowResult, Sampling
 from engine.scored_bytes import MOST_BYTES, scored
-from engine.scoring import read_bits
 from engine.torch_backend import TorchBackend
 from model.network import cells
 from tests.conftest import tiny_model
@@ -123,9 +124,32 @@ def test_a_block_that_is_interrupted_has_scored_what_it_has_read() -> None:
     assert backend.bits(backend.open()) == 0.0
 
 
-def test_texts_that_are_read_for_their_scores_alone() -> None:
-    found = read_bits(FOLDED, TEXTS, rows=3)
-    assert found.shape == (len(TEXTS), len(scored(0, MOST_BYTES)))
+@pytest.mark.parametrize("backend", [TorchBackend(FOLDED, 4), GraphBackend(FOLDED, 4)], ids=["torch", "graph"])
+def test_a_block_that_fails_while_it_is_scored_has_moved_no_row(
+    backend: TorchBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = part(backend, TEXTS[3], 20)
+    backend.run([row])
+    before = backend.cell(row.slot), backend.bits(row.slot), backend.state(row.slot).hidden.clone()
+
+    def fails(*_: object) -> torch.Tensor:
+        raise RuntimeError("not enough memory")
+
+    with monkeypatch.context() as patched:
+        for module in ("scoring", "block"):
+            patched.setattr(f"engine.{module}.bits", fails)
+        with pytest.raises(RuntimeError, match="not enough memory"):
+            backend.run([row])
+    np.testing.assert_array_equal(backend.cell(row.slot), before[0])
+    assert backend.bits(row.slot) == before[1]
+    assert torch.equal(backend.state(row.slot).hidden, before[2])
+
+
+def test_texts_that_are_read_at_once() -> None:
+    found = np.empty((len(TEXTS), len(SCORED)), dtype=np.float32)
+    cells, means = read_texts(FOLDED, TEXTS, rows=3, scores=found)
+    for ours, plain in zip((cells, means), read_texts(FOLDED, TEXTS, rows=3), strict=True):
+        np.testing.assert_array_equal(ours, plain)
     for text, row in zip(TEXTS, found, strict=True):
         exact = by_hand(text[:MOST_BYTES])
         expected = [exact[place] for place in scored(0, len(text))]

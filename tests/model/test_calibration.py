@@ -26,8 +26,8 @@ def drawn(head: Head, rows: int, seed: int, scale: float, shift: list[float]) ->
     [
         (BINARY, "platt", 0.25, [0.0, 0.7]),
         (BINARY, "platt", 3.0, [0.0, -0.2]),
-        (THREE, "temperature", 0.4, [0.0, 0.5, -0.5]),
-        (THREE, "temperature", 2.0, [0.0, 0.0, 0.0]),
+        (THREE, "temperature+bias", 0.4, [0.0, 0.5, -0.5]),
+        (THREE, "temperature+bias", 2.0, [0.0, 0.0, 0.0]),
     ],
 )
 def test_the_probabilities_that_drew_the_labels_are_found(
@@ -37,6 +37,8 @@ def test_the_probabilities_that_drew_the_labels_are_found(
     found = calibrated(head, features, labels, np.ones(len(labels)), "a test")
     ratio = found.weights[0][0] / head.weights[0][0]
     assert ratio == pytest.approx(scale, rel=0.05)
+    expected = scale * np.array(head.bias) + (shift[1:] if len(shift) == 2 else shift)
+    assert np.diff([0.0, *found.bias]) == pytest.approx(np.diff([0.0, *expected]), abs=0.05)
     fresh, fresh_labels = drawn(head, 40_000, 2, scale, shift)
     assert calibration_error(found, fresh, fresh_labels) < 0.01
     assert calibration_error(head, fresh, fresh_labels) > 0.02

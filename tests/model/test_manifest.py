@@ -115,6 +115,8 @@ HOSTILE: list[tuple[tuple[str, ...], object]] = [
     (("familiarity", "share"), 1.0),
     (("familiarity", "share"), None),
     (("familiarity", "texts"), 0),
+    (("familiarity", "texts"), [900]),
+    (("familiarity", "texts"), [900, 0]),
     (("familiarity", "data"), "half of a pair \ud83d"),
     (("heads", "stars", "calibration"), []),
     (("heads", "stars", "calibration"), {"method": "platt"}),

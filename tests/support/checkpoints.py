@@ -30,12 +30,15 @@ MANIFEST = Manifest(
     heads={
         "sentiment": Head(["negative", "positive"], {0: [0.5], 7: [-1.25]}, [0.25], 0.5, {"test_accuracy": 0.75}),
         "stars": Head(
-            ["1", "2", "3"], {2: [1.0, 0.0, -1.0]}, [0.0, 0.5, -0.5], calibration=Calibrated("temperature", 80, "texts")
+            ["1", "2", "3"],
+            {2: [1.0, 0.0, -1.0]},
+            [0.0, 0.5, -0.5],
+            calibration=Calibrated("temperature+bias", 80, "texts"),
         ),
     },
     feature_mean=[0.5] * UNITS,
     feature_scale=[1.5] * UNITS,
-    familiarity=Familiarity([16, 64], [4.0, 2.5], 0.99, 900, "texts"),
+    familiarity=Familiarity([16, 64], [4.0, 2.5], 0.99, [900, 700], "texts"),
     notes="Made for a test: \u00fc.",
 )
 

@@ -11,13 +11,15 @@ from tests.support.carrier import UNIT, carrier
 from trainer.publishing.examples import Examples
 from trainer.publishing.heads import SENTIMENT, HeadSpec, Read, Rows, fit, judged
 
-SENTIMENT3 = HeadSpec.parse("sentiment3: negative=1,2,- neutral=3 positive=4,5,+")
+SENTIMENT3 = HeadSpec.parse("sentiment3:negative=1,2,- neutral=3 positive=4,5,+")
 
 
 def test_a_spec_as_it_is_written() -> None:
     assert SENTIMENT3.name == "sentiment3"
     assert SENTIMENT3.labels == {"negative": ("1", "2", "-"), "neutral": ("3",), "positive": ("4", "5", "+")}
     assert SENTIMENT3.values == {"1", "2", "3", "4", "5", "+", "-"}
+    useful = HeadSpec.parse("useful:1=4,5 0=1,2")
+    assert [useful.label_of(value) for value in ("1", "5", "0")] == [1, 0, 1]  # what is listed goes before a name
     assert [SENTIMENT3.label_of(value) for value in ("2", "3", "+", "positive", "6")] == [0, 1, 2, 2, None]
 
 
@@ -30,6 +32,9 @@ def test_a_spec_as_it_is_written() -> None:
         ("sentiment:negative=1 negative=2", "write NAME:"),
         ("sentiment:negative=1 positive", "write NAME:"),
         ("sentiment:negative=1,2 positive=2,3", "a value stands for two labels"),
+        ("Sentiment:negative=1 positive=5", "a name is 1 to 64 of a-z"),
+        ("sentiment:=1 positive=5", "a label is empty or not text"),
+        ("sentiment:neg\x1bative=1 positive=5", "a label is empty or not text"),
     ],
 )
 def test_what_is_not_a_spec(text: str, message: str) -> None:
@@ -57,7 +62,7 @@ def test_a_head_is_fitted_to_the_texts_that_have_its_labels() -> None:
         assert head.calibration is not None
         assert (head.calibration.rows, head.calibration.data) == (rows, "80 texts")
         assert 0 <= head.metrics["test_calibration_error"] < 0.2
-        assert ("test_accuracy_unit" in head.metrics) == (len(head.labels) == 2)
+        assert ("test_accuracy_unit" in head.metrics) == (head.labels == ["negative", "positive"])
     assert head.metrics["test_accuracy_unit"] == head.metrics["test_unit_agreement"] == 1.0
     probabilities = head_probabilities(head, test.labelled(spec).features(head.pooling))
     assert (probabilities.argmax(axis=1) == test.labelled(spec).labels).all()
@@ -66,7 +71,8 @@ def test_a_head_is_fitted_to_the_texts_that_have_its_labels() -> None:
 def test_the_labels_of_a_source_weigh_the_same_where_there_are_several() -> None:
     labels, sources = np.array([0, 0, 0, 1, 1, 1]), np.array(["a", "a", "a", "a", "b", "b"])
     none = np.zeros((6, 1), np.float32)
-    assert Rows(none, none, labels, sources).balance == pytest.approx([4 / 6, 4 / 6, 4 / 6, 2, 1, 1])
+    # The second source has one label, which says nothing of it.
+    assert Rows(none, none, labels, sources).balance == pytest.approx([4 / 6, 4 / 6, 4 / 6, 2, 0, 0])
     assert Rows(none, none, labels, np.full(6, "a")).balance == pytest.approx(np.ones(6))
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from engine.folded import FoldedModel
-from engine.reading import read_features
+from engine.reading import SCORED, read_features, read_texts
 from model.checkpoints.checkpoint import Checkpoint, CheckpointError, read
 from model.checkpoints.manifest import Manifest
 from model.checkpoints.volumes import latest
@@ -123,6 +123,22 @@ def test_the_unit_separates_the_labels_with_its_polarity(found: Checkpoint) -> N
     positive = np.array(SENTIMENT.valid.labels) == "1"
     assert said[positive].mean() > 0.1
     assert said[~positive].mean() < -0.1
+
+
+def test_the_limits_of_familiarity_are_those_of_the_validation_texts(tmp_path: Path) -> None:
+    many = labelled(2100, 2)
+    found = read(publish(untrained(), tmp_path, manifest(1), of_files(Sentiment(SENTIMENT.train, many))))
+    familiarity, model = found.manifest.familiarity, FoldedModel(found.model)
+    assert familiarity is not None
+    texts = list(map(prepare, many.texts))
+    assert familiarity.lengths == [16]
+    assert familiarity.texts == [sum(len(text) >= 16 for text in texts)]
+    scores = np.empty((len(texts), len(SCORED)), dtype=np.float32)
+    read_texts(model, texts, scores=scores)
+    long_enough = np.array([len(text) >= 16 for text in texts])
+    per_byte = scores[long_enough][:, SCORED < 16].mean(axis=1)
+    assert familiarity.bits[0] == pytest.approx(np.quantile(per_byte, 0.99), rel=1e-3)
+    assert (familiarity.share, familiarity.data) == (0.99, "2100 validation texts")
 
 
 def test_without_labelled_texts_only_the_weights_are_published(tmp_path: Path) -> None:

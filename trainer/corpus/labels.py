@@ -65,20 +65,23 @@ class Labels:
 
     @cached_property
     def balance(self) -> NDArray[np.float32]:
-        """The weight of a review by source and code, (sources, values + 1): classes weigh the same within a source.
+        """The weight of a review by source and code, (sources, values + 1); 0 where the class is unknown."""
+        known = self.class_of_code != UNKNOWN
+        counts = np.array(self.counts, np.float64)
+        of_classes = np.zeros((len(counts), len(self.classes)))
+        np.add.at(of_classes.T, self.class_of_code[known], counts[:, known].T)
+        return np.where(known, balance(of_classes)[:, self.class_of_code], 0).astype(np.float32)
 
-        The weights of a source's reviews sum to their number, except for a class so rare that its weight is cut. A
-        source with reviews of only one class, which says more of the source than of the label, weighs nothing.
-        """
-        counts, classes = np.array(self.counts, np.float64), self.class_of_code
-        weights = np.zeros(counts.shape, np.float32)
-        for row, of_source in zip(weights, counts, strict=True):
-            sizes = np.array([of_source[classes == number].sum() for number in range(len(self.classes))])
-            if (sizes > 0).sum() < 2:
-                continue
-            weight = sizes.sum() / ((sizes > 0).sum() * np.maximum(sizes, 1))
-            row[classes != UNKNOWN] = np.minimum(weight, _MAX_BALANCE)[classes[classes != UNKNOWN]]
-        return weights
+
+def balance(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The weight of a review by source and class: classes weigh the same within a source. counts: (sources, classes).
+
+    The weights of a source's reviews sum to their number, except for a class so rare that its weight is cut. A source
+    with reviews of only one class, which says more of the source than of the label, weighs nothing.
+    """
+    present = (counts > 0).sum(axis=1, keepdims=True)
+    weights = counts.sum(axis=1, keepdims=True) / (np.maximum(present, 1) * np.maximum(counts, 1))
+    return np.where((present > 1) & (counts > 0), np.minimum(weights, _MAX_BALANCE), 0.0)
 
 
 @dataclass(frozen=True)

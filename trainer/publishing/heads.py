@@ -13,23 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.folded import FoldedModel
-from engine.reading import read_texts
+from engine.reading import SCORED, read_texts
+from model.checkpoints.manifest import NAME
+from model.checkpoints.untrusted import is_text
 from model.heads.calibration import calibrated, calibration_error
 from model.heads.checks import HeadError
 from model.heads.classifier import SENTIMENT_HEAD, SENTIMENT_LABELS, Head, accuracy, fit_l1, head_probabilities
 from model.heads.pooling import Pooling, pool
 from model.heads.unit import Calibration
+from trainer.corpus.labels import balance
 from trainer.publishing.examples import Examples
 
 _POOLINGS: tuple[Pooling, ...] = ("cell", "mean")  # the first of equally good ones is taken
-_MAX_BALANCE = 8.0
 
 
 @dataclass(frozen=True)
 class HeadSpec:
     """A head to be fitted. labels: the head's labels, each with the values of a corpus that it stands for.
 
-    A value that is the name of a label stands for that label, whether or not it is listed.
+    A value that is listed nowhere and is the name of a label stands for that label.
     """
 
     name: str
@@ -44,9 +46,13 @@ class HeadSpec:
         values = [value for of_label in labels.values() for value in of_label]
         if not colon or len(labels) != len(pairs) or len(labels) < 2 or not all(labels.values()):
             raise HeadError(f"head {text!r}: write NAME:LABEL=VALUE,VALUE LABEL=VALUE ... with two labels or more")
+        if not NAME.fullmatch(name):
+            raise HeadError(f"head {text!r}: a name is 1 to 64 of a-z, 0-9, '.', '_', '-', first a letter or digit")
+        if not all(label and is_text(label) for label in labels):
+            raise HeadError(f"head {text!r}: a label is empty or not text")
         if len(set(values)) != len(values):
             raise HeadError(f"head {text!r}: a value stands for two labels")
-        return cls(name.strip(), labels)
+        return cls(name, labels)
 
     @property
     def values(self) -> set[str]:
@@ -55,10 +61,9 @@ class HeadSpec:
 
     def label_of(self, value: str) -> int | None:
         """The index of the label that a value stands for; None where it stands for none."""
-        for index, (label, values) in enumerate(self.labels.items()):
-            if value == label or value in values:
-                return index
-        return None
+        listed = [index for index, values in enumerate(self.labels.values()) if value in values]
+        named = [index for index, label in enumerate(self.labels) if value == label]
+        return next(iter(listed + named), None)
 
 
 SENTIMENT = HeadSpec(SENTIMENT_HEAD, dict.fromkeys(SENTIMENT_LABELS, ()))
@@ -66,15 +71,24 @@ SENTIMENT = HeadSpec(SENTIMENT_HEAD, dict.fromkeys(SENTIMENT_LABELS, ()))
 
 @dataclass(frozen=True)
 class Read:
-    """Examples that a model has read. cell, mean: (texts, units)."""
+    """Examples that a model has read. cell, mean: (texts, units); scores: (texts, SCORED), NaN if not asked for."""
 
     examples: Examples
     cell: NDArray[np.float32]
     mean: NDArray[np.float32]
+    scores: NDArray[np.float32]
 
     @classmethod
-    def by(cls, model: FoldedModel, examples: Examples, on_progress: Callable[[int], None] | None = None) -> "Read":
-        return cls(examples, *read_texts(model, examples.texts, on_progress=on_progress))
+    def by(
+        cls,
+        model: FoldedModel,
+        examples: Examples,
+        on_progress: Callable[[int], None] | None = None,
+        scored: bool = False,
+    ) -> "Read":
+        scores = np.full((len(examples), len(SCORED)), np.nan, dtype=np.float32)
+        out = scores if scored else None
+        return cls(examples, *read_texts(model, examples.texts, on_progress=on_progress, scores=out), scores)
 
     def labelled(self, spec: HeadSpec) -> "Rows":
         """Those that a label of the head is known of. Raises HeadError if there are none."""
@@ -100,25 +114,24 @@ class Rows:
 
     @cached_property
     def balance(self) -> NDArray[np.float64]:
-        """The weight of each row, (rows,): the labels of a source weigh the same, but a rare one not too much.
+        """The weight of each row, (rows,), as trainer/corpus/labels.py balances labels within sources.
 
         Rows of one source are a set by itself, as it was made: there all weigh the same.
         """
-        weights = np.ones(len(self.labels))
-        sources = np.unique(self.sources)
-        for source in sources if len(sources) > 1 else ():
-            of_source = self.sources == source
-            sizes = np.bincount(self.labels[of_source])
-            by_label = of_source.sum() / (np.count_nonzero(sizes) * np.maximum(sizes, 1))
-            weights[of_source] = by_label[self.labels[of_source]]
-        return np.minimum(weights, _MAX_BALANCE)
+        names, source = np.unique(self.sources, return_inverse=True)
+        if len(names) == 1:
+            return np.ones(len(self.labels))
+        counts = np.zeros((len(names), int(self.labels.max()) + 1))
+        np.add.at(counts, (source, self.labels), 1)
+        weights: NDArray[np.float64] = balance(counts)[source, self.labels].astype(np.float64)
+        return weights
 
 
 def fit(spec: HeadSpec, train: Read, valid: Read, calibrated_on: str) -> Head:
     """The head of `spec`. calibrated_on: what the validation texts are, in words.
 
-    Metrics: train_accuracy and nonzero_units, and on the validation texts valid_accuracy, balanced as `Rows.balance`
-    says, and valid_calibration_error, not balanced. Raises HeadError where a label has no text.
+    Metrics: train_accuracy, nonzero_units and valid_accuracy, balanced as `Rows.balance` says. Raises HeadError where a
+    label has no text.
     """
     rows, held_out = train.labelled(spec), valid.labelled(spec)
     heads = [
@@ -138,27 +151,24 @@ def fit(spec: HeadSpec, train: Read, valid: Read, calibrated_on: str) -> Head:
     head = max(heads, key=lambda head: head.metrics["valid_accuracy"])
     features = held_out.features(head.pooling)
     head = calibrated(head, features, held_out.labels, held_out.balance, calibrated_on)
-    return replace(head, metrics=head.metrics | _judged("valid", head, held_out))
+    valid_accuracy = accuracy(head, features, held_out.labels, held_out.balance)
+    return replace(head, metrics=head.metrics | {"valid_accuracy": valid_accuracy})
 
 
 def judged(head: Head, spec: HeadSpec, test: Read, unit: Calibration) -> Head:
-    """The head with metrics on test texts: as on the validation texts, and of two labels those of the one unit.
+    """The head with metrics on test texts: accuracy, calibration error, and of `sentiment` those of the one unit.
 
     test_accuracy_unit, test_unit_agreement: how often the sign of the unit is the label, and the head's label.
     """
     rows = test.labelled(spec)
-    metrics = head.metrics | _judged("test", head, rows)
-    if len(spec.labels) == 2:
+    features = rows.features(head.pooling)
+    metrics = head.metrics | {
+        "test_accuracy": accuracy(head, features, rows.labels, rows.balance),
+        "test_calibration_error": calibration_error(head, features, rows.labels),
+    }
+    if spec.name == SENTIMENT_HEAD:
         positive = unit.polarity * (rows.cell[:, unit.unit] - unit.center) > 0
-        chosen = head_probabilities(head, rows.features(head.pooling))[:, 1] > 0.5
+        chosen = head_probabilities(head, features)[:, 1] > 0.5
         metrics["test_accuracy_unit"] = float(np.average(positive == (rows.labels == 1), weights=rows.balance))
         metrics["test_unit_agreement"] = float((positive == chosen).mean())
     return replace(head, metrics=metrics)
-
-
-def _judged(part: str, head: Head, rows: Rows) -> dict[str, float]:
-    features = rows.features(head.pooling)
-    return {
-        f"{part}_accuracy": accuracy(head, features, rows.labels, rows.balance),
-        f"{part}_calibration_error": calibration_error(head, features, rows.labels),
-    }

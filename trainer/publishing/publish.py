@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.folded import FoldedModel
-from engine.scored_bytes import MOST_BYTES, scored
-from engine.scoring import read_bits
+from engine.reading import SCORED
 from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
 from model.heads.standardization import mean_and_deviation
@@ -160,7 +159,7 @@ def _with_heads(
         if on_progress is not None:
             on_progress(texts, len(material))
 
-    train, valid = (Read.by(model, part, advance) for part in (material.train, material.valid))
+    train, valid = Read.by(model, material.train, advance), Read.by(model, material.valid, advance, scored=True)
     rows = train.labelled(material.sentiment)
     if unit is None:
         unit = find_unit(rows.cell, rows.labels)
@@ -170,14 +169,12 @@ def _with_heads(
         test = Read.by(model, material.test, advance)
         heads = {spec.name: judged(heads[spec.name], spec, test, calibration) for spec in material.specs}
     mean, deviation = mean_and_deviation(train.cell)
-    texts = material.valid.texts
+    lengths = np.array(list(map(len, material.valid.texts)))
     return replace(
         manifest,
         sentiment=calibration,
         heads=heads,
-        familiarity=find_limits(
-            read_bits(model, texts), scored(0, MOST_BYTES), np.array(list(map(len, texts))), material.calibrated_on
-        ),
+        familiarity=find_limits(valid.scores, SCORED, lengths, material.calibrated_on),
         feature_mean=mean.tolist(),
         feature_scale=deviation.tolist(),
     )

@@ -73,6 +73,7 @@ def client_of(stack: Stack, name: str) -> httpx.Client:
         "Bearer " + SECRETS["root"][1],
         "Bearer \xff",
     ],
+    ids=["none", "no key", "another scheme", "cut", "its hash", "not ASCII"],
 )
 def test_without_a_key_nothing_is_done(keyed: Stack, method: str, path: str, authorization: str | None) -> None:
     headers = [] if authorization is None else [(b"Authorization", authorization.encode("latin-1"))]

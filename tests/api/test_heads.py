@@ -14,6 +14,7 @@ import redis
 
 from contract import wire
 from model.checkpoints import head_store
+from model.checkpoints.durable import replace_file
 from tests.conftest import Stack, publish_tiny, run_stack, wait_until
 
 ASYNC = {"Prefer": "respond-async"}
@@ -265,7 +266,7 @@ def test_a_head_of_another_checkpoint_answers_409_until_that_one_is_served_again
         client.post("/heads", json={"name": "of-one", "examples": examples()}).raise_for_status()
         assert client.get("/heads/of-one").json()["usable"]
         assert client.post("/classify", json={"text": "aaaaaa", "head": "of-one"}).status_code == 200
-        (volume / "LATEST").write_text("tiny/step-1\n")
+        replace_file(volume / "LATEST", "tiny/step-1\n")
         wait_until(lambda: served(1), what="step 1")
         assert client.post("/classify", json={"text": "aaaaaa", "head": "of-one"}).status_code == 409
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from model.checkpoints import checkpoint, volumes
+from model.checkpoints.durable import replace_file
 from tests.api.test_generate import events
 from tests.conftest import Stack, publish_tiny, run_stack, wait_until
 
@@ -131,7 +132,7 @@ def test_files_that_come_after_latest_are_served_when_they_are_there(serving: Se
     step = 1000
     refused = serving.stack.worker_metric("neuron_reloads_total", '{outcome="refused"}')
     elsewhere = publish_tiny(serving.volume.parent / "elsewhere", step, seed=step)
-    (serving.volume / "LATEST").write_text(f"tiny/step-{step}\n")
+    replace_file(serving.volume / "LATEST", f"tiny/step-{step}\n")
     wait_until(
         lambda: serving.stack.worker_metric("neuron_reloads_total", '{outcome="refused"}') > refused, what="a failure"
     )

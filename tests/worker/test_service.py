@@ -11,6 +11,7 @@ import redis
 from celery import Celery
 
 from contract import wire
+from model.checkpoints.durable import replace_file
 from tests.conftest import Stack, free_port, publish_tiny, run_stack, wait_until
 
 JOB = {"kind": "classify", "texts": ["Good."], "head": "sentiment", "timeout_s": 3600}
@@ -50,7 +51,7 @@ def test_a_bad_checkpoint_is_refused_counted_and_logged_and_the_old_one_serves_o
         content[-1] ^= 1
         weights.write_bytes(content)
         weights.parent.rename(volume / "tiny" / "step-2")
-        (volume / "LATEST").write_text("tiny/step-2\n")
+        replace_file(volume / "LATEST", "tiny/step-2\n")
         refused = '{outcome="refused"}'
         wait_until(lambda: stack.worker_metric("neuron_reloads_total", refused) == 1, what="the refusal")
         assert client.post("/classify", json={"text": "Good."}).json()["model"]["step"] == 1

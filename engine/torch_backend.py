@@ -156,14 +156,15 @@ class TorchBackend:
             tracer.record(step, active, state)
             sampler.draw(step, active, state, self.model, last)
             made = step + 1
-        sums = self._bits if scorer is None else scorer.sums(made, self._bits)
+        sums = None if scorer is None else scorer.sums(made, self._bits)
         for slots_, state_ in (*ended, (slots[:active], state)):
             self._state.cell[slots_] = state_.cell
             self._state.hidden[slots_] = state_.hidden
         if hidden_sum is not None:
             self._hidden_sum[slots] = hidden_sum
         self._last[slots] = last
-        self._bits.copy_(sums)
+        if sums is not None:
+            self._bits.copy_(sums)
         self._observe(sum(active_at[:made]) / made, (time.perf_counter() - began) / made)
         return [
             BlockRowResult(row_steps, *sampler.result(column, row_steps), tracer.result(column, row_steps))

@@ -82,10 +82,9 @@ def _judged(reader: Reader, head: Head, questions: Questions, baseline: Baseline
 
 def _answers(reader: Reader, head: Head, texts: list[str], stage: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Probabilities by the head, (texts, 2), and 1 where the unit is positive, (texts,)."""
-    calibration = reader.calibration
-    probabilities = head_probabilities(head, reader.features(texts, stage, head.pooling))
-    values = reader.features(texts, stage, "cell")[:, calibration.unit]
-    return probabilities, (calibration.polarity * (values - calibration.center) > 0).astype(np.int64)
+    cell = reader.features(texts, stage, "cell")
+    features = cell if head.pooling == "cell" else reader.features(texts, stage, head.pooling)
+    return head_probabilities(head, features), reader.calibration.positive(cell).astype(np.int64)
 
 
 def tokenised(text: str) -> str:

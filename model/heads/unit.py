@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from model.heads import l1
 from model.heads.checks import Bools, Floats, HeadError, Labels, checked, numbers
@@ -29,6 +29,11 @@ class Calibration:
 
     def sentiment(self, value: float) -> float:
         return max(-1.0, min(1.0, self.polarity * (value - self.center) / self.scale))
+
+    def positive(self, cell: NDArray[np.floating]) -> Bools:
+        """Whether the unit says that a text is positive, (rows,). cell: (rows, units)."""
+        found: Bools = self.polarity * (cell[:, self.unit] - self.center) > 0
+        return found
 
     def value(self, sentiment: float) -> float:
         return self.center + self.polarity * sentiment * self.scale

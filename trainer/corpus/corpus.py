@@ -103,6 +103,13 @@ class Corpus:
         self.training = shards[:-2]
         self.validation, self.test = shards[-2], shards[-1]
 
+    @property
+    def labels(self) -> Labels:
+        """What the reviews are labelled with. Raises CorpusError if there are no labels."""
+        if self.manifest.labels is None:
+            raise CorpusError(f"{self.directory} has no labels: build it with --label-field or --labels")
+        return self.manifest.labels
+
     def read(self, entry: ShardEntry) -> NDArray[np.uint8]:
         """The bytes of one shard, memory-mapped, (bytes,)."""
         return self._mapped(entry.file, entry.bytes)
@@ -119,9 +126,7 @@ class Corpus:
 
     def read_labels(self, entry: ShardEntry) -> NDArray[np.void]:
         """Label and source of each review of one shard, (reviews,) of LABELS. Raises CorpusError if there are none."""
-        labels = self.manifest.labels
-        if labels is None:
-            raise CorpusError(f"{self.directory} has no labels: build it with --label-field or --labels")
+        labels = self.labels
         found = self._mapped(labels_file(entry.file), entry.reviews * LABELS.itemsize).view(LABELS)
         if (found["label"] > len(labels.values)).any() or (found["source"] >= len(labels.counts)).any():
             raise CorpusError(f"{self.directory / labels_file(entry.file)} is damaged: build the corpus again")

@@ -53,7 +53,7 @@ def publish_tuned(
     metrics = {f"{part}_accuracy": accuracy(head, features[part], classes[part]) for part in parts}
     unit = _calibrated(tuning, features["train"], classes["train"])
     if unit is not None:
-        values = {part: unit.polarity * (found[:, unit.unit] - unit.center) > 0 for part, found in features.items()}
+        values = {part: unit.positive(found) for part, found in features.items()}
         metrics |= {
             f"{part}_accuracy_unit": float((values[part] == (classes[part] == 1)).mean())
             for part in ("valid", "test")

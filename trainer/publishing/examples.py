@@ -76,9 +76,7 @@ def held_out(corpus: Corpus, entry: ShardEntry, values: Collection[str]) -> Exam
 
 def _codes(corpus: Corpus, values: Collection[str]) -> dict[int, str]:
     """The values by their codes."""
-    labels = corpus.manifest.labels
-    if labels is None:
-        raise CorpusError(f"{corpus.directory} has no labels: build it with --label-field or --labels")
+    labels = corpus.labels
     if missing := sorted(set(values) - set(labels.values)):
         raise CorpusError(f"{corpus.directory} has no label {missing[0]!r}; there are: {', '.join(labels.values)}")
     return {code: value for code, value in enumerate(labels.values, start=1) if value in values}

@@ -167,7 +167,7 @@ def judged(head: Head, spec: HeadSpec, test: Read, unit: Calibration) -> Head:
         "test_calibration_error": calibration_error(head, features, rows.labels),
     }
     if spec.name == SENTIMENT_HEAD:
-        positive = unit.polarity * (rows.cell[:, unit.unit] - unit.center) > 0
+        positive = unit.positive(rows.cell)
         chosen = head_probabilities(head, features)[:, 1] > 0.5
         metrics["test_accuracy_unit"] = float(np.average(positive == (rows.labels == 1), weights=rows.balance))
         metrics["test_unit_agreement"] = float((positive == chosen).mean())

@@ -10,7 +10,7 @@ DOCS_STAMP := $(VENV)/.installed-docs
 # nothing beside B603. Bandit adds what ruff lacks, as text that reads otherwise than it runs (B613) and torch.load (B614).
 JUDGED_BY_RUFF := B101,B104,B310,B404,B603
 
-.PHONY: setup up test lint docs clean
+.PHONY: setup up test test-all lint docs clean
 
 setup: $(STAMP)
 
@@ -26,8 +26,14 @@ $(STAMP): pyproject.toml
 up: setup
 	@exec $(BIN)/neuron up
 
+# A process for each core, and a file of tests is one process's work: its tests share stacks.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
+
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST) -m 'not slow'
+
+test-all: setup
+	$(PYTEST)
 
 lint: setup
 	$(BIN)/ruff check .

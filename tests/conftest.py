@@ -37,13 +37,25 @@ from tests.support import pages
 TINY = Architecture("mlstm", units=48, embedding_size=16)
 SENTIMENT_UNIT = 5
 _PORTS_TRIED = 5
+# A test that is not marked slow takes less than 5 s on two quiet cores: six times as long fails.
+QUICK_TIMEOUT_S = 30
 
 
+def pytest_configure() -> None:
+    # Threads of several processes that wait for each other by spinning, on fewer cores, are many times slower than one.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.hookimpl(trylast=True)  # when tests/faults/conftest.py has marked its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    # A file is one process's work. Those that take long come first, so that no process works alone at the end.
+    items.sort(key=lambda item: item.path not in slow_files)
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if not item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(QUICK_TIMEOUT_S))
 
 
 def tiny_model(seed: int = 0) -> LanguageModel:

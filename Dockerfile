@@ -17,13 +17,14 @@ RUN groupadd --gid 10001 neuron && useradd --uid 10001 --gid 10001 --no-create-h
 FROM python AS wheel
 WORKDIR /build
 COPY requirements/build.txt .
-RUN pip install --no-cache-dir --requirement build.txt
+RUN pip install --no-cache-dir --require-hashes --requirement build.txt
 COPY . .
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
 
 FROM python AS api
-COPY requirements/api.txt /
-RUN pip --python /opt/neuron/bin/python install --no-cache-dir --no-deps --requirement /api.txt \
+COPY requirements/api.txt requirements/tracing.txt /
+RUN pip --python /opt/neuron/bin/python install --no-cache-dir --no-deps --require-hashes \
+        --requirement /api.txt --requirement /tracing.txt \
     && find /opt/neuron -type d -name tests -prune -exec rm -r {} +
 RUN --mount=from=wheel,source=/wheels,target=/wheels \
     pip --python /opt/neuron/bin/python install --no-cache-dir --no-deps /wheels/*.whl \
@@ -43,11 +44,12 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # hadolint ignore=DL3008
 RUN if [ -z "$TORCH_INDEX" ]; then \
         apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; fi
+COPY requirements/api.txt requirements/tracing.txt requirements/worker.txt /
+RUN pip --python /opt/neuron/bin/python install --no-cache-dir --no-deps --require-hashes \
+    --requirement /api.txt --requirement /tracing.txt --requirement /worker.txt
 COPY requirements/torch.txt /
 RUN pip --python /opt/neuron/bin/python install --no-cache-dir \
     ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --requirement /torch.txt
-COPY requirements/worker.txt /
-RUN pip --python /opt/neuron/bin/python install --no-cache-dir --no-deps --requirement /worker.txt
 
 FROM torch AS worker
 RUN --mount=from=wheel,source=/wheels,target=/wheels \
@@ -65,7 +67,7 @@ FROM torch AS trainer
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY requirements/trainer.txt /
-RUN pip --python /opt/neuron/bin/python install --no-cache-dir --no-deps --requirement /trainer.txt
+RUN pip --python /opt/neuron/bin/python install --no-cache-dir --no-deps --require-hashes --requirement /trainer.txt
 RUN --mount=from=wheel,source=/wheels,target=/wheels \
     pip --python /opt/neuron/bin/python install --no-cache-dir --no-deps /wheels/*.whl
 USER 10001:10001

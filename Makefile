@@ -1,8 +1,19 @@
-# Two commands for a fresh machine with Python 3.11+: `make up` serves, `make test` tests. Both set up .venv first.
+# Three commands for a fresh machine with Python 3.11+: `make up` serves, `make setup` prepares for training and
+# evaluation as well, `make test` tests. Each first installs into .venv what it needs and no more.
 PYTHON ?= python3
+# PyPI's build of torch for Linux is the CUDA one, of 3 GB: for a GPU, give TORCH_INDEX=https://pypi.org/simple.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# Without compiling: Python compiles what it imports when it first does, which is a small part of what is installed.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+SERVING := requirements/api.txt requirements/worker.txt requirements/embedded.txt
+TRAINING := requirements/tracing.txt requirements/trainer.txt
+DEVELOPING := requirements/dev.txt
+# What is installed, by the files that say so.
+SERVE_STAMP := $(VENV)/.installed
+TRAIN_STAMP := $(VENV)/.installed-training
+DEVELOP_STAMP := $(VENV)/.installed-developing
 DOCS_STAMP := $(VENV)/.installed-docs
 
 # What bandit is not asked: ruff's S rules judge it line by line, with the reason beside every exception (B101 assert,
@@ -12,30 +23,44 @@ JUDGED_BY_RUFF := B101,B104,B310,B404,B603
 
 .PHONY: setup up test test-all lint docs clean
 
-setup: $(STAMP)
-
-# pip, not another installer: it takes the CPU build of torch where a wheel of it is at hand.
-$(STAMP): pyproject.toml
+$(SERVE_STAMP): pyproject.toml requirements/torch.txt $(SERVING)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[worker,trainer,embedded,dev]'
-	touch $(STAMP)
+	$(PIP) --no-deps --require-hashes $(SERVING:%=--requirement %)
+	@# A wheel that pip is told of (PIP_FIND_LINKS), or the index.
+	$(PIP) --no-index --no-deps --requirement requirements/torch.txt 2>/dev/null || \
+		$(PIP) --index-url $(TORCH_INDEX) --requirement requirements/torch.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(TRAIN_STAMP): $(SERVE_STAMP) $(TRAINING)
+	$(PIP) --no-deps --require-hashes $(TRAINING:%=--requirement %)
+	touch $@
+
+$(DEVELOP_STAMP): $(TRAIN_STAMP) $(DEVELOPING)
+	$(PIP) --no-deps --require-hashes $(DEVELOPING:%=--requirement %)
+	touch $@
+
+$(DOCS_STAMP): $(DEVELOP_STAMP) requirements/docs.txt
+	$(PIP) --no-deps --require-hashes --requirement requirements/docs.txt
+	touch $@
+
+setup: $(TRAIN_STAMP)
 
 # exec: signals must reach `neuron up` itself, which stops everything in order.
-up: setup
+up: $(SERVE_STAMP)
 	@exec $(BIN)/neuron up
 
 # A process for each core, and a file of tests is one process's work: its tests share stacks.
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
-test: setup
+test: $(DEVELOP_STAMP)
 	$(PYTEST) -m 'not slow'
 
-test-all: setup
+test-all: $(DEVELOP_STAMP)
 	$(PYTEST)
 
-lint: setup
+lint: $(DEVELOP_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -44,10 +69,6 @@ lint: setup
 		monitoring sentiment_neuron trainer worker
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python .ci/audit.py
-
-$(DOCS_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
-	touch $(DOCS_STAMP)
 
 # The pages as a site in site/; a link or an anchor that leads nowhere is an error.
 docs: $(DOCS_STAMP)

@@ -1,43 +1,67 @@
-"""`python .ci/lock.py`: pin what the images install, in requirements/, to the newest that pyproject.toml allows today.
+"""`python .ci/lock.py`: pin what `make` and the images install, in requirements/, as new as pyproject.toml allows.
 
-Each image's layers build on each other, so a file names only what the one before it does not.
+The files are for every platform and Python of the project, with the hash of every archive. A file names only what those
+before it do not: an image takes those that it needs, and `pip install --no-deps` installs no more than they name. Torch
+is apart, in requirements/torch.txt, by its version alone: it has a build, and a hash, for each kind of device.
+
+Needs uv on the PATH (`pip install uv`).
 """
 
-import json
 import subprocess
-import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FILES = ROOT / "requirements"
+# File -> extras of pyproject.toml. The gateway needs none.
+LAYERS = {
+    "api": (),
+    "tracing": ("tracing",),
+    "worker": ("worker",),
+    "embedded": ("embedded",),
+    "trainer": ("trainer",),
+    "dev": ("dev",),
+    "docs": ("docs",),
+}
+# Torch, and what only its CUDA build needs.
+NOT_LOCKED = ("torch", "triton", "nvidia-", "cuda-")
 
 
-def resolve(*wanted: str) -> dict[str, str]:
-    """Version by name of everything that pip would install for `wanted`, except ourselves."""
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
-    command += wanted
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 - our own package
-    report = done.stdout
-    found = (package["metadata"] for package in json.loads(report)["install"])
-    versions = {entry["name"].lower().replace("_", "-"): entry["version"].partition("+")[0] for entry in found}
-    versions.pop("sentiment-neuron", None)
-    return versions
+def resolve(*arguments: str) -> dict[str, str]:
+    """Entry with its hashes by name, of everything that uv would install."""
+    command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--universal", "--generate-hashes"]
+    command += ["--fork-strategy", "fewest", "--python-version", "3.11", *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 - our own needs
+    entries: dict[str, str] = {}
+    name = ""
+    for line in done.stdout.splitlines(keepends=True):
+        if not line.startswith(" "):
+            name = line.partition("==")[0]
+        entries[name] = entries.get(name, "") + line  # one for each Python that needs a version of its own
+    return {name: entry for name, entry in entries.items() if not name.startswith(NOT_LOCKED)}
 
 
-def write(name: str, versions: dict[str, str]) -> None:
-    lines = ["# Written by .ci/lock.py."] + [f"{package}=={version}" for package, version in sorted(versions.items())]
-    (FILES / f"{name}.txt").write_text("\n".join(lines) + "\n")
+def write(file: str, entries: dict[str, str]) -> None:
+    lines = ["# Written by .ci/lock.py.\n", *(entry for _, entry in sorted(entries.items()))]
+    (FILES / f"{file}.txt").write_text("".join(lines))
 
 
 def main() -> None:
-    torch, everything = resolve("torch==2.13.0"), resolve(".[worker,trainer,tracing]")
-    worker, api = resolve(".[worker,tracing]"), resolve(".[tracing]")
-    pinned = {package: everything[package] for package in everything.keys() | torch.keys()}
-    write("build", resolve("setuptools>=77", "wheel"))
-    write("api", {package: pinned[package] for package in api})
-    write("torch", {package: pinned[package] for package in torch})
-    write("worker", {package: pinned[package] for package in worker.keys() - torch.keys()})
-    write("trainer", {package: pinned[package] for package in everything.keys() - worker.keys()})
+    extras = [f"--extra={extra}" for layer in LAYERS.values() for extra in layer]
+    entries = resolve("pyproject.toml", *extras)
+    versions = FILES / "all.txt"
+    write(versions.stem, entries)
+    before: set[str] = set()
+    for file, names in LAYERS.items():
+        needed = resolve("pyproject.toml", *(f"--extra={extra}" for extra in names), "--constraint", str(versions))
+        write(file, {name: entries[name] for name in needed.keys() - before})
+        before |= needed.keys()
+    versions.unlink()
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    requirements = FILES / "build.in"
+    requirements.write_text("\n".join([*build, "wheel"]) + "\n")
+    write("build", resolve(str(requirements)))
+    requirements.unlink()
 
 
 if __name__ == "__main__":

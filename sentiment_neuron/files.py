@@ -181,5 +181,5 @@ def _arrow() -> tuple[Any, Any]:
         import pyarrow  # noqa: PLC0415 - optional: for Parquet alone
         import pyarrow.parquet  # noqa: PLC0415 - optional: for Parquet alone
     except ModuleNotFoundError as error:
-        raise FileError("Parquet needs pyarrow: pip install 'sentiment-neuron[engine]'") from error
+        raise FileError("Parquet needs pyarrow: pip install pyarrow") from error
     return pyarrow, pyarrow.parquet

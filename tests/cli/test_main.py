@@ -33,7 +33,7 @@ def test_a_missing_extra_is_named(name: str, extra: str) -> None:
     command = [sys.executable, "-c", _WITHOUT_TORCH, name, "Good."]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert f"needs torch: pip install 'sentiment-neuron[{extra}]'" in done.stderr
+    assert f"needs torch: `make setup` in a checkout, or pip install 'sentiment-neuron[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from trainer.corpus.corpus import CorpusError
 from trainer.publishing.publish import publish_run
+from trainer.run import schedule
+from trainer.run.curve import draw_curve
 from trainer.run.distributed import World
 from trainer.run.options import OPTIONS, Options, TrainingError
 from trainer.run.snapshot import SnapshotError
@@ -19,50 +23,71 @@ from trainer.run.train import Run
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_path=True)
 
 
+# What an unset option is, where its value does not say it.
+_MEANS = {
+    "lanes": "128, the paper's; 512 or 256 on a GPU",
+    "total_seconds": "by bytes",
+    "label_unit": "the sentiment unit of --from, else unit 0",
+    "threads": "as many as pay",
+    "segment": "all of a window",
+    "device": "a GPU if there is one",
+    "dtype": "what the device multiplies fastest",
+    "fuse": "if there is a compiler",
+    "graph": "yes",
+    "validate_every_bytes": "200 times in the run",
+    "publish_every_steps": "only at the end",
+}
+
+
+def _option(flag: str, *more: str, **attributes: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option of `Options`, shown with its default; not given, it is None."""
+    name = more[0] if more else flag.partition("/")[0].removeprefix("--").replace("-", "_")
+    default = next(field.default for field in fields(Options) if field.name == name)
+    shown = _MEANS.get(name, None if default in (None, "") else f"{default:,}" if isinstance(default, int) else default)
+    return click.option(flag, *more, default=None, show_default=None if shown is None else str(shown), **attributes)
+
+
 @click.command()
 @click.argument("directory", metavar="RUN", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--corpus", type=_DIRECTORY, help="Built by `neuron corpus build`; with --resume, where it is now.")
 @click.option("--resume", is_flag=True, help="Continue from the newest snapshot in RUN; start if there is no run.")
-@click.option("--from", "start_from", type=_DIRECTORY, help="Start with the weights of this checkpoint.")
-@click.option("--skip-bytes", type=int, help="Start so far into the corpus: what that checkpoint has read of it.")
-@click.option("--cell", type=click.Choice(["mlstm", "lstm", "gru"]))
-@click.option("--units", type=int, help="Default: 4096, the paper's.")
-@click.option("--embedding-size", type=int, help="Default: 64, the paper's.")
-@click.option("--steepness", type=float, help="Gates are sigmoid(steepness * x). Default: 1.")
-@click.option(
-    "--lanes", type=int, help="Parallel streams, over all processes. Fewer learn more per byte, more run faster."
-)
-@click.option("--window", type=int, help="Bytes of every lane that gradients reach back. Default: 256.")
-@click.option("--accumulate", type=int, help="Successive windows of every lane an update. Default: 1.")
-@click.option("--total-bytes", type=int, help="Length of the run; the learning rate falls to zero there.")
-@click.option("--optimizer", type=click.Choice(["adam", "muon"]), help="muon: for the recurrent matrices.")
-@click.option(
-    "--label-weight", type=float, help="Of the labels' cross-entropy beside the bits per byte. Default: 0, the paper's."
-)
-@click.option(
-    "--unit-weight", type=float, help="The same for one unit alone, which learns to carry sentiment. Default: 0."
-)
-@click.option("--label-unit", type=int, help="That unit. Default: the sentiment unit of --from, else unit 0.")
-@click.option("--learning-rate", type=float, help="Of Adam. Default: 5e-4, the paper's for 128 lanes x 256.")
-@click.option("--muon-learning-rate", type=float, help="Default: 0.02.")
-@click.option("--warmup-steps", type=int, help="Updates in which the learning rate rises. Default: 0.")
-@click.option("--clip-norm", type=float, help="Limit of the gradient's norm. Default: 1.")
-@click.option("--embedding-std", type=float, help="Default: 0.02, the paper's; 0.5 learns faster in short runs.")
-@click.option("--seed", type=int)
-@click.option("--device", help="Default: a GPU if there is one; each process takes its own.")
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]))
-@click.option("--fuse/--no-fuse", default=None, help="Compile the element-wise functions. Default: if possible.")
-@click.option("--segment", type=int, help="Keep the activations of N steps: less memory, a third more work.")
-@click.option("--snapshot-every-s", type=float, help="The most that a crash can cost. Default: 300.")
-@click.option("--keep", type=int, help="Newest snapshots to keep; the best is kept as well. Default: 2.")
-@click.option("--validate-every-bytes", type=int, help="Each new best is saved. Default: 200 times in the run.")
-@click.option("--validation-bytes", type=int, help="Bytes to validate on: more are surer, fewer quicker.")
-@click.option("--publish-to", type=click.Path(file_okay=False, resolve_path=True), help="Volume of checkpoints.")
-@click.option("--publish-every-steps", type=int, help="Publish while training. Default: only at the end.")
-@click.option("--publish-eval", type=_DIRECTORY, help="Labelled texts that find the sentiment unit when publishing.")
-@click.option("--metrics-port", type=int, help="Serve Prometheus metrics there. Default: not at all.")
+@_option("--from", "start_from", type=_DIRECTORY, help="Start with the weights of this checkpoint.")
+@_option("--skip-bytes", type=int, help="Start so far into the corpus: what that checkpoint has read of it.")
+@_option("--cell", type=click.Choice(["mlstm", "lstm", "gru"]))
+@_option("--units", type=int, help="The paper's model has 4,096.")
+@_option("--embedding-size", type=int)
+@_option("--steepness", type=float, help="Gates are sigmoid(steepness * x).")
+@_option("--lanes", type=int, help="Parallel streams, over all processes. Fewer learn more per byte, more run faster.")
+@_option("--window", type=int, help="Bytes of every lane that gradients reach back.")
+@_option("--accumulate", type=int, help="Successive windows of every lane an update.")
+@_option("--total-bytes", type=int, help="Length of the run; the learning rate falls to zero there.")
+@_option("--total-seconds", type=float, help="The same by the clock, with what earlier parts of the run took.")
+@_option("--optimizer", type=click.Choice(["adam", "muon"]), help="muon: for the recurrent matrices.")
+@_option("--label-weight", type=float, help="Of the labels' cross-entropy beside the bits per byte.")
+@_option("--unit-weight", type=float, help="The same for one unit alone, which learns to carry sentiment.")
+@_option("--label-unit", type=int, help="That unit.")
+@_option("--learning-rate", type=float, help="Of Adam. The paper's suits 128 lanes of 256 bytes.")
+@_option("--muon-learning-rate", type=float)
+@_option("--warmup-steps", type=int, help="Updates in which the learning rate rises.")
+@_option("--clip-norm", type=float, help="Limit of the gradient's norm.")
+@_option("--embedding-std", type=float, help="Of new embeddings, the paper's; 0.5 learns faster in short runs.")
+@_option("--seed", type=int)
+@_option("--device", help="Each process takes a GPU of its own.")
+@_option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), help="Of products.")
+@_option("--fuse/--no-fuse", help="Compile the element-wise functions.")
+@_option("--graph/--no-graph", help="On a GPU, record a window as one CUDA graph.")
+@_option("--threads", type=int, help="On a CPU.")
+@_option("--segment", type=int, help="Keep the activations of N steps: less memory, a third more work.")
+@_option("--snapshot-every-s", type=float, help="The most that a crash can cost.")
+@_option("--keep", type=int, help="Newest snapshots to keep; the best is kept as well.")
+@_option("--validate-every-bytes", type=int, help="Most new bests are saved.")
+@_option("--validation-bytes", type=int, help="Bytes to validate on: more are surer, fewer quicker.")
+@_option("--publish-to", type=click.Path(file_okay=False, resolve_path=True), help="Volume of checkpoints.")
+@_option("--publish-every-steps", type=int, help="Publish while training.")
+@_option("--publish-eval", type=_DIRECTORY, help="Labelled texts that find the sentiment unit when publishing.")
+@click.option("--metrics-port", type=int, show_default="not at all", help="Serve Prometheus metrics there.")
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="0.0.0.0 serves other machines too.")
-@click.option("--peak-flops", type=float, help="FLOP/s of one device, for MFU. Default: measured at the start.")
+@click.option("--peak-flops", type=float, show_default="measured at the start", help="FLOP/s of one device, for MFU.")
 def train(
     directory: Path,
     resume: bool,
@@ -78,7 +103,6 @@ def train(
     given: dict[str, Any] = {name: str(v) if isinstance(v, Path) else v for name, v in chosen.items() if v is not None}
     metrics_at = None if metrics_port is None else (metrics_host, metrics_port)
     bar = Progress(
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} bytes"),
         BarColumn(),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
@@ -94,13 +118,14 @@ def train(
         if "validation_bits_per_byte" in record:
             held_out = f"  held-out {record['validation_bits_per_byte']:.4f}"
         note = f"train {record['bits_per_byte']:.4f}{held_out} bits per byte  {record['bytes_per_s']:,} bytes/s"
-        bar.update(task, completed=record["bytes_seen"], note=note)
+        done = schedule.done(run.options, run.progress)
+        bar.update(task, completed=done, note=f"{record['bytes_seen']:,} bytes  {note}")
 
     def on_log(record: dict[str, Any]) -> None:
         if "warning" in record:
             click.echo(f"Warning: {record['warning']}", err=True)
         elif bar.disable:
-            click.echo(json.dumps(record))
+            click.echo(json.dumps({name: _rounded(value) for name, value in record.items()}))
 
     with World.join() as world:
         try:
@@ -112,9 +137,39 @@ def train(
             else:
                 raise click.UsageError(f"name a corpus with --corpus: {directory} holds no run to resume")
             bar.disable |= world.rank > 0
-            bar.update(task, total=run.options.total_bytes, completed=run.progress.bytes_seen)
+            if not (exists or given.get("lanes")) and world.rank == 0:
+                click.echo(f"{run.options.lanes} lanes: --lanes chooses another number", err=True)
+            bar.update(task, total=1.0, completed=schedule.done(run.options, run.progress))
             bar.start_task(task)
             with bar:
                 run.train(metrics_at, peak_flops, on_update, publish_run)
+            if world.rank == 0:
+                click.echo(_summary(run), err=True)
         except (TrainingError, CorpusError, SnapshotError, OSError) as error:
             raise click.ClickException(str(error)) from error
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _summary(run: Run) -> str:
+    """What a run came to, and what can be done next."""
+    progress, directory = run.progress, run.directory
+    speed = progress.bytes_seen / max(progress.seconds, 1e-9)
+    lines = [f"{progress.bytes_seen:,} bytes in {progress.seconds:,.0f} s: {speed:,.0f} bytes/s"]
+    if progress.skipped_steps:
+        lines.append(f"{progress.skipped_steps:,} updates were left out: their gradients were not finite")
+    if progress.validation_bits_per_byte is not None:
+        best = progress.best_validation_bits_per_byte
+        lines.append(f"held out: {progress.validation_bits_per_byte:.4f} bits per byte, at best {best:.4f}")
+    if progress.validation_label_accuracy is not None:
+        by_all, by_unit = progress.validation_label_accuracy, progress.validation_unit_accuracy
+        lines.append(f"labels held out: {by_all:.1%} by all units, {by_unit:.1%} by unit {run.options.label_unit}")
+    if (curve := draw_curve(directory)) is not None:
+        lines.append(f"curve: {curve}")
+    if schedule.done(run.options, progress) < 1:
+        lines.append(f"continue: neuron train {directory} --resume")
+    elif run.options.publish_to is None:
+        lines.append(f"publish: neuron publish {directory} --to VOLUME")
+    return "\n".join(lines)

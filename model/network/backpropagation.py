@@ -1,4 +1,4 @@
-"""Loss and gradients of one window: `Backpropagation`, run as written on a CPU, as one CUDA graph on a GPU.
+"""Loss and gradients of one window: `Backpropagation`, run as written, or on a GPU as one CUDA graph.
 
 A window of 256 steps is some two thousand kernels, most of them shorter than the time that the host takes to launch
 one. The graph records them once, with loss and weight norm, and launches them together from then on.
@@ -17,8 +17,10 @@ _WARM_UPS = 2  # the first compiles kernels and allocates buffers, which a recor
 class Backpropagation:
     """Adds a window's gradients to `.grad` of every parameter. Clear them with `zero_grad(set_to_none=False)`."""
 
-    def __init__(self, objective: Objective, runner: Window) -> None:
+    def __init__(self, objective: Objective, runner: Window, graph: bool = True) -> None:
+        """graph: on CUDA, record the first window and replay it from then on."""
         self._objective = objective
+        self._recorded = graph
         self._runner = runner
         self._graph: torch.cuda.CUDAGraph | None = None
         for parameter in objective.parameters():
@@ -28,9 +30,9 @@ class Backpropagation:
     def run(self, window: Tensor, targets: Targets, state: State) -> tuple[Tensor, State]:
         """The losses, (terms,), and the state after the window; arguments as for `Objective.losses`.
 
-        On CUDA every window must have the shape of the first, and what is returned holds until the next call.
+        In a graph every window must have the shape of the first, and what is returned holds until the next call.
         """
-        if window.device.type != "cuda":
+        if window.device.type != "cuda" or not self._recorded:
             return self._eager(window, targets, state)
         if self._graph is None:
             given = [value.clone() for value in targets if value is not None]

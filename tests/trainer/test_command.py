@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import main
-from tests.support.runs import STEP_BYTES, arguments, environment, options, write_corpus
+from tests.support.runs import STEP_BYTES, arguments, environment, logged, options, write_corpus
 from trainer.command import train
+from trainer.run.curve import CURVE
 from trainer.run.options import Options
 from trainer.run.snapshot import snapshots
 
@@ -59,7 +60,7 @@ def test_a_terminal_shows_how_far_it_is(corpus: Path, tmp_path: Path) -> None:
         assert process.stdout.read() == b""
         assert process.wait(60) == 0, shown.decode()
     os.close(ours)
-    assert b"1,280 of 1,280 bytes" in shown
+    assert b"1,280 bytes" in shown
     assert b"held-out" in shown
     assert b"bits per byte" in shown
 
@@ -71,7 +72,8 @@ def test_what_does_not_fit_is_named(corpus: Path, tmp_path: Path) -> None:
         ([tmp_path / "run", *line], "holds a run already: continue with --resume"),
         ([tmp_path / "run", "--resume", "--units", 8], "--units is 8 but the run was made with 16"),
         ([tmp_path / "none", "--resume"], "name a corpus with --corpus"),
-        ([tmp_path / "new", *line, "--lanes", 0], "--lanes is 0, it must be at least 1"),
+        ([tmp_path / "new", *line, "--lanes", -1], "--lanes is -1, it must be at least 0"),
+        ([tmp_path / "new", *line, "--total-seconds", -1], "--total-seconds is -1.0, it must be at least 0"),
         ([tmp_path / "new", *line, "--lanes", 7], "7 lanes need at least as many training shards"),
         ([tmp_path / "new", *line, "--publish-every-steps", 7], "name a volume there"),
         ([tmp_path / "new", *line, "--from", tmp_path], "--from: "),
@@ -80,3 +82,39 @@ def test_what_does_not_fit_is_named(corpus: Path, tmp_path: Path) -> None:
         assert done.exit_code != 0
         assert message in done.output
     assert not (tmp_path / "new").exists()
+
+
+def test_defaults_are_shown() -> None:
+    shown = " ".join(neuron_train("--help").output.split())
+    for default in ("4,096", "0.0005", "128, the paper's; 512 or 256 on a GPU", "200 times in the run", "mlstm"):
+        assert f"[default: ({default})]" in shown, default
+
+
+def test_lines_in_a_pipe_are_short_and_the_log_is_exact(corpus: Path, tmp_path: Path) -> None:
+    done = neuron_train(tmp_path / "run", *arguments(options(corpus, total_bytes=4 * STEP_BYTES)))
+    printed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record.keys() for record in printed] == [record.keys() for record in logged(tmp_path / "run")]
+    for shown, exact in zip(printed, logged(tmp_path / "run"), strict=True):
+        assert shown == pytest.approx(exact, rel=1e-5)
+        assert all(len(str(value)) < 12 for value in shown.values())
+    assert any(len(str(value)) > 12 for value in logged(tmp_path / "run")[-1].values())
+
+
+def test_the_end_says_what_came_of_it_and_what_is_next(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = neuron_train(run, *arguments(options(corpus, total_bytes=4 * STEP_BYTES)))
+    assert "128 bytes in " in done.stderr
+    assert "held out: " in done.stderr
+    assert f"curve: {run / CURVE}" in done.stderr
+    assert (run / CURVE).read_bytes().startswith(b"\x89PNG")
+    assert f"publish: neuron publish {run} --to VOLUME" in done.stderr
+    assert "--resume" not in done.stderr
+
+
+def test_lanes_are_chosen_and_named_where_none_are_given(tmp_path: Path) -> None:
+    many = write_corpus(tmp_path / "corpus", shards=140)
+    chosen = options(many, window=1, validation_bytes=10_000, total_bytes=4 * 128, lanes=0)
+    done = neuron_train(tmp_path / "run", *arguments(chosen))
+    assert done.exit_code == 0, done.output
+    assert "128 lanes: --lanes chooses another number" in done.stderr
+    assert Options.read(tmp_path / "run").lanes == 128

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,35 @@ def test_a_new_best_is_saved_at_once(corpus: Path, tmp_path: Path, monkeypatch: 
     chosen = options(corpus, total_bytes=8 * STEP_BYTES, validate_every_bytes=2 * STEP_BYTES, keep=1)
     run = Run.create(tmp_path / "run", chosen, ignore)
     held_out = iter([5.0, 4.0, 6.0, 7.0])
-    monkeypatch.setattr(run, "validate", lambda: Validated(next(held_out)))
+
+    def validate() -> Validated:
+        wait_until(lambda: run._saver.idle, what="the end of the snapshot before")
+        return Validated(next(held_out))
+
+    monkeypatch.setattr(run, "validate", validate)
     run.train()
     assert names(tmp_path / "run") == ["step-4", "step-8"]
+
+
+def test_a_new_best_waits_for_no_other_snapshot(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = options(corpus, total_bytes=8 * STEP_BYTES, validate_every_bytes=2 * STEP_BYTES)
+    run = Run.create(tmp_path / "run", chosen, ignore)
+    held_out, validated = iter([5.0, 4.0, 3.0, 2.0]), threading.Event()
+
+    def validate() -> Validated:
+        bits = next(held_out)
+        if bits == 2.0:
+            validated.set()
+        return Validated(bits)
+
+    def slow(directory: Path, taken: Snapshot) -> Path:
+        assert validated.wait(30)
+        return snapshot.write(directory, taken)
+
+    monkeypatch.setattr(run, "validate", validate)
+    monkeypatch.setattr("trainer.run.saving.write", slow)
+    run.train()
+    assert names(tmp_path / "run") == ["step-2", "step-8"]
 
 
 def test_what_is_protected_outlives_newer_ones(tmp_path: Path) -> None:
@@ -258,7 +285,7 @@ def test_another_run_is_not_gone_on_with(corpus: Path, tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"corpus": "c", "colour": 1}', '{"units": 4}', '{"corpus": "c", "lanes": 0}']
+    "content", ["{", "[]", '{"corpus": "c", "colour": 1}', '{"units": 4}', '{"corpus": "c", "lanes": -1}']
 )
 def test_options_that_are_none_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "options.json").write_text(content)

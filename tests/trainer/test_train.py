@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from tests.support.runs import (
     options,
     write_corpus,
 )
-from trainer.corpus.corpus import Corpus
+from trainer.corpus.corpus import Corpus, CorpusError
 from trainer.run import snapshot
 from trainer.run.lanes import Lanes
 from trainer.run.options import TrainingError
@@ -250,6 +251,39 @@ def test_resume_can_move_the_end(corpus: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "options.json").read_text())["total_bytes"] == 40 * STEP_BYTES
     again = Run.resume(tmp_path / "run", ignore)
     assert again.options == longer.options == replace(run.options, total_bytes=40 * STEP_BYTES)
+
+
+def test_a_run_by_the_clock_ends_by_it_and_goes_on_by_it(corpus: Path, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", options(corpus, total_seconds=1e9, total_bytes=1), ignore)
+    threading.Timer(0.3, run.stop).start()
+    run.train(peak_flops=1e12)
+    took = run.progress.seconds
+    assert run.progress.bytes_seen > 1
+    resumed = Run.resume(tmp_path / "run", ignore, total_seconds=2 * took)
+    assert resumed.schedule() == pytest.approx(0.5, abs=0.01)
+    resumed.train(peak_flops=1e12)
+    assert resumed.progress.seconds >= 2 * took
+    assert resumed.schedule() == 0.0
+    assert resumed.progress.validation_step == resumed.progress.step
+    by_bytes = Run.resume(tmp_path / "run", ignore, total_bytes=2 * resumed.progress.bytes_seen)
+    assert by_bytes.options.total_seconds == 0
+    assert by_bytes.schedule() == 0.5
+
+
+def test_a_shard_that_is_gone_ends_the_run_where_it_was(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    run = Run.create(tmp_path / "run", options(corpus), ignore)
+    second = corpus / run.lanes._lanes._rounds[0][1].file
+    second.rename(tmp_path / "elsewhere")
+    with pytest.raises((OSError, CorpusError), match=second.name):
+        run.train(peak_flops=1e12)
+    (tmp_path / "elsewhere").rename(second)
+    resumed = Run.resume(tmp_path / "run", ignore)
+    assert resumed.progress.step > 10
+    undisturbed = Run.create(tmp_path / "other", options(corpus), ignore)
+    for one in (resumed, undisturbed):
+        one.train(peak_flops=1e12)
+    assert_identical(resumed, undisturbed)
 
 
 def test_a_run_before_its_first_snapshot_resumes_at_its_start(corpus: Path, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from trainer.run.initial import READ_OUT_RATE
 from trainer.run.journal import OnRecord
 from trainer.run.options import OPTIONS, TrainingError, compute_dtype
 from trainer.run.snapshot import Progress, Snapshot
+from trainer.run.threads import set_threads
 
 _WARMUP_UPDATES = 30
 _CLIP_NORM = 1.0
@@ -106,6 +107,8 @@ class Finetuning:
 
         on_update: gets the number of updates done. After it, `best` has the weights of the best epoch.
         """
+        if self.device.type == "cpu":
+            set_threads(self.start.architecture.cell, self.start.architecture.units, self.options.rows)
         with exclusively(self.directory / "lock", _LOCK_PATIENCE_S):
             while self.epoch < self.options.epochs and not self._patience_is_over():
                 losses = self._train_epoch(on_update)

@@ -38,8 +38,10 @@ class Bookkeeper:
         if self._publisher is not None:
             self._publisher.poll()
 
-    def snapshot_due(self) -> bool:
-        return time.monotonic() - self._saved_at >= self._save_every_s
+    def snapshot_due(self, best: bool) -> bool:
+        """best: whether the model is the best so far. That is worth a snapshot, but not a wait for the one before it:
+        where validations follow each other quickly, nearly each finds a new best."""
+        return time.monotonic() - self._saved_at >= self._save_every_s or (best and self._saver.idle)
 
     def save(self, snapshot: Snapshot, publish: bool) -> None:
         """Start to write `snapshot`. publish: publish it once it is written."""

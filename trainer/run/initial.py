@@ -12,6 +12,8 @@ from model.network.language_model import LanguageModel
 from model.network.objective import Objective, ReadOut
 from trainer.run.options import Options, TrainingError
 
+_PAPERS_LANES = 128
+_LANES_OF_A_GPU = {2048: 512, 4096: 256}  # up to so many units: enough rows for its matrix units
 READ_OUT_RATE = 2e-3  # Adam's, for the read-outs of labels, which must follow cells that change
 
 
@@ -42,6 +44,16 @@ def completed(options: Options) -> Options:
         if unit is None and manifest.sentiment is not None:
             unit = manifest.sentiment.unit
     return replace(options, start_bytes=before, label_unit=(unit or 0) if options.learns_labels else None)
+
+
+def suitable_lanes(units: int, shards: int, device: torch.device) -> int:
+    """The paper's, or on a GPU as many as suit it and the corpus has training shards for."""
+    if device.type == "cpu":
+        return _PAPERS_LANES
+    lanes = next((lanes for most, lanes in _LANES_OF_A_GPU.items() if units <= most), _PAPERS_LANES)
+    while lanes > max(shards, _PAPERS_LANES):
+        lanes //= 2
+    return lanes
 
 
 def make_objective(model: LanguageModel, options: Options, classes: int) -> Objective:

@@ -67,10 +67,11 @@ class Options(StoredOptions):
     embedding_std: float = 0.02
     start_from: str | None = None  # a checkpoint whose weights the run starts with
     skip_bytes: int = 0  # of the corpus, which those weights have read already
-    lanes: int = 128  # over all processes
+    lanes: int = 0  # over all processes; 0: the paper's 128, or more on a GPU (initial.py)
     window: int = 256  # bytes of every lane; gradients do not reach further back
     accumulate: int = 1  # successive windows of every lane an update; their gradients are averaged
     total_bytes: int = 1_000_000_000  # the learning rate reaches zero here
+    total_seconds: float = 0.0  # of training, in the place of total_bytes; 0: by bytes
     optimizer: Literal["adam", "muon"] = "adam"  # muon: for the recurrent matrices, Adam for the rest
     label_weight: float = 0.0  # of the label bits of all units, beside the bits per byte (model/network/objective.py)
     unit_weight: float = 0.0  # of those of the sentiment unit alone
@@ -82,6 +83,8 @@ class Options(StoredOptions):
     seed: int = 0
     dtype: str = "auto"  # of products: float32, bfloat16, or what the device multiplies fastest
     fuse: bool = True  # compile the element-wise functions, if there is a compiler
+    graph: bool = True  # on a GPU, record a window as one CUDA graph
+    threads: int = 0  # on a CPU; 0: as many as the products of a step keep busy
     segment: int | None = None  # steps whose activations are kept, the others computed again; None: all
     device: str = "auto"  # a GPU if there is one
     snapshot_every_s: float = 300.0
@@ -95,10 +98,9 @@ class Options(StoredOptions):
     start_bytes: int = 0  # that those weights had read before, filled in when the run is made
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("units", "embedding_size", "lanes", "window", "accumulate", "total_bytes", "keep"), 1)
-        least |= dict.fromkeys(
-            ("skip_bytes", "warmup_steps", "validate_every_bytes", "validation_bytes", "publish_every_steps"), 0
-        )
+        least = dict.fromkeys(("units", "embedding_size", "window", "accumulate", "total_bytes", "keep"), 1)
+        least |= dict.fromkeys(("lanes", "skip_bytes", "warmup_steps", "threads", "total_seconds"), 0)
+        least |= dict.fromkeys(("validate_every_bytes", "validation_bytes", "publish_every_steps"), 0)
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise TrainingError(f"{_flag(name)} is {getattr(self, name)}, it must be at least {limit}")
@@ -137,11 +139,6 @@ class Options(StoredOptions):
         """Bytes that one update sees."""
         return self.lanes * self.window * self.accumulate
 
-    @property
-    def validation_interval(self) -> int:
-        """Bytes from one validation to the next."""
-        return self.validate_every_bytes or max(2_000_000, self.total_bytes // 200)
-
     def with_changes(self, given: Mapping[str, Any]) -> "Options":
         """What a run continues with when `given` is asked for. Raises TrainingError if that would be another run."""
         for name, value in given.items():
@@ -150,12 +147,15 @@ class Options(StoredOptions):
                     f"{_flag(name)} is {value} but the run was made with {getattr(self, name)}: leave it out to go "
                     "on, or make another run in a new directory"
                 )
+        if "total_bytes" in given and "total_seconds" not in given:
+            return replace(self, **given, total_seconds=0.0)
         return replace(self, **given)
 
 
 # Where and how long a run continues, and what it does besides training. The rest decides what it computes.
 _CHANGEABLE = {
-    *("corpus", "total_bytes", "dtype", "fuse", "segment", "device", "snapshot_every_s", "keep"),
+    *("corpus", "total_bytes", "total_seconds", "dtype", "fuse", "graph", "threads", "segment", "device"),
+    *("snapshot_every_s", "keep"),
     *("validate_every_bytes", "validation_bytes", "publish_to", "publish_every_steps", "publish_eval"),
 }
 

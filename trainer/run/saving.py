@@ -41,6 +41,11 @@ class Saver:
         copy = replace(snapshot, tensors=self._copied(snapshot.tensors), progress=replace(snapshot.progress))
         self._writing = self._thread.submit(self._write, copy, self.protected), then
 
+    @property
+    def idle(self) -> bool:
+        """Whether no snapshot is being written."""
+        return self._writing is None or self._writing[0].done()
+
     def collect(self, wait: bool = False) -> Written | None:
         """The snapshot that has been written since the last call, or None. Raises what went wrong with it."""
         if self._writing is None or not (wait or self._writing[0].done()):

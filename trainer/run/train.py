@@ -12,7 +12,8 @@ import math
 import signal
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,18 @@ from model.network.cells import GATES, State
 from model.network.language_model import LanguageModel
 from model.network.sequence import Window
 from trainer.corpus.corpus import Corpus, CorpusError
-from trainer.run import snapshot
+from trainer.run import schedule, snapshot
 from trainer.run.autopublish import Publish
 from trainer.run.bookkeeping import Bookkeeper
 from trainer.run.distributed import ALONE, Gradients, World
-from trainer.run.initial import completed, initial_model, make_objective, make_optimizers
+from trainer.run.initial import completed, initial_model, make_objective, make_optimizers, suitable_lanes
 from trainer.run.journal import Journal, OnRecord
 from trainer.run.lanes import Ahead, Cursor, Lanes
 from trainer.run.options import OPTIONS, Options, TrainingError, compute_dtype
 from trainer.run.peak import measured_peak_flops
 from trainer.run.saving import Saver
 from trainer.run.snapshot import Snapshot, SnapshotError
+from trainer.run.threads import set_threads
 from trainer.run.validation import Validated, Validation
 
 _LOCK_PATIENCE_S = 10.0  # for a former process of the run to end
@@ -76,7 +78,7 @@ class Run:
         self.gradients = Gradients(self.objective, world, self.objective.terms)
         self.optimizers = make_optimizers(self.objective, options)
         self._window = Window(options.cell, self.dtype, options.fuse, options.segment)
-        self._back = Backpropagation(self.objective, self._window)
+        self._back = Backpropagation(self.objective, self._window, options.graph)
         self.state = self.model.zero_state(len(self._mine))
         self.progress = snapshot.Progress()
         self._saver = Saver(directory / "snapshots", options.keep)
@@ -87,6 +89,9 @@ class Run:
         [exists] = world.any(world.rank == 0 and (directory / OPTIONS).exists())
         if exists:
             raise TrainingError(f"{directory} holds a run already: continue with --resume, or name a new directory")
+        if options.lanes == 0:
+            shards, device = len(Corpus(Path(options.corpus)).training), world.device(options.device)
+            options = replace(options, lanes=suitable_lanes(options.units, shards, device))
         run = cls(directory, completed(options), on_log, world)
         run._begin()
         if world.rank == 0:
@@ -113,16 +118,16 @@ class Run:
         return run
 
     def schedule(self) -> float:
-        """What the learning rates of the next update are multiplied by: linear warm-up, linear to zero at the end."""
-        left = max(0.0, 1.0 - self.progress.bytes_seen / self.options.total_bytes)
-        return left * min(1.0, (self.progress.step + 1) / max(1, self.options.warmup_steps))
+        """What the learning rates of the next update are multiplied by."""
+        return schedule.rate_factor(self.options, self.progress)
 
     def step(self) -> tuple[list[float], float]:
         """One update. Returns the losses (`Objective.losses`), of which the first is bits per byte, and the gradient
         norm before clipping, over all processes."""
         self.gradients.zero()
         for _ in range(self.options.accumulate):
-            window, targets, begins = self.lanes.next()
+            with self._saved_before_an_error():
+                window, targets, begins = self.lanes.next()
             state = State(*(part.masked_fill(begins, 0.0) for part in self.state))
             losses, self.state = self._back.run(window, targets, state)
             self.gradients.add_losses(losses)
@@ -166,7 +171,7 @@ class Run:
         on_update: OnRecord = lambda _: None,
         publish: Publish | None = None,
     ) -> None:
-        """Train to `total_bytes`, or until `stop` or SIGTERM or SIGINT in any process; the last step is always saved.
+        """Train to the end, or until `stop` or SIGTERM or SIGINT in any process; the last step is always saved.
 
         metrics_at: host and port where the first process serves Prometheus; peak_flops: FLOP/s of one device,
         measured by default; on_update: gets the record of every update in the first process; publish: publishes a
@@ -174,6 +179,8 @@ class Run:
         """
         if self.options.publish_to is not None and publish is None:
             raise ValueError(f"the run publishes to {self.options.publish_to}: hand in how, as `publish`")
+        if self.device.type == "cpu":
+            set_threads(self.options.cell, self.options.units, len(self._mine), self.options.threads)
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
                 for number in (signal.SIGTERM, signal.SIGINT):
@@ -201,18 +208,19 @@ class Run:
         progress, options = self.progress, self.options
         started, seconds_before = time.monotonic(), progress.seconds
         [stop] = self.world.any(self._stop.is_set())
-        while progress.bytes_seen < options.total_bytes and not stop:
-            waited_s, next_validation = self.lanes.waited_s, self._next_validation()
-            rate = options.learning_rate * self.schedule()
+        while (done := schedule.done(options, progress)) < 1 and not stop:
+            waited_s, rate = self.lanes.waited_s, options.learning_rate * self.schedule()
             losses, norm = self.step()
             progress.seconds = seconds_before + time.monotonic() - started
-            validated = progress.bytes_seen >= next_validation
+            if options.total_seconds:  # all processes must agree
+                progress.seconds = self.world.from_first(round(1000 * progress.seconds)) / 1000
+            validated = schedule.validation_due(options, progress, done)
             best = validated and self._note_validation()
             if book is not None:
                 book.note(losses, norm, rate, self.lanes.waited_s - waited_s, validated)
             publish = options.publish_every_steps > 0 and progress.step % options.publish_every_steps == 0
-            stop, due = self.world.any(self._stop.is_set(), book is not None and book.snapshot_due())
-            if due or best or publish:
+            stop, due = self.world.any(self._stop.is_set(), book is not None and book.snapshot_due(best))
+            if due or publish:
                 taken = self._snapshot()
                 if book is not None:
                     book.save(taken, publish)
@@ -222,19 +230,21 @@ class Run:
         if book is not None and not stop:
             book.publish_last(last)
 
-    def _next_validation(self) -> int:
-        every = self.options.validation_interval
-        return min((self.progress.bytes_seen // every + 1) * every, self.options.total_bytes)
-
-    def _note_validation(self) -> bool:
-        """Validate and record it. Returns whether the model is the best so far."""
-        progress = self.progress
+    @contextmanager
+    def _saved_before_an_error(self) -> Iterator[None]:
+        """Save the run before an error of what changes no parameter ends it."""
         try:
-            found = self.validate()
+            yield
         except Exception:
             if self.world.size == 1:  # with several, the others would not take part
                 self.save()
             raise
+
+    def _note_validation(self) -> bool:
+        """Validate and record it. Returns whether the model is the best so far."""
+        progress = self.progress
+        with self._saved_before_an_error():
+            found = self.validate()
         bits, former = found.bits_per_byte, progress.best_validation_bits_per_byte
         progress.validation_step = progress.step
         progress.validation_bits_per_byte = bits if math.isfinite(bits) else None

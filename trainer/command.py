@@ -33,6 +33,7 @@ _MEANS = {
     "device": "a GPU if there is one",
     "dtype": "what the device multiplies fastest",
     "fuse": "if there is a compiler",
+    "triton": "yes",
     "graph": "yes",
     "validate_every_bytes": "200 times in the run",
     "publish_every_steps": "only at the end",
@@ -75,6 +76,7 @@ def _option(flag: str, *more: str, **attributes: Any) -> Callable[[Callable[...,
 @_option("--device", help="Each process takes a GPU of its own.")
 @_option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), help="Of products.")
 @_option("--fuse/--no-fuse", help="Compile the element-wise functions.")
+@_option("--triton/--no-triton", help="On a GPU, fuse them by kernels of our own rather than torch.compile's.")
 @_option("--graph/--no-graph", help="On a GPU, record a window as one CUDA graph.")
 @_option("--threads", type=int, help="On a CPU.")
 @_option("--segment", type=int, help="Keep the activations of N steps: less memory, a third more work.")

@@ -1,18 +1,18 @@
-"""The element-wise parts of a step in training, forward and adjoint, each one kernel once compiled.
+"""The element-wise parts of a step in training, forward and adjoint, each one kernel where it can be.
 
-`Elementwise` holds them: plain torch, or compiled by torch.compile, which writes C++ for a CPU and Triton for CUDA.
-They write into given tensors, which are slices of a window's buffers, so that no step allocates memory.
+`Elementwise` holds them: plain torch, compiled by torch.compile, which writes C++ for a CPU and Triton for CUDA, or on
+CUDA the kernels of triton_elementwise.py. They write into given tensors, which are slices of a window's buffers, so that no step allocates memory.
 
 Shapes: z, gates, dz (rows, gates * units); table a row per byte; byte (rows,) int64; all else (rows, units).
 Arithmetic is in the cell's dtype, which the tensors that are saved for the backward pass need not have.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import BackendCompilerFailed
 
 log = logging.getLogger(__name__)
 
@@ -127,29 +127,53 @@ def gru_adjoint(
 
 
 class Elementwise:
-    """The functions above, compiled if `fuse`, which takes seconds, once. Without a compiler they run as written."""
+    """The functions above, each as one kernel where that is possible: see `_Fused`."""
 
-    def __init__(self, fuse: bool) -> None:
+    def __init__(self, fuse: bool, triton: bool = True) -> None:
+        """fuse: compile them, which takes seconds, once. triton: on CUDA, prefer our own kernels to torch.compile's."""
+
         def prepared(function: Callable[..., None]) -> Callable[..., None]:
-            return _Compiled(function) if fuse else function
+            return _Fused(function, triton) if fuse else function
 
         self.mix, self.mix_adjoint = prepared(mix), prepared(mix_adjoint)
         self.lstm, self.lstm_adjoint = prepared(lstm), prepared(lstm_adjoint)
         self.gru, self.gru_adjoint = prepared(gru), prepared(gru_adjoint)
 
 
-class _Compiled:
-    """A function that is compiled when it is first called; where that fails it is logged and the plain one serves."""
+class _Fused:
+    """The fastest form of a function that works here: the Triton kernel, what torch.compile makes of it, or itself.
 
-    def __init__(self, function: Callable[..., None]) -> None:
+    Which one is found when it is first called, before anything was computed; a form that fails is logged.
+    """
+
+    def __init__(self, function: Callable[..., None], triton: bool) -> None:
         self._plain = function
-        self._run: Callable[..., None] = torch.compile(function, dynamic=False)
+        self._triton = triton
+        self._run: Callable[..., None] | None = None
 
     def __call__(self, *tensors: Tensor) -> None:
-        try:
+        if self._run is not None:
             self._run(*tensors)
-        except BackendCompilerFailed as error:  # before anything was computed
-            reason = str(error).partition("\n")[0]
-            log.warning("%s is not fused, which makes training slower: %s", self._plain.__name__, reason)
-            self._run = self._plain
-            self._run(*tensors)
+            return
+        for form in self._forms(tensors[0].device):
+            try:
+                form(*tensors)
+            except Exception as error:
+                if form is self._plain:
+                    raise
+                # There may be no compiler, no room, or a driver that is too old for what is compiled.
+                reason = str(error).partition("\n")[0]
+                log.warning("%s is not fused, which makes training slower: %s", self._plain.__name__, reason)
+            else:
+                self._run = form
+                return
+
+    def _forms(self, device: torch.device) -> Iterator[Callable[..., None]]:
+        if self._triton and device.type == "cuda" and find_spec("triton") is not None:
+            from model.network import triton_elementwise  # noqa: PLC0415 - CUDA builds of torch alone bring Triton
+
+            kernel: Callable[..., None] | None = getattr(triton_elementwise, self._plain.__name__, None)
+            if kernel is not None:
+                yield kernel
+        yield torch.compile(self._plain, dynamic=False)
+        yield self._plain

@@ -22,15 +22,22 @@ class Window:
     One window at a time: a window's backward pass must have run before the next `run` with gradients.
     """
 
-    def __init__(self, name: CellName, compute_dtype: torch.dtype, fuse: bool, segment: int | None = None) -> None:
+    def __init__(
+        self,
+        name: CellName,
+        compute_dtype: torch.dtype,
+        fuse: bool,
+        segment: int | None = None,
+        triton: bool = True,
+    ) -> None:
         """compute_dtype: of products and saved activations; the cell stays in the state's dtype.
 
-        fuse: compile the element-wise functions (see elementwise.py).
+        fuse, triton: how the element-wise functions are compiled (`Elementwise`).
         segment: steps whose activations are kept; None keeps those of the whole window.
         """
         self.name = name
         self.compute_dtype = compute_dtype
-        self.elementwise = Elementwise(fuse)
+        self.elementwise = Elementwise(fuse, triton)
         self.segment = segment
         self.buffers = Buffers()
 

@@ -83,6 +83,7 @@ class Options(StoredOptions):
     seed: int = 0
     dtype: str = "auto"  # of products: float32, bfloat16, or what the device multiplies fastest
     fuse: bool = True  # compile the element-wise functions, if there is a compiler
+    triton: bool = True  # on a GPU, by our own kernels rather than torch.compile's
     graph: bool = True  # on a GPU, record a window as one CUDA graph
     threads: int = 0  # on a CPU; 0: as many as the products of a step keep busy
     segment: int | None = None  # steps whose activations are kept, the others computed again; None: all
@@ -154,7 +155,7 @@ class Options(StoredOptions):
 
 # Where and how long a run continues, and what it does besides training. The rest decides what it computes.
 _CHANGEABLE = {
-    *("corpus", "total_bytes", "total_seconds", "dtype", "fuse", "graph", "threads", "segment", "device"),
+    *("corpus", "total_bytes", "total_seconds", "dtype", "fuse", "triton", "graph", "threads", "segment", "device"),
     *("snapshot_every_s", "keep"),
     *("validate_every_bytes", "validation_bytes", "publish_to", "publish_every_steps", "publish_eval"),
 }

@@ -77,7 +77,7 @@ class Run:
         self.objective = make_objective(self.model, options, 0 if labels is None else len(labels.classes))
         self.gradients = Gradients(self.objective, world, self.objective.terms)
         self.optimizers = make_optimizers(self.objective, options)
-        self._window = Window(options.cell, self.dtype, options.fuse, options.segment)
+        self._window = Window(options.cell, self.dtype, options.fuse, options.segment, options.triton)
         self._back = Backpropagation(self.objective, self._window, options.graph)
         self.state = self.model.zero_state(len(self._mine))
         self.progress = snapshot.Progress()

@@ -1,7 +1,8 @@
 """The element-wise parts of a step in training, forward and adjoint, each one kernel where it can be.
 
 `Elementwise` holds them: plain torch, compiled by torch.compile, which writes C++ for a CPU and Triton for CUDA, or on
-CUDA the kernels of triton_elementwise.py. They write into given tensors, which are slices of a window's buffers, so that no step allocates memory.
+CUDA the kernels of triton_elementwise.py. They write into given tensors, which are slices of a window's buffers, so
+that no step allocates memory.
 
 Shapes: z, gates, dz (rows, gates * units); table a row per byte; byte (rows,) int64; all else (rows, units).
 Arithmetic is in the cell's dtype, which the tensors that are saved for the backward pass need not have.

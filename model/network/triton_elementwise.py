@@ -1,7 +1,7 @@
 """The element-wise parts of a training step of mLSTM and LSTM as one Triton kernel each, for CUDA.
 
-They write what elementwise.py defines. A compiler makes two kernels of `lstm` and of `lstm_adjoint`, because their gates
-lie side by side in one tensor; at 256 steps a window each kernel more costs as much as a product of a small model.
+They write what elementwise.py defines. torch.compile makes two kernels of `lstm` and of `lstm_adjoint`, because their
+gates lie side by side in one tensor; a kernel more in each of 256 steps costs as much as a product of a small model.
 
 A program makes `_LINE` units of one row. All tensors are contiguous; arithmetic is in float32.
 """

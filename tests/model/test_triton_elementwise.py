@@ -1,4 +1,4 @@
-"""The Triton kernels of a training step write what the plain functions do: interpreted, or on a GPU where there is one."""
+"""The Triton kernels of a training step write what the plain functions do: on a GPU, or interpreted."""
 
 from importlib.util import find_spec
 

@@ -209,9 +209,8 @@ def check(
     if not passed:
         click.echo(f"{_name(where)}: no options train as a CPU does", err=True)
         sys.exit(1)
-    click.echo(
-        f"{_name(where)}: neuron train RUN --corpus CORPUS --units {units} --lanes {lanes} {' '.join(flags)}".strip()
-    )
+    command = ["neuron train RUN --corpus CORPUS", f"--units {units} --lanes {lanes}", *flags]
+    click.echo(f"{_name(where)}: {' '.join(command)}")
 
 
 def _verdict(found: dict[str, Any]) -> str:
@@ -223,11 +222,11 @@ def _verdict(found: dict[str, Any]) -> str:
 
 
 def _described(speed: dict[str, Any]) -> str:
-    memory = "" if speed["memory_gib"] is None else f", {speed['memory_gib']} GiB"
-    return (
-        f"{speed['units']:,} units, {speed['lanes']:,} lanes: {speed['bytes_per_s']:,} bytes/s, MFU {speed['mfu']:.1%}, "
-        f"{speed['window_ms']} ms a window, {speed['update_ms']} an update, {speed['first_update_s']} s the first{memory}"
+    size = (
+        f"{speed['units']:,} units, {speed['lanes']:,} lanes: {speed['bytes_per_s']:,} bytes/s, MFU {speed['mfu']:.1%}"
     )
+    times = f"{speed['window_ms']} ms a window, {speed['update_ms']} an update, {speed['first_update_s']} s the first"
+    return f"{size}, {times}" + ("" if speed["memory_gib"] is None else f", {speed['memory_gib']} GiB")
 
 
 def _name(device: torch.device) -> str:

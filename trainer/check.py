@@ -222,9 +222,7 @@ def _verdict(found: dict[str, Any]) -> str:
 
 
 def _described(speed: dict[str, Any]) -> str:
-    size = (
-        f"{speed['units']} units, {speed['lanes']} lanes: {speed['bytes_per_s']:,} bytes/s, MFU {speed['mfu']:.1%}"
-    )
+    size = f"{speed['units']} units, {speed['lanes']} lanes: {speed['bytes_per_s']:,} bytes/s, MFU {speed['mfu']:.1%}"
     times = f"{speed['window_ms']} ms a window, {speed['update_ms']} an update, {speed['first_update_s']} s the first"
     return f"{size}, {times}" + ("" if speed["memory_gib"] is None else f", {speed['memory_gib']} GiB")
 

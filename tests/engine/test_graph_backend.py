@@ -183,6 +183,7 @@ def test_what_is_tried_before_it_is_recorded_changes_no_row() -> None:
         assert was.any()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not os.environ.get("TRITON_INTERPRET") or find_spec("triton") is None, reason="needs Triton and TRITON_INTERPRET=1"
 )

@@ -1,6 +1,6 @@
 """`python .ci/compile_kernels.py`: compile every Triton kernel for an H100 (sm_90), without one.
 
-Prints registers and shared memory of each; fails where one does not compile or spills registers to memory. Needs Triton.
+Prints registers and shared memory of each; fails where one does not compile or spills registers. Needs Triton.
 """
 
 import os

@@ -7,6 +7,7 @@ is apart, in requirements/torch.txt, by its version alone: it has a build, and a
 Needs uv on the PATH (`pip install uv`).
 """
 
+import itertools
 import subprocess
 import tomllib
 from pathlib import Path
@@ -23,6 +24,8 @@ LAYERS = {
     "dev": ("dev",),
     "docs": ("docs",),
 }
+# What `python -m trainer` needs beside torch, for a machine that has torch already and perhaps no network.
+MINIMAL = ("click", "numpy", "prometheus-client", "pydantic", "rich", "safetensors")
 # Torch, and what only its CUDA build needs.
 NOT_LOCKED = ("torch", "triton", "nvidia-", "cuda-")
 
@@ -41,6 +44,17 @@ def resolve(*arguments: str) -> dict[str, str]:
     return {name: entry for name, entry in entries.items() if not name.startswith(NOT_LOCKED)}
 
 
+def resolve_names(*wanted: str) -> dict[str, str]:
+    """As `resolve`, of requirements by name. wanted: may end in options."""
+    names = list(itertools.takewhile(lambda word: not word.startswith("--"), wanted))
+    requirements = FILES / "wanted.in"
+    requirements.write_text("\n".join(names) + "\n")
+    try:
+        return resolve(str(requirements), *wanted[len(names) :])
+    finally:
+        requirements.unlink()
+
+
 def write(file: str, entries: dict[str, str]) -> None:
     lines = ["# Written by .ci/lock.py.\n", *(entry for _, entry in sorted(entries.items()))]
     (FILES / f"{file}.txt").write_text("".join(lines))
@@ -56,12 +70,10 @@ def main() -> None:
         needed = resolve("pyproject.toml", *(f"--extra={extra}" for extra in names), "--constraint", str(versions))
         write(file, {name: entries[name] for name in needed.keys() - before})
         before |= needed.keys()
-    versions.unlink()
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
-    requirements = FILES / "build.in"
-    requirements.write_text("\n".join([*build, "wheel"]) + "\n")
-    write("build", resolve(str(requirements)))
-    requirements.unlink()
+    write("build", resolve_names(*build, "wheel"))
+    write("trainer-minimal", resolve_names(*MINIMAL, "--constraint", str(versions)))
+    versions.unlink()
 
 
 if __name__ == "__main__":

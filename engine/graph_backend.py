@@ -283,11 +283,12 @@ def _power_of_two(count: int) -> int:
 def _fastest_step(model: FoldedModel) -> PlainStep:
     if model.device.type == "cuda":
         try:
-            from engine.kernels import TritonStep  # noqa: PLC0415 - Triton comes with CUDA builds of torch
+            from engine.kernels import MANY_ROWS, TritonStep  # noqa: PLC0415 - Triton comes with CUDA builds of torch
 
             step = TritonStep(model)
             with torch.inference_mode():
-                step.advance(Block(model, rows=1, steps=1), rows=1, offset=0)  # no row runs, but kernels are compiled
+                for rows in (1, MANY_ROWS):  # no row runs, but the kernels for few rows and for many are compiled
+                    step.advance(Block(model, rows=rows, steps=1), rows=rows, offset=0)
         except Exception:  # Triton may be missing, or the C compiler that it needs, or room on a small device
             log.exception("steps are not fused, which makes them slower")
         else:

@@ -30,6 +30,7 @@ _READS = tl.constexpr(layout.READS)
 _SUMS = tl.constexpr(layout.SUMS)
 
 _TILE_ROWS = 16  # the least that a tensor core multiplies
+MANY_ROWS = _TILE_ROWS + 1  # from here on the library multiplies
 _TILE_UNITS = 16  # of the outputs; few, so that a model of 2,048 units occupies most multiprocessors of a large device
 _TILE_BYTES = 256  # of each output at once; all that is on its way then fits into 64 KiB of shared memory
 _STAGES = 4  # parts of a product's depth that are on their way at once

@@ -63,6 +63,7 @@ class Backpropagation:
         # thread_local: other threads of the trainer may copy snapshots and windows during the capture.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._outputs = self._eager(*self._inputs)
+        self._runner.buffers.recorded = True
         for gradient, value in zip(gradients, before, strict=True):
             gradient.copy_(value)
         return graph

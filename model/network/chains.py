@@ -24,11 +24,17 @@ class Buffers:
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
+        self.recorded = False  # whether a CUDA graph writes to this memory, which must then stay where it is
 
     def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Uninitialised memory, that of the last call for `name` if it suffices."""
         size, held = math.prod(shape), self._held.get(name)
         if held is None or len(held) < size or held.dtype != dtype or held.device != device:
+            if self.recorded and held is not None:
+                raise RuntimeError(
+                    f"a graph was recorded with {len(held):,} numbers for {name}, {size:,} are asked for: a window that "
+                    "is larger than the recorded one needs a runner of its own"
+                )
             held = self._held[name] = torch.empty(size, dtype=dtype, device=device)
         return held[:size].view(shape)
 

@@ -188,6 +188,17 @@ def test_without_a_compiler_the_plain_kernels_serve(tmp_path: Path) -> None:
         assert f"{name} is not fused" in run.stderr
 
 
+def test_memory_that_a_graph_writes_to_is_not_replaced() -> None:
+    runner, model = Window("mlstm", torch.float64, fuse=False), random_model()
+    weights = model.cell.weights(model.embedding)
+    runner.run(weights, random_bytes(5, 3), random_state(3))
+    runner.buffers.recorded = True
+    runner.run(weights, random_bytes(5, 3), random_state(3))
+    runner.run(weights, random_bytes(4, 3), random_state(3))
+    with pytest.raises(RuntimeError, match=r"a graph was recorded with .* needs a runner of its own"):
+        runner.run(weights, random_bytes(6, 3), random_state(3))
+
+
 def test_a_late_backward_pass_is_refused_and_not_wrong() -> None:
     runner, model = Window("mlstm", torch.float64, fuse=False), random_model()
     weights = model.cell.weights(model.embedding)

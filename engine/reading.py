@@ -17,6 +17,7 @@ from model.heads.pooling import Pooling, pool
 from model.network.cells import State
 
 SCORED = scored(0, MOST_BYTES)
+_ROWS, _ROWS_ON_A_GPU = 128, 512
 _AT = {int(place): number for number, place in enumerate(SCORED)}
 
 
@@ -24,12 +25,12 @@ def read_features(
     model: FoldedModel,
     texts: Sequence[bytes],
     pooling: Pooling = "cell",
-    rows: int = 128,
+    rows: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
     """The feature vector of each prepared text, (texts, units), in the order of `texts`; zeros for one of no bytes.
 
-    rows: how many texts are read side by side. on_progress is called with the number of texts just finished.
+    rows: how many texts are read side by side, by default what suits the device. on_progress is called with the number of texts just finished.
     """
     features = np.empty((len(texts), model.units), dtype=np.float32)
     for chosen, cell, mean in _batches(model, texts, pooling == "mean", rows):
@@ -42,7 +43,7 @@ def read_features(
 def read_texts(
     model: FoldedModel,
     texts: Sequence[bytes],
-    rows: int = 128,
+    rows: int | None = None,
     on_progress: Callable[[int], None] | None = None,
     scores: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -61,10 +62,11 @@ def read_texts(
 
 
 def _batches(
-    model: FoldedModel, texts: Sequence[bytes], means: bool, rows: int, scores: NDArray[np.float32] | None = None
+    model: FoldedModel, texts: Sequence[bytes], means: bool, rows: int | None, scores: NDArray[np.float32] | None = None
 ) -> Iterator[tuple[list[int], NDArray[np.float32], NDArray[np.float32] | None]]:
     """(indexes of texts, their final cells, their means), the longest texts first."""
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
+    rows = rows or (_ROWS_ON_A_GPU if model.device.type == "cuda" else _ROWS)
     for begin in range(0, len(order), rows):
         chosen = order[begin : begin + rows]
         part = None if scores is None else np.full((len(chosen), len(SCORED)), np.nan, np.float32)

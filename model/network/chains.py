@@ -32,8 +32,8 @@ class Buffers:
         if held is None or len(held) < size or held.dtype != dtype or held.device != device:
             if self.recorded and held is not None:
                 raise RuntimeError(
-                    f"a graph was recorded with {len(held):,} numbers for {name}, {size:,} are asked for: a window that "
-                    "is larger than the recorded one needs a runner of its own"
+                    f"a graph was recorded with {len(held):,} numbers for {name}, {size:,} are asked for: a larger "
+                    "window needs a runner of its own"
                 )
             held = self._held[name] = torch.empty(size, dtype=dtype, device=device)
         return held[:size].view(shape)

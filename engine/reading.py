@@ -30,7 +30,8 @@ def read_features(
 ) -> NDArray[np.float32]:
     """The feature vector of each prepared text, (texts, units), in the order of `texts`; zeros for one of no bytes.
 
-    rows: how many texts are read side by side, by default what suits the device. on_progress is called with the number of texts just finished.
+    rows: how many texts are read side by side, by default what suits the device. on_progress: gets the number of texts
+    just finished.
     """
     features = np.empty((len(texts), model.units), dtype=np.float32)
     for chosen, cell, mean in _batches(model, texts, pooling == "mean", rows):

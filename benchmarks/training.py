@@ -1,4 +1,4 @@
-"""`neuron bench training`: bytes a second of an update, beside the plain autograd loop and the machine's matrix rate.
+"""`neuron bench training`: bytes a second of an update, beside plain autograd, other libraries and the matrix rate.
 
 Everything is measured in one run, in rounds that take turns, and the fastest round of each counts: other work on the
 machine only ever slows. An update is forward, backward, clipping and Adam, for ours and for the plain loop alike.
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import report
+from benchmarks.training_peers import peers
 from model.network.backpropagation import Backpropagation
 from model.network.cells import GATES, CellName, CellWeights, State, step
 from model.network.language_model import Architecture, LanguageModel
@@ -59,6 +60,8 @@ def training(
     click.echo(f"this trainer           {found['bytes_per_s']:12,.0f} bytes/s  ({found['dtype']})")
     click.echo(f"plain autograd loop    {found['plain_bytes_per_s']:12,.0f} bytes/s  (float32)")
     click.echo(f"ratio                  {found['ratio_vs_plain']:12.2f}")
+    for name, rate in found["peers_bytes_per_s"].items():
+        click.echo(f"{name:23}{rate:12,.0f} bytes/s  (an LSTM of as many units)")
     click.echo(
         f"matrix products        {found['matmul_flops'] / 1e12:12.3f} TFLOP/s ({found['dtype']}, the best shape)"
     )
@@ -75,10 +78,13 @@ def measure(
     ours = _ours(_model(cell, units, device), text, Window(cell, dtype, fuse=True, segment=segment))
     plain = _plain(_model(cell, units, device), text, PlainWindow(cell, torch.float32, fuse=False))
     products = [_product(shape, dtype, device) for shape in _shapes(cell, units, lanes, device)]
-    fastest = {"ours": float("inf"), "plain": float("inf"), "flop": float("inf")}
+    others = dict(peers(units, text, dtype))
+    fastest = dict.fromkeys(("ours", "plain", "flop", *others), float("inf"))
     for _ in range(rounds):
         fastest["ours"] = min(fastest["ours"], _seconds(ours, device))
         fastest["plain"] = min(fastest["plain"], _seconds(plain, device))
+        for name, run in others.items():
+            fastest[name] = min(fastest[name], _seconds(run, device))
         for flop, run in products:
             fastest["flop"] = min(fastest["flop"], _seconds(run, device) / flop)
     parameters = sum(p.numel() for p in LanguageModel(Architecture(cell, units)).parameters())
@@ -94,6 +100,7 @@ def measure(
         "bytes_per_s": bytes_per_s,
         "plain_bytes_per_s": plain_bytes_per_s,
         "ratio_vs_plain": bytes_per_s / plain_bytes_per_s,
+        "peers_bytes_per_s": {name: lanes * window / fastest[name] for name in others},
         "matmul_flops": 1 / fastest["flop"],
         "share_of_matmul": 6 * parameters * bytes_per_s * fastest["flop"],
         "rounds": rounds,

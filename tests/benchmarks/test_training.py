@@ -29,3 +29,5 @@ def test_the_figures_hang_together(tmp_path: Path) -> None:
     )
     assert {"cpu", "cores", "threads", "torch", "commit"} <= found["machine"].keys()
     assert f"{found['bytes_per_s']:,.0f} bytes/s" in run.stdout
+    assert found["peers_bytes_per_s"].keys() == {"torch.nn.LSTM"}
+    assert f"torch.nn.LSTM {found['peers_bytes_per_s']['torch.nn.LSTM']:21,.0f} bytes/s" in run.stdout

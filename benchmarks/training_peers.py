@@ -15,9 +15,9 @@ _EMBEDDING = 64
 
 def peers(units: int, text: Tensor, dtype: torch.dtype) -> Iterator[tuple[str, Update]]:
     """Name and update of each. text: (window + 1, lanes) int64, on the device. dtype: of products, on a GPU."""
-    yield "torch.nn.LSTM", _update(_Library(units), text, dtype)
+    yield "torch.nn.LSTM", _update(_Library(units), units, text, dtype)
     if text.is_cuda and find_spec("flashrnn") is not None:
-        yield "FlashRNN", _update(_FlashRNN(units), text, dtype)
+        yield "FlashRNN", _update(_FlashRNN(units), units, text, dtype)
 
 
 class _Library(nn.Module):
@@ -54,9 +54,8 @@ class _FlashRNN(nn.Module):
         return hidden
 
 
-def _update(network: nn.Module, text: Tensor, dtype: torch.dtype) -> Update:
+def _update(network: nn.Module, units: int, text: Tensor, dtype: torch.dtype) -> Update:
     device = text.device
-    units = network.lstm.hidden_size if isinstance(network, _Library) else network.bias.shape[-1]
     model = nn.ModuleList([nn.Embedding(256, _EMBEDDING), network, nn.Linear(units, 256)]).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
 
@@ -65,7 +64,8 @@ def _update(network: nn.Module, text: Tensor, dtype: torch.dtype) -> Update:
         # On a CPU, torch's LSTM is slower in bfloat16 than in float32.
         with torch.autocast(device.type, dtype, enabled=text.is_cuda and dtype != torch.float32):
             logits = output(recurrent(embedding(text[:-1])))
-        nn.functional.cross_entropy(logits.float().flatten(0, 1), text[1:].flatten()).backward()
+        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), text[1:].flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -103,4 +103,4 @@ def label_bits(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
     """Weighted cross-entropy of the labels in bits, a byte. logits: (steps, rows, classes); others: (steps, rows)."""
     flat = logits.flatten(0, -2)
     nats = nn.functional.cross_entropy(flat, classes.flatten(), reduction="none")
-    return (nats @ weights.to(nats.dtype).flatten()) / (nats.numel() * math.log(2))
+    return (nats * weights.to(nats.dtype).flatten()).sum() / (nats.numel() * math.log(2))

@@ -46,7 +46,9 @@ def gradients(model: LanguageModel, runner: Window, window: Tensor, state: State
     generator = torch.Generator().manual_seed(99)
     loss = torch.zeros((), dtype=hidden.dtype)
     for value in (hidden, last.cell, last.hidden):
-        loss = loss + (value * torch.randn(value.shape, generator=generator, dtype=value.dtype)).sum()
+        # Drawn in one dtype: versions of torch draw other numbers in bfloat16 than in float32.
+        factors = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.dtype)
+        loss = loss + (value * factors).sum()
     inputs = {"embedding": model.embedding, "c0": state.cell, "h0": state.hidden}
     inputs |= {f"cell.{name}": parameter for name, parameter in model.cell.named_parameters()}
     found = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True, materialize_grads=True)

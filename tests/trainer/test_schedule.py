@@ -40,7 +40,7 @@ def test_by_the_clock() -> None:
     assert found[-1] == 1_000_000
     slow = validations(options, 0.1)
     assert len(slow) == 50
-    assert min(b - a for a, b in itertools.pairwise(slow)) == 200
+    assert min(b - a for a, b in itertools.pairwise(slow[:-1])) == 200  # the last is where the run ends
     chosen = Options("corpus", lanes=100, window=100, total_seconds=1000.0, validate_every_bytes=50_000_000)
     assert validations(chosen, 0.1) == [5000, 10_000]
 

@@ -254,7 +254,7 @@ def test_resume_can_move_the_end(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_by_the_clock_ends_by_it_and_goes_on_by_it(corpus: Path, tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", options(corpus, total_seconds=1e9, total_bytes=1), ignore)
+    run = Run.create(tmp_path / "run", options(corpus, total_seconds=1e9, total_bytes=1, warmup_steps=0), ignore)
     threading.Timer(0.3, run.stop).start()
     run.train(peak_flops=1e12)
     took = run.progress.seconds

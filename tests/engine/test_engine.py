@@ -183,8 +183,10 @@ def test_a_bulk_row_that_an_interactive_row_follows_runs_as_one(engine: Engine) 
     backend = Recording()
     text = b"the common prefix, " * 100  # its last prefix but one ends 108 bytes, 14 blocks, before its end
     run(engine, backend, RowRequest(text + b"seen"))
+    begun = len(backend.blocks)
     backend.go.clear()  # until all are there
     first = engine.submit(backend, [RowRequest(text[:-1] + b"b", priority="bulk")], threading.Event())
+    wait_until(lambda: len(backend.blocks) > begun, what="the bulk row's start")
     texts = [bytes([number]) * 1000 for number in range(15)]
     others = engine.submit(backend, [RowRequest(text, priority="bulk") for text in texts], threading.Event())
     (row,) = engine.submit(backend, [RowRequest(text[:-1] + b"i")], threading.Event())

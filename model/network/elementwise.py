@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import BackendCompilerFailed
 
 log = logging.getLogger(__name__)
 
@@ -142,13 +141,16 @@ class _Compiled:
     """A function that is compiled when it is first called; where that fails it is logged and the plain one serves."""
 
     def __init__(self, function: Callable[..., None]) -> None:
-        self._plain = function
+        # The compiler takes as long to load as all of torch, and a process that only serves never compiles.
+        from torch._dynamo.exc import BackendCompilerFailed  # noqa: PLC0415
+
+        self._plain, self._failure = function, BackendCompilerFailed
         self._run: Callable[..., None] = torch.compile(function, dynamic=False)
 
     def __call__(self, *tensors: Tensor) -> None:
         try:
             self._run(*tensors)
-        except BackendCompilerFailed as error:  # before anything was computed
+        except self._failure as error:  # before anything was computed
             reason = str(error).partition("\n")[0]
             log.warning("%s is not fused, which makes training slower: %s", self._plain.__name__, reason)
             self._run = self._plain

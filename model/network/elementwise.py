@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import BackendCompilerFailed
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +147,8 @@ class _Compiled:
     def __call__(self, *tensors: Tensor) -> None:
         try:
             self._run(*tensors)
-        except BackendCompilerFailed as error:  # before anything was computed
+        # Named here, where torch has loaded its compiler: that takes longer than all else that a worker loads.
+        except torch._dynamo.exc.BackendCompilerFailed as error:  # before anything was computed
             reason = str(error).partition("\n")[0]
             log.warning("%s is not fused, which makes training slower: %s", self._plain.__name__, reason)
             self._run = self._plain

@@ -40,7 +40,7 @@ def _sabotaged(
         case ["hang", "all"]:
             time.sleep(3600)
         case ["slow"] if touched:  # 20 steps take longer than a hung one is borne, but it moves
-            return _run(self, block, lambda: time.sleep(wire.ENGINE_STALLED_S / 10) or interrupted())
+            return _run(self, block, lambda: time.sleep(wire.ENGINE_STALLED_S / 12) or interrupted())
         case ["oom", rows] if len(block) > int(rows):
             return _run(self, block, no_memory)  # after the first step
     return _run(self, block, interrupted)

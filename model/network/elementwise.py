@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import BackendCompilerFailed
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +147,8 @@ class _Compiled:
     def __call__(self, *tensors: Tensor) -> None:
         try:
             self._run(*tensors)
-        except BackendCompilerFailed as error:  # before anything was computed
+        # Before anything was computed. Not imported above: that takes a second, and a process that serves never compiles.
+        except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = str(error).partition("\n")[0]
             log.warning("%s is not fused, which makes training slower: %s", self._plain.__name__, reason)
             self._run = self._plain

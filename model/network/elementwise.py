@@ -147,8 +147,8 @@ class _Compiled:
     def __call__(self, *tensors: Tensor) -> None:
         try:
             self._run(*tensors)
-        # Before anything was computed. Not imported above: that takes a second, and a process that serves never compiles.
-        except torch._dynamo.exc.BackendCompilerFailed as error:
+        # Not imported above: that takes a second or two, and a process that serves never compiles.
+        except torch._dynamo.exc.BackendCompilerFailed as error:  # before anything was computed
             reason = str(error).partition("\n")[0]
             log.warning("%s is not fused, which makes training slower: %s", self._plain.__name__, reason)
             self._run = self._plain

@@ -38,8 +38,9 @@ from tests.support import pages
 TINY = Architecture("mlstm", units=48, embedding_size=16)
 SENTIMENT_UNIT = 5
 _PORTS_TRIED = 5
-# A test that is not marked slow takes less than 5 s on two quiet cores: six times as long fails.
-QUICK_TIMEOUT_S = 30
+# A test that is not marked slow takes less than 5 s on two quiet cores. With the set-up of what it shares, on a busy
+# machine, it may take this long.
+QUICK_TIMEOUT_S = 60
 
 # For `make test`: a fifth of the examples of each property (tests/support/examples.py).
 settings.register_profile("quick", max_examples=settings.get_profile("default").max_examples // 5)

@@ -25,10 +25,10 @@ PAGE = "https://page.example"
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """No worker: what is tested here ends at the gateway."""
     settings = {
-        "NEURON_API_REQUEST_TIMEOUT_S": "1",
+        "NEURON_API_REQUEST_TIMEOUT_S": "0.5",
         "NEURON_API_MAX_HEADER_BYTES": "2000",
         "NEURON_API_CORS_ORIGINS": f"https://other.example, {PAGE}",
-        "NEURON_API_WAIT_S": "3",
+        "NEURON_API_WAIT_S": "1.5",
     }
     with run_stack(tmp_path_factory.mktemp("strict"), worker=False, **settings) as stack:
         yield stack
@@ -73,7 +73,7 @@ def test_a_head_that_does_not_come_is_refused(strict: Stack, start: bytes) -> No
     assert headers["content-type"] == "application/problem+json"
     problem = json.loads(body)
     assert problem["type"].endswith(":too-slow")
-    assert (problem["limit"], problem["setting"]) == (1, "NEURON_API_REQUEST_TIMEOUT_S")
+    assert (problem["limit"], problem["setting"]) == (0.5, "NEURON_API_REQUEST_TIMEOUT_S")
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,28 @@ class Stack:
                 [sys.executable, "-m", module or name], env=self.environment | environment, stdout=log, stderr=log
             )
 
+    @contextlib.contextmanager
+    def gateway(self, **settings: str) -> Iterator["Stack"]:
+        """Another gateway on this Redis, with settings and a log of its own; this stack's worker serves both."""
+        port = str(free_port())
+        environment = self.environment | settings | {"NEURON_API_PORT": port}
+        other = Stack(self.redis, environment, self.log.with_name(f"gateway-{port}.txt"))
+        try:
+            other.spawn("api")
+            other.wait_gateway()
+            yield other
+        finally:
+            other.stop()
+
+    @contextlib.contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """The process stands still: what a worker is given meanwhile waits for it, as for one that comes later."""
+        self.processes[name].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.processes[name].send_signal(signal.SIGCONT)
+
     def kill(self, name: str) -> None:
         process = self.processes.pop(name)
         process.kill()
@@ -280,8 +302,12 @@ def run_stack(directory: Path, worker: bool = True, **settings: str) -> Iterator
 @pytest.fixture(scope="session")
 def stack(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A whole stack on the tiny model, shared by the tests that leave it as they found it."""
-    directory = tmp_path_factory.mktemp("stack")
-    with run_stack(directory, NEURON_CHECKPOINT_DIR=str(tiny_volume), NEURON_API_MAX_LENGTH="1000000") as running:
+    settings = {
+        "NEURON_CHECKPOINT_DIR": str(tiny_volume),
+        "NEURON_API_MAX_LENGTH": "1000000",
+        "NEURON_WORKER_POLL_S": "0.2",
+    }
+    with run_stack(tmp_path_factory.mktemp("stack"), **settings) as running:
         yield running
 
 

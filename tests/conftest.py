@@ -306,8 +306,12 @@ def run_stack(directory: Path, worker: bool = True, **settings: str) -> Iterator
 @pytest.fixture(scope="session")
 def stack(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A whole stack on the tiny model, shared by the tests that leave it as they found it."""
-    directory = tmp_path_factory.mktemp("stack")
-    with run_stack(directory, NEURON_CHECKPOINT_DIR=str(tiny_volume), NEURON_API_MAX_LENGTH="1000000") as running:
+    settings = {
+        "NEURON_CHECKPOINT_DIR": str(tiny_volume),
+        "NEURON_API_MAX_LENGTH": "1000000",
+        "NEURON_WORKER_RESULT_TTL_S": "1800",  # not the default, so that a test can tell that it is kept to
+    }
+    with run_stack(tmp_path_factory.mktemp("stack"), **settings) as running:
         yield running
 
 

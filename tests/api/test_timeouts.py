@@ -150,7 +150,9 @@ def test_what_waited_too_long_costs_no_byte_and_what_did_not_runs(
     outcomes = [json.loads(queue.get(result)) for result in results]  # type: ignore[arg-type]
     assert [outcome["state"] for outcome in outcomes] == ["failed"] * 4 + ["done"]
     assert {outcome["error"]["code"] for outcome in outcomes[:4]} == {"deadline-exceeded"}
-    assert read_and_generated(stack) == (read + len("\n <Timely> "), generated)
+    read_now, generated_now = read_and_generated(stack)
+    assert read_now == read + len("\n <Timely> ")
+    assert generated_now == generated
     assert metric(stack.url, "neuron_expired_jobs_total") == expired
     nothing_is_left(queue)
 

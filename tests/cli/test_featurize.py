@@ -19,7 +19,7 @@ from engine.reading import read_features
 from model.checkpoints import checkpoint, volumes
 from model.texts.preparation import prepare
 from sentiment_neuron import files
-from tests.conftest import mean_hidden
+from tests.support.exact import mean_hidden
 
 Neuron = Callable[..., Result]
 

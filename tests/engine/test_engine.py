@@ -17,7 +17,8 @@ from engine.observer import Observer
 from engine.reading import read_features
 from engine.rows import DeadlineExceeded, EngineFailure, RowCancelled, RowRequest, RowResult, Sampling
 from engine.torch_backend import TorchBackend
-from tests.conftest import mean_hidden, tiny_model, wait_until
+from tests.conftest import tiny_model, wait_until
+from tests.support.exact import mean_hidden
 from tests.support.examples import examples
 
 FOLDED = FoldedModel(tiny_model(), dtype=torch.float32)

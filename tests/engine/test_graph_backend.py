@@ -19,7 +19,7 @@ from engine.rows import Sampling
 from engine.torch_backend import TorchBackend
 from model.network.cells import CellName
 from model.network.language_model import Architecture, LanguageModel
-from tests.conftest import mean_hidden
+from tests.support.exact import mean_hidden
 from tests.support.examples import examples
 
 UNITS = 64

@@ -14,7 +14,7 @@ from engine.reading import read_features, read_texts
 from model.heads.pooling import Pooling, pool
 from model.network.language_model import Architecture, LanguageModel
 from model.texts.preparation import prepare
-from tests.conftest import mean_hidden
+from tests.support.exact import mean_hidden
 from tests.support.examples import examples
 
 UNITS = 16

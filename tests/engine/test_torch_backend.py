@@ -16,7 +16,7 @@ from engine.rows import Sampling
 from engine.torch_backend import TorchBackend
 from model.network.cells import CellName
 from model.network.language_model import Architecture, LanguageModel
-from tests.conftest import mean_hidden
+from tests.support.exact import mean_hidden
 from tests.support.examples import examples
 
 # Not a multiple of a vector's length, so that whatever is left over after whole vectors would show.

@@ -11,7 +11,6 @@ from tests.faults.figures import MADE
 from tests.faults.load import CALM_S, Load, mixed
 from tests.faults.slow_network import Network, network
 
-
 DEAD_S = 8.0 if MADE else 4.0
 
 

@@ -183,7 +183,7 @@ def test_sigterm_finishes_what_is_in_progress(
     stack: Stack, second: Second, client: httpx.Client, client_of_redis: "redis.Redis"
 ) -> None:
     def ask() -> str:
-        posted = client.post("/generate", json={"length": 3000, "stop": []}, headers={"Prefer": "respond-async"})
+        posted = client.post("/generate", json={"length": 1500, "stop": []}, headers={"Prefer": "respond-async"})
         where: str = posted.headers["location"]
         wait_until(lambda: client.get(where).json()["state"] == "running", what="the job's start")
         return where

@@ -112,6 +112,7 @@ def test_a_child_that_dies_ends_the_rest_with_an_error(tmp_path: Path, tiny_volu
         assert family(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_accepted_jobs_survive_a_restart(tmp_path: Path, tiny_volume: Path) -> None:
     later = {"Prefer": "respond-async"}
     with up(tmp_path, tiny_volume) as (process, url, log):

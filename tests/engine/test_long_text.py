@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import redis
 import torch
 
@@ -38,6 +39,7 @@ def test_a_megabyte_comes_to_the_engine_whole(tiny_volume: Path, tmp_path: Path)
     assert row.text == prepare(text)
 
 
+@pytest.mark.slow
 def test_a_long_text_is_read_to_its_end_in_constant_memory(tmp_path: Path) -> None:
     model = LanguageModel(WIDE)
     model.reset(torch.Generator().manual_seed(0))

@@ -6,6 +6,8 @@ import json
 import threading
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Stack, run_stack
 
 TEXTS = Path("examples/reviews.txt").read_text().splitlines()[:64]
@@ -25,6 +27,7 @@ def post(stack: Stack, texts: list[str], start: threading.Barrier) -> list[dict[
     return results
 
 
+@pytest.mark.slow
 def test_64_requests_at_once_get_the_labels_of_one_request_and_share_steps(tmp_path: Path) -> None:
     # Without a cache: the rounds send the same texts, and what is remembered costs no step.
     settings = {"NEURON_WORKER_DTYPE": "auto", "NEURON_WORKER_PREFIX_CACHE_MB": "0"}

@@ -52,6 +52,7 @@ TAKE_TURNS = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 3], ids=["the same steps", "steps in turn"])
 def test_publishers_take_turns(tmp_path: Path, stride: int) -> None:
     script = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(TAKE_TURNS), str(tmp_path), str(stride)]
@@ -163,6 +164,7 @@ PUBLISH_AND_KILL = """
 """
 
 
+@pytest.mark.slow
 def test_kill_9_while_publishing_never_leaves_half_a_checkpoint(tmp_path: Path) -> None:
     script = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(PUBLISH_AND_KILL), str(tmp_path)]
     done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)

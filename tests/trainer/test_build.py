@@ -67,6 +67,7 @@ RAW = st.lists(
 ).map("".join)
 
 
+@pytest.mark.slow
 @given(texts=st.lists(RAW, max_size=12), threads=st.sampled_from([1, 3]), memory=st.sampled_from(["150MB", "2GB"]))
 @example(texts=["a\u0301 ", " \u0301b", "\r\nx\r\n", "&", "\0", "a\nb"], threads=1, memory="150MB")
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
@@ -152,6 +153,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert order_a not in (REVIEWS, sorted(REVIEWS))
 
 
+@pytest.mark.slow
 def test_threads_memory_and_the_order_of_sources_change_no_byte(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     texts = [" ".join(map(str, rng.integers(0, 10**6, size=60))) + " &amp;" * (number % 2) for number in range(20_000)]

@@ -12,6 +12,7 @@ from trainer.publishing.publish import publish_run
 from trainer.run.train import Run
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_nothing_can_be_published(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     corpus = write_corpus(tmp_path / "corpus")
     with small_disk(tmp_path / "volume", megabytes=1) as volume:

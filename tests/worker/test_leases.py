@@ -193,6 +193,7 @@ def test_what_a_killed_worker_read_and_wrote_is_done_by_another_and_a_stream_goe
     assert stack.worker_metric("neuron_redeliveries_total", '{reason="lapsed"}') == 2
 
 
+@pytest.mark.slow
 def test_sigterm_gives_back_what_does_not_end_in_time(
     service: Service, stack: Stack, client: httpx.Client, queue: "redis.Redis"
 ) -> None:

@@ -54,8 +54,9 @@ up: $(SERVE_STAMP)
 # A process for each core, and a file of tests is one process's work: its tests share stacks.
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
+# quick: a fifth of the examples of each property
 test: $(DEVELOP_STAMP)
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow' --hypothesis-profile=quick
 
 test-all: $(DEVELOP_STAMP)
 	$(PYTEST)

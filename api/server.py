@@ -6,7 +6,7 @@ import logging
 import signal
 import ssl
 import sys
-from typing import Any, cast
+from typing import Any
 
 import redis
 import uvicorn
@@ -47,24 +47,29 @@ def main() -> None:
     _check_redis(settings)
     # uvicorn has its own handlers while it serves. When all is answered it raises the signal again, for this handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    app = create_app(settings)
+    options = uvicorn_options(settings)
     # What is loaded by now stays. Frozen, it is not searched for garbage while a request waits.
     gc.collect()
     gc.freeze()
+    uvicorn.run(**options)
+
+
+def uvicorn_options(settings: ApiSettings) -> dict[str, Any]:
+    """The application, and how uvicorn serves it: of `uvicorn.Config`."""
     connection = functools.partial(
         Connection, max_header_bytes=settings.api_max_header_bytes, timeout_s=settings.api_request_timeout_s
     )
-    uvicorn.run(
-        app,
-        host=settings.api_host,
-        port=settings.api_port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=30,
+    return {
+        "app": create_app(settings),
+        "host": settings.api_host,
+        "port": settings.api_port,
+        "log_config": None,
+        "access_log": False,
+        "timeout_graceful_shutdown": 30,
         # Longer than proxies and clients keep an idle connection, or it may be closed while a request comes on it.
-        timeout_keep_alive=75,
-        server_header=False,
-        headers=HEADERS,
-        http=cast(Any, connection),  # typed as a class, and called like one
-        ws="none",
-    )
+        "timeout_keep_alive": 75,
+        "server_header": False,
+        "headers": HEADERS,
+        "http": connection,
+        "ws": "none",
+    }

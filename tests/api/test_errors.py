@@ -5,8 +5,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
-from tests.conftest import Stack, run_stack, wait_until
+from contract import wire
+from tests.conftest import Stack, redis_server, wait_until
+from tests.support.gateway import gateway
 
 JSON = {"Content-Type": "application/json"}
 
@@ -51,9 +54,9 @@ def test_no_such_address_or_method(client: httpx.Client) -> None:
 
 
 @pytest.fixture(scope="module")
-def narrow(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def narrow(stack: Stack) -> Iterator[httpx.Client]:
+    """A client of a gateway with narrow limits."""
     settings = {
-        "NEURON_CHECKPOINT_DIR": str(tiny_volume),
         "NEURON_API_MAX_TEXTS": "3",
         "NEURON_API_MAX_TEXT_BYTES": "100",
         "NEURON_API_MAX_REQUEST_BYTES": "2000",
@@ -63,8 +66,11 @@ def narrow(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "NEURON_API_MAX_QUEUED_TEXTS": "5",
         "NEURON_API_MAX_QUEUED_BYTES": "250",
     }
-    with run_stack(tmp_path_factory.mktemp("narrow"), worker=False, **settings) as stack:
-        yield stack
+    with (
+        gateway(stack.environment["NEURON_REDIS_URL"], **settings) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        yield client
 
 
 @pytest.mark.parametrize(
@@ -81,50 +87,56 @@ def narrow(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     ],
 )
 def test_over_a_limit_names_limit_actual_and_setting(
-    narrow: Stack, path: str, body: dict[str, object], limit: int, actual: int, setting: str
+    narrow: httpx.Client, path: str, body: dict[str, object], limit: int, actual: int, setting: str
 ) -> None:
-    with narrow.client() as client:
-        problem = check(client.post(path, json=body), 413, "too-large")
+    problem = check(narrow.post(path, json=body), 413, "too-large")
     assert (problem["limit"], problem["actual"], problem["setting"]) == (limit, actual, "NEURON_API_" + setting)
 
 
-def test_a_body_over_the_limit_is_refused_by_its_declared_length_and_while_it_is_read(narrow: Stack) -> None:
-    with narrow.client() as client:
-        check(client.post("/classify", content=b" " * 3000, headers=JSON), 413, "too-large")
-        chunks = (b" " * 100 for _ in range(1000))
-        check(client.post("/classify", content=chunks, headers=JSON), 413, "too-large")
+def test_a_body_over_the_limit_is_refused_by_its_declared_length_and_while_it_is_read(narrow: httpx.Client) -> None:
+    check(narrow.post("/classify", content=b" " * 3000, headers=JSON), 413, "too-large")
+    chunks = (b" " * 100 for _ in range(1000))
+    check(narrow.post("/classify", content=chunks, headers=JSON), 413, "too-large")
 
 
-def test_a_full_queue_answers_429_and_takes_again_what_was_refused(narrow: Stack, tiny_volume: Path) -> None:
+def test_a_full_queue_answers_429_and_takes_again_what_was_refused(narrow: httpx.Client, stack: Stack) -> None:
     later = {"Prefer": "respond-async"}
-    with narrow.client() as client:
-        accepted = [client.post("/classify", json={"text": str(n)}, headers=later) for n in range(5)]
-        assert [response.status_code for response in accepted] == [202] * 5
-        refused = client.post("/classify", json={"text": "one more"}, headers=later)
-        problem = check(refused, 429, "queue-full")
-        assert int(refused.headers["retry-after"]) >= 1
-        assert (problem["limit"], problem["queued"]) == (5, 5)
+    with redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"]) as queue:
+        wait_until(lambda: not queue.exists(wire.OPEN), what="the end of other jobs")
+        with stack.paused("worker"):
+            accepted = [narrow.post("/classify", json={"text": str(n)}, headers=later) for n in range(5)]
+            assert [response.status_code for response in accepted] == [202] * 5
+            refused = narrow.post("/classify", json={"text": "one more"}, headers=later)
+            problem = check(refused, 429, "queue-full")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert (problem["limit"], problem["queued"]) == (5, 5)
 
-        check(client.get("/readyz"), 503, "not-ready")
-        narrow.spawn("worker")
-        narrow.wait_ready()
-        for response in accepted:
-            where = response.headers["location"]
-            wait_until(lambda where=where: client.get(where).json()["state"] == "done", what="an accepted job's end")
-        assert client.post("/classify", json={"text": "one more"}).status_code == 200
+            queue.delete(
+                *map(wire.worker, (one.decode() for one in queue.smembers(wire.WORKERS)))
+            )  # as if it were dead
+            check(narrow.get("/readyz"), 503, "not-ready")
+    stack.wait_ready()
+    for response in accepted:
+        where = response.headers["location"]
+        wait_until(lambda where=where: narrow.get(where).json()["state"] == "done", what="an accepted job's end")
+    assert narrow.post("/classify", json={"text": "one more"}).status_code == 200
 
 
-def test_redis_away_is_503_and_passes(tiny_volume: Path, tmp_path: Path) -> None:
-    with run_stack(tmp_path, worker=False, NEURON_CHECKPOINT_DIR=str(tiny_volume)) as stack, stack.client() as client:
-        port = stack.redis.port
-        stack.redis.stop()
+def test_redis_away_is_503_and_passes(tmp_path: Path) -> None:
+    with (
+        redis_server(tmp_path) as server,
+        gateway(server.connection_url + "/0") as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        port = server.port
+        server.stop()
         response = client.post("/classify", json={"text": "Good."})
         check(response, 503, "unavailable")
         assert "retry-after" in response.headers
         check(client.get("/readyz"), 503, "unavailable")
         assert client.get("/healthz").status_code == 200
-        stack.redis._desired_port = port
-        stack.redis.start()
+        server._desired_port = port
+        server.start()
         wait_until(
             lambda: client.post("/classify", json={"text": "Good."}, headers={"Prefer": "respond-async"}).is_success,
             what="the gateway's reconnection",

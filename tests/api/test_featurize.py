@@ -14,7 +14,7 @@ from engine.folded import FoldedModel
 from engine.reading import read_features
 from model.checkpoints import checkpoint, volumes
 from model.texts.preparation import prepare
-from tests.conftest import mean_hidden
+from tests.support.exact import mean_hidden
 
 TEXTS = ["Short.", "A somewhat longer text about nothing in particular.", "中文 and 🎬"]
 

@@ -16,9 +16,10 @@ from contract import wire
 from model.checkpoints import head_store
 from model.checkpoints.durable import replace_file
 from tests.conftest import Stack, publish_tiny, run_stack, wait_until
+from tests.support.gateway import gateway
+from worker.results import Results
 
 ASYNC = {"Prefer": "respond-async"}
-POLL_S = "0.2"
 
 
 def examples(labels: str = "ab", each: int = 12, seed: int = 0) -> list[dict[str, str]]:
@@ -35,7 +36,8 @@ def examples(labels: str = "ab", each: int = 12, seed: int = 0) -> list[dict[str
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     directory = tmp_path_factory.mktemp("heads")
     publish_tiny(directory / "volume", step=1)
-    with run_stack(directory, NEURON_CHECKPOINT_DIR=str(directory / "volume"), NEURON_WORKER_POLL_S=POLL_S) as stack:
+    settings = {"NEURON_CHECKPOINT_DIR": str(directory / "volume"), "NEURON_WORKER_HEADS_DIR": str(directory / "kept")}
+    with run_stack(directory, NEURON_WORKER_POLL_S="0.2", **settings) as stack:
         yield stack
 
 
@@ -46,7 +48,7 @@ def client(serving: Stack) -> Iterator[httpx.Client]:
 
 
 def directory_of(stack: Stack) -> Path:
-    return Path(stack.environment["NEURON_CHECKPOINT_DIR"]) / "heads"
+    return Path(stack.environment["NEURON_WORKER_HEADS_DIR"])
 
 
 def names(client: httpx.Client) -> list[str]:
@@ -239,36 +241,33 @@ def test_a_fit_that_is_late_fails_with_504(client: httpx.Client) -> None:
     assert names(client) == []
 
 
-@pytest.mark.slow
-def test_a_head_of_another_checkpoint_answers_409_until_that_one_is_served_again(tmp_path: Path) -> None:
-    volume = tmp_path / "volume"
-    publish_tiny(volume, step=1)
-    with (
-        run_stack(tmp_path, NEURON_CHECKPOINT_DIR=str(volume), NEURON_WORKER_POLL_S=POLL_S) as stack,
-        stack.client() as client,
-    ):
-        client.post("/heads", json={"name": "of-one", "examples": examples()}).raise_for_status()
-        publish_tiny(volume, step=2, seed=2)
+def test_a_head_of_another_checkpoint_answers_409_until_that_one_is_served_again(
+    client: httpx.Client, serving: Stack
+) -> None:
+    volume = Path(serving.environment["NEURON_CHECKPOINT_DIR"])
+    client.post("/heads", json={"name": "of-one", "examples": examples()}).raise_for_status()
+    publish_tiny(volume, step=2, seed=2)
 
-        def served(step: int) -> bool:
-            return [model["step"] for model in client.get("/models").json()["models"]] == [step]
+    def served(step: int) -> bool:
+        return [model["step"] for model in client.get("/models").json()["models"]] == [step]
 
-        wait_until(lambda: served(2), what="step 2")
-        assert not client.get("/heads/of-one").json()["usable"]
-        answer = client.post("/classify", json={"text": "aaaaaa", "head": "of-one"})
-        assert answer.status_code == 409
-        assert answer.json()["type"].endswith(":head-of-other-checkpoint")
-        for words in ("tiny step 1", "tiny step 2 is served", "POST /heads"):
-            assert words in answer.json()["detail"]
-        # Fitted again, as the answer says.
-        assert client.post("/heads", json={"name": "of-one", "examples": examples()}).status_code == 409
-        client.delete("/heads/of-one").raise_for_status()
-        client.post("/heads", json={"name": "of-one", "examples": examples()}).raise_for_status()
-        assert client.get("/heads/of-one").json()["usable"]
-        assert client.post("/classify", json={"text": "aaaaaa", "head": "of-one"}).status_code == 200
-        replace_file(volume / "LATEST", "tiny/step-1\n")
-        wait_until(lambda: served(1), what="step 1")
-        assert client.post("/classify", json={"text": "aaaaaa", "head": "of-one"}).status_code == 409
+    wait_until(lambda: served(2), what="step 2")
+    assert not client.get("/heads/of-one").json()["usable"]
+    answer = client.post("/classify", json={"text": "aaaaaa", "head": "of-one"})
+    assert answer.status_code == 409
+    assert answer.json()["type"].endswith(":head-of-other-checkpoint")
+    for words in ("tiny step 1", "tiny step 2 is served", "POST /heads"):
+        assert words in answer.json()["detail"]
+    # Fitted again, as the answer says.
+    assert client.post("/heads", json={"name": "of-one", "examples": examples()}).status_code == 409
+    client.delete("/heads/of-one").raise_for_status()
+    client.post("/heads", json={"name": "of-one", "examples": examples()}).raise_for_status()
+    assert client.get("/heads/of-one").json()["usable"]
+    assert client.post("/classify", json={"text": "aaaaaa", "head": "of-one"}).status_code == 200
+    replace_file(volume / "LATEST", "tiny/step-1\n")
+    wait_until(lambda: served(1), what="step 1")
+    assert client.post("/classify", json={"text": "aaaaaa", "head": "of-one"}).status_code == 409
+    client.delete("/heads/of-one").raise_for_status()
 
 
 def test_files_that_come_and_go_are_known(client: httpx.Client, serving: Stack, tmp_path: Path) -> None:
@@ -294,23 +293,32 @@ def test_files_that_come_and_go_are_known(client: httpx.Client, serving: Stack, 
         assert client.delete(f"/heads/{name}").status_code == 204
 
 
-def test_where_heads_cannot_be_kept_the_fit_is_refused_before_the_work(tiny_volume: Path, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "heads").symlink_to(tmp_path / "elsewhere")
-    settings = {"NEURON_CHECKPOINT_DIR": str(tiny_volume), "NEURON_WORKER_HEADS_DIR": str(tmp_path / "heads")}
-    with run_stack(tmp_path, **settings) as stack, stack.client() as client:
+def test_where_heads_cannot_be_kept_the_fit_is_refused_before_the_work(
+    client: httpx.Client, serving: Stack, tmp_path: Path
+) -> None:
+    directory = directory_of(serving)
+    directory.mkdir(exist_ok=True)
+    read = serving.worker_metric("neuron_bytes_total", '{kind="read"}')
+    away = directory.rename(tmp_path / "away")
+    directory.symlink_to(away)
+    try:
         answer = client.post("/heads", json={"name": "kept", "examples": examples()})
-        assert answer.status_code == 503
-        assert answer.json()["type"].endswith(":cannot-keep-heads")
-        assert "NEURON_WORKER_HEADS_DIR" in answer.json()["detail"]
-        assert stack.worker_metric("neuron_bytes_total", '{kind="read"}') == 0
-        assert client.post("/classify", json={"text": "Good."}).status_code == 200
+    finally:
+        directory.unlink()
+        away.rename(directory)
+    assert answer.status_code == 503
+    assert answer.json()["type"].endswith(":cannot-keep-heads")
+    assert "NEURON_WORKER_HEADS_DIR" in answer.json()["detail"]
+    assert serving.worker_metric("neuron_bytes_total", '{kind="read"}') == read
+    assert client.post("/classify", json={"text": "Good."}).status_code == 200
 
 
-def test_limits_name_their_setting(tiny_volume: Path, tmp_path: Path) -> None:
-    settings = {"NEURON_CHECKPOINT_DIR": str(tiny_volume), "NEURON_API_MAX_EXAMPLES": "20"}
-    settings |= {"NEURON_API_MAX_FIT_BYTES": "20000", "NEURON_API_MAX_REQUEST_BYTES": "1024"}
-    with run_stack(tmp_path, worker=False, **settings) as stack, stack.client() as client:
+def test_limits_name_their_setting(redis_url: str) -> None:
+    settings = {"NEURON_API_MAX_EXAMPLES": "20", "NEURON_API_MAX_FIT_BYTES": "20000"}
+    with (
+        gateway(redis_url, NEURON_API_MAX_REQUEST_BYTES="1024", **settings) as url,
+        httpx.Client(base_url=url) as client,
+    ):
         for body, setting in (
             ({"name": "big", "examples": examples()}, "NEURON_API_MAX_EXAMPLES"),
             ({"name": "big", "examples": examples(each=400)}, "NEURON_API_MAX_FIT_BYTES"),
@@ -340,22 +348,25 @@ def test_a_hundred_thousand_examples_are_as_many_as_may_be(client: httpx.Client)
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_the_fit_leaves_the_job_to_another_and_one_head(tiny_volume: Path, tmp_path: Path) -> None:
-    settings = {"NEURON_CHECKPOINT_DIR": str(tiny_volume), "NEURON_WORKER_HEADS_DIR": str(tmp_path / "heads")}
-    with run_stack(tmp_path, **settings) as stack, stack.client() as client:
-        hard = [example | {"label": f"label {number % 2}"} for number, example in enumerate(examples("abcdef", 150))]
-        where = client.post("/heads", json={"name": "survivor", "examples": hard}, headers=ASYNC).headers["location"]
-        worker = stack.processes["worker"].pid
-        wait_until(lambda: children(worker), what="the process of the fit")
-        (child,) = children(worker)
-        stack.kill("worker")
-        wait_until(lambda: not Path(f"/proc/{child}").exists() or ended(child), what="the end of the orphan")
-        stack.spawn("worker")
-        wait_until(lambda: client.get(where).json()["state"] == "done", what="the end")
-        result = client.get(where).json()["result"]
-        assert list(head_store.names(tmp_path / "heads")) == ["survivor"]
-        assert result["created"] == head_store.read(tmp_path / "heads", "survivor").created
-        assert client.get("/heads/survivor").json()["created"] == result["created"]
+def test_a_worker_killed_in_the_fit_leaves_the_job_to_another_and_one_head(
+    client: httpx.Client, serving: Stack
+) -> None:
+    hard = [example | {"label": f"label {number % 2}"} for number, example in enumerate(examples("abcdef", 150))]
+    where = client.post("/heads", json={"name": "survivor", "examples": hard}, headers=ASYNC).headers["location"]
+    worker = serving.processes["worker"].pid
+    wait_until(lambda: children(worker), what="the process of the fit")
+    (child,) = children(worker)
+    serving.kill("worker")
+    wait_until(lambda: not Path(f"/proc/{child}").exists() or ended(child), what="the end of the orphan")
+    with redis.Redis.from_url(serving.environment["NEURON_REDIS_URL"]) as server:
+        lapse(server, where.removeprefix("/jobs/"))
+    serving.spawn("worker")
+    wait_until(lambda: client.get(where).json()["state"] == "done", what="the end")
+    result = client.get(where).json()["result"]
+    assert list(head_store.names(directory_of(serving))) == ["survivor"]
+    assert result["created"] == head_store.read(directory_of(serving), "survivor").created
+    assert client.get("/heads/survivor").json()["created"] == result["created"]
+    client.delete("/heads/survivor").raise_for_status()
 
 
 def children(parent: int) -> list[int]:
@@ -372,6 +383,11 @@ def ended(process: int) -> bool:
         return True
 
 
+def lapse(server: redis.Redis, job_id: str) -> None:
+    """The job's lease ended long ago."""
+    server.zadd(wire.LEASES, {job_id: 1})
+
+
 def test_what_was_written_before_the_worker_died_is_the_jobs_result(serving: Stack, client: httpx.Client) -> None:
     """The file, not yet the outcome: it names the job that made it."""
     first = client.post("/heads", json={"name": "written", "examples": examples()}).raise_for_status()
@@ -382,7 +398,8 @@ def test_what_was_written_before_the_worker_died_is_the_jobs_result(serving: Sta
         body |= {"texts": [one["text"] for one in examples()], "labels": [one["label"] for one in examples()]}
         server.delete(wire.result(job_id))
         server.hset(wire.job(job_id), mapping={"state": "queued", "body": json.dumps(body), "kind": "fit"})
-        server.zadd(wire.LEASES, {job_id: 1})  # lapsed long ago
+        lapse(server, job_id)
+        Results(server, 60, 3).reap("the-test")  # as each worker does every few seconds
         wait_until(lambda: server.exists(wire.result(job_id)), what="the outcome")
         assert json.loads(server.get(wire.result(job_id)))["result"] == first.json()  # type: ignore[arg-type]
     assert serving.worker_metric("neuron_bytes_total", '{kind="read"}') == read
@@ -397,7 +414,8 @@ def test_a_deletion_that_runs_again_is_done(serving: Stack, client: httpx.Client
         record = {"state": "running", "body": json.dumps(body), "kind": "delete-head", "holder": "dead"}
         record |= {"attempts": "1", "created": str(time.time()), "priority": "interactive"}
         server.hset(wire.job(job_id), items=[part for item in record.items() for part in item])
-        server.zadd(wire.LEASES, {job_id: 1})
+        lapse(server, job_id)
+        Results(server, 60, 3).reap("the-test")
         wait_until(lambda: server.exists(wire.result(job_id)), what="the outcome")
         assert json.loads(server.get(wire.result(job_id)))["state"] == "done"  # type: ignore[arg-type]
     assert client.delete("/heads/gone").status_code == 404

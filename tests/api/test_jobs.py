@@ -2,12 +2,15 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
-from tests.conftest import Stack, run_stack, wait_until
+from api.redis import streams
+from contract import wire
+from tests.conftest import Stack, wait_until
+from tests.support.gateway import gateway
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -59,12 +62,25 @@ def test_delete_cancels_a_running_job_and_its_stream_says_so(client: httpx.Clien
     assert client.delete(where).status_code == 202  # again changes nothing
 
 
-def test_events_of_a_job_that_ended_and_of_one_that_keeps_none(client: httpx.Client) -> None:
-    asynchronous = client.post("/classify", json={"text": "Good."}, headers=ASYNC).headers["location"]
-    in_place = client.post("/generate", json={"length": 30_000, "stop": []}, headers={"Prefer": "wait=0"})
-    for where in (asynchronous, in_place.headers["location"]):
-        with client.stream("GET", where + "/events") as response:
-            assert [line for line in response.iter_lines() if line.startswith("event")] == ["event: done"]
+def events(client: httpx.Client, where: str) -> list[str]:
+    with client.stream("GET", where + "/events") as response:
+        return [line for line in response.iter_lines() if line.startswith("event")]
+
+
+def test_events_of_a_job_that_ended(client: httpx.Client) -> None:
+    where = client.post("/classify", json={"text": "Good."}, headers=ASYNC).headers["location"]
+    assert events(client, where) == ["event: done"]
+
+
+def test_events_of_a_running_job_that_keeps_none(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "BLOCK_S", 1)  # how often a stream in which nothing comes looks after its job
+    with (
+        gateway(stack.environment["NEURON_REDIS_URL"]) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        body, headers = {"length": 500, "stop": []}, {"Prefer": "wait=0"}
+        where = client.post("/generate", json=body, headers=headers).headers["location"]
+        assert events(client, where) == ["event: done"]
 
 
 def test_a_failed_job_shows_its_problem(client: httpx.Client) -> None:
@@ -86,30 +102,29 @@ def test_a_last_event_id_that_is_not_one(client: httpx.Client) -> None:
     assert response.status_code == 422
 
 
-def test_an_expired_job(tiny_volume: Path, tmp_path: Path) -> None:
-    settings = {"NEURON_CHECKPOINT_DIR": str(tiny_volume), "NEURON_WORKER_RESULT_TTL_S": "1"}
-    with run_stack(tmp_path, **settings) as stack, stack.client() as client:
-        where = client.post("/classify", json={"text": "Good."}, headers=ASYNC).headers["location"]
-        wait_until(lambda: client.get(where).status_code == 410, what="the result's expiry")
-        assert client.get(where).json()["type"].endswith(":expired-job")
-        assert client.get(where + "/events").status_code == 410
+def test_an_expired_job(stack: Stack, client: httpx.Client) -> None:
+    where = client.post("/classify", json={"text": "Good."}, headers=ASYNC).headers["location"]
+    wait_until(lambda: state(client, where) == "done", what="the job's end")
+    with redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"]) as server:
+        for kept in (wire.result(where.removeprefix("/jobs/")), wire.events(where.removeprefix("/jobs/"))):
+            assert 0 < server.ttl(kept) <= int(stack.environment["NEURON_WORKER_RESULT_TTL_S"])  # type: ignore[operator]
+            server.pexpire(kept, 1)  # as after all of that time
+    wait_until(lambda: client.get(where).status_code == 410, what="the result's expiry")
+    assert client.get(where).json()["type"].endswith(":expired-job")
+    assert client.get(where + "/events").status_code == 410
 
 
-def test_a_job_that_misses_its_deadline(tiny_volume: Path, tmp_path: Path) -> None:
-    settings = {
-        "NEURON_CHECKPOINT_DIR": str(tiny_volume),
-        "NEURON_API_JOB_TIMEOUT_S": "1",
-        "NEURON_API_MAX_LENGTH": "1000000",
-    }
-    with run_stack(tmp_path, **settings) as stack, stack.client() as client:
-        response = client.post("/generate", json={"length": 1_000_000, "stop": []})
+def test_a_job_that_misses_its_deadline(stack: Stack) -> None:
+    settings = {"NEURON_API_JOB_TIMEOUT_S": "0.5", "NEURON_API_MAX_LENGTH": "1000000"}
+    with gateway(stack.environment["NEURON_REDIS_URL"], **settings) as url:
+        response = httpx.post(url + "/generate", json={"length": 1_000_000, "stop": []}, timeout=60)
         assert response.status_code == 504
         assert response.json()["type"].endswith(":deadline-exceeded")
 
 
 def test_a_job_outlives_the_gateway_that_took_it(stack: Stack) -> None:
     with stack.client() as client:
-        where = client.post("/generate", json={"length": 5000, "stop": []}, headers=ASYNC).headers["location"]
+        where = client.post("/generate", json={"length": 1500, "stop": []}, headers=ASYNC).headers["location"]
         stack.processes["api"].kill()
         stack.processes["api"].wait()
         stack.spawn("api")

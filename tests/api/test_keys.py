@@ -13,11 +13,13 @@ import redis
 from click.testing import CliRunner
 
 from api import keys
+from api.server import main as serve
 from api.settings import ApiSettings
 from cli.main import main
 from contract import wire
 from contract.settings import SettingError
-from tests.conftest import Stack, run_stack, wait_until
+from tests.conftest import Stack, redis_server, wait_until
+from tests.support.gateway import gateway, metric
 
 ASYNC = {"Prefer": "respond-async"}
 SCOPES = {"alice": ["use"], "bob": ["use"], "fitter": ["use", "heads"], "prometheus": ["metrics"], "root": ["admin"]}
@@ -30,20 +32,14 @@ def bearer(name: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def keyed(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def keyed(stack: Stack) -> Iterator[Stack]:
     # Listening on all addresses, as in a container: with keys that is allowed.
-    settings = {
-        "NEURON_CHECKPOINT_DIR": str(tiny_volume),
-        "NEURON_API_KEYS": SETTING,
-        "NEURON_API_HOST": "0.0.0.0",  # noqa: S104
-        "NEURON_API_MAX_LENGTH": "1000000",
-    }
-    with run_stack(tmp_path_factory.mktemp("keyed"), **settings) as stack:
-        yield stack
+    with stack.gateway(NEURON_API_KEYS=SETTING, NEURON_API_HOST="0.0.0.0") as keyed:  # noqa: S104
+        yield keyed
 
 
-def client_of(stack: Stack, name: str) -> httpx.Client:
-    return httpx.Client(base_url=stack.url, timeout=60, headers=bearer(name))
+def client_of(url: str, name: str) -> httpx.Client:
+    return httpx.Client(base_url=url, timeout=60, headers=bearer(name))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +113,11 @@ def test_a_refusal_names_the_scope(keyed: Stack) -> None:
 
 
 def test_a_job_is_its_owners(keyed: Stack) -> None:
-    with client_of(keyed, "alice") as alice, client_of(keyed, "bob") as bob, client_of(keyed, "root") as root:
+    with (
+        client_of(keyed.url, "alice") as alice,
+        client_of(keyed.url, "bob") as bob,
+        client_of(keyed.url, "root") as root,
+    ):
         body = {"length": 1_000_000, "stop": []}
         where = alice.post("/generate", json=body, headers=ASYNC).raise_for_status().headers["location"]
         unknown = bob.get("/jobs/" + "A" * len(where.removeprefix("/jobs/")))
@@ -156,26 +156,26 @@ def test_keys_are_in_the_openapi_document(keyed: Stack, client: httpx.Client) ->
     assert "security" not in client.get("/openapi.json").json()["paths"]["/classify"]["post"]  # where keys are off
 
 
-def test_keys_are_never_logged(keyed: Stack) -> None:
+def test_keys_are_never_logged(keyed: Stack, stack: Stack) -> None:
     for name in SCOPES:
         httpx.post(keyed.url + "/classify", json={"text": "Good."}, headers=bearer(name), timeout=60)
-    log = keyed.log.read_text()
-    assert "NEURON_API_KEYS" in log
+    assert "NEURON_API_KEYS" in keyed.log.read_text()
+    log = keyed.log.read_text() + stack.log.read_text()  # the gateway's and the worker's
     for secret, digest in SECRETS.values():
         assert secret not in log
         assert digest not in log
 
 
-def test_a_new_key_works_as_printed(tmp_path: Path) -> None:
+def test_a_new_key_works_as_printed(redis_url: str) -> None:
     shown = CliRunner().invoke(main, ["key", "new", "--name", "carol", "--scope", "use", "--scope", "heads"])
     assert shown.exit_code == 0, shown.output
     lines = dict(line.split() for line in shown.stdout.splitlines())
     (key,) = keys.parse(lines["entry"])
     assert (key.name, key.scopes) == ("carol", {"use", "heads"})
     assert keys.find([key], lines["key"]) is key
-    with run_stack(tmp_path, worker=False, NEURON_API_KEYS=lines["entry"]) as stack:
+    with gateway(redis_url, NEURON_API_KEYS=lines["entry"]) as url:
         known = {"Authorization": f"bearer {lines['key']}"}  # the scheme's case is free (RFC 9110)
-        assert httpx.get(stack.url + "/models", headers=known).status_code == 200
+        assert httpx.get(url + "/models", headers=known).status_code == 200
 
 
 def test_a_name_that_would_break_the_setting_is_refused() -> None:
@@ -194,14 +194,30 @@ def test_a_name_that_would_break_the_setting_is_refused() -> None:
         ({"NEURON_API_KEY_REQUESTS_PER_S": "5"}, "NEURON_API_KEYS names none"),
     ],
 )
-def test_the_gateway_refuses_to_start_open_or_misread(settings: dict[str, str], said: str) -> None:
+def test_the_gateway_refuses_to_start_open_or_misread(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], said: str
+) -> None:
+    for name in [name for name in os.environ if name.startswith("NEURON_")]:
+        monkeypatch.delenv(name)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        serve()
+    # What Python writes to stderr, to return 1.
+    assert isinstance(ended.value.code, str)
+    assert said in ended.value.code
+    assert "neuron_abc" not in ended.value.code  # a key in the place of its digest is still a key
+
+
+def test_a_refusal_to_start_is_one_message_of_the_process() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NEURON_")}
+    misread = {"NEURON_API_KEYS": "alice:use:neuron_abc"}
     command = [sys.executable, "-m", "api"]
-    done = subprocess.run(command, env=environment | settings, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment | misread, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert "entry 1" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "neuron_abc" not in done.stderr  # a key in the place of its digest is still a key
+    assert "neuron_abc" not in done.stderr
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
@@ -218,11 +234,12 @@ def test_insecure_is_said_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ApiSettings().insecure
 
 
-def test_requests_a_second(tmp_path: Path, tiny_volume: Path) -> None:
+def test_requests_a_second(redis_url: str) -> None:
     # So slow a bucket that it does not fill up while the test runs.
-    settings = {"NEURON_API_KEYS": SETTING, "NEURON_API_KEY_REQUESTS_PER_S": "0.01"}
-    with run_stack(tmp_path, worker=False, **settings) as stack:
-        with client_of(stack, "alice") as alice, client_of(stack, "bob") as bob:
+    with gateway(redis_url, NEURON_API_KEYS=SETTING, NEURON_API_KEY_REQUESTS_PER_S="0.01") as url:
+        counted = 'neuron_refused_requests_total{reason="rate-limited"}'
+        before = metric(url, counted, bearer("root"))
+        with client_of(url, "alice") as alice, client_of(url, "bob") as bob:
             assert alice.get("/models").status_code == 200
             refused = alice.post("/classify", json={"text": "Good."}, headers=ASYNC)
             assert refused.status_code == 429
@@ -231,15 +248,15 @@ def test_requests_a_second(tmp_path: Path, tiny_volume: Path) -> None:
             assert (problem["limit"], problem["setting"]) == (0.01, "NEURON_API_KEY_REQUESTS_PER_S")
             assert 1 <= int(refused.headers["retry-after"]) <= 100
             assert bob.get("/models").status_code == 200  # each key has its own
-            assert httpx.get(stack.url + "/healthz").status_code == 200
-        with client_of(stack, "prometheus") as prometheus:
-            counted = prometheus.get("/metrics").text
-            assert 'neuron_refused_requests_total{reason="rate-limited"} 1.0' in counted
+            assert httpx.get(url + "/healthz").status_code == 200
+        assert metric(url, counted, bearer("prometheus")) == before + 1
 
 
-def test_a_bucket_fills_up_again(tmp_path: Path) -> None:
-    settings = {"NEURON_API_KEYS": SETTING, "NEURON_API_KEY_REQUESTS_PER_S": "2"}
-    with run_stack(tmp_path, worker=False, **settings) as stack, client_of(stack, "alice") as alice:
+def test_a_bucket_fills_up_again(redis_url: str) -> None:
+    with (
+        gateway(redis_url, NEURON_API_KEYS=SETTING, NEURON_API_KEY_REQUESTS_PER_S="2") as url,
+        client_of(url, "alice") as alice,
+    ):
         refused = None
         for _ in range(50):
             refused = alice.get("/models")
@@ -247,9 +264,10 @@ def test_a_bucket_fills_up_again(tmp_path: Path) -> None:
                 break
         assert refused is not None
         assert refused.status_code == 429
-        time.sleep(int(refused.headers["retry-after"]))
-        assert alice.get("/models").status_code == 200
-        with redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"]) as counts:
+        with redis.Redis.from_url(redis_url) as counts:
+            # As if the time that the answer names had gone by.
+            counts.hincrbyfloat(wire.rate("alice"), "at", -int(refused.headers["retry-after"]))
+            assert alice.get("/models").status_code == 200
             # As if Redis' clock had been set back by an hour, with an empty bucket.
             counts.hset(wire.rate("alice"), "tokens", "0")
             counts.hincrbyfloat(wire.rate("alice"), "at", 3600)
@@ -259,17 +277,13 @@ def test_a_bucket_fills_up_again(tmp_path: Path) -> None:
         assert alice.get("/models").status_code == 200
 
 
-def test_bytes_a_day(tmp_path: Path) -> None:
+def test_bytes_a_day(redis_url: str) -> None:
     settings = {
         "NEURON_API_KEYS": SETTING,
         "NEURON_API_KEY_REQUESTS_PER_S": "1000",
         "NEURON_API_KEY_BYTES_PER_DAY": "100",
     }
-    with (
-        run_stack(tmp_path, worker=False, **settings) as stack,
-        client_of(stack, "alice") as alice,
-        client_of(stack, "bob") as bob,
-    ):
+    with gateway(redis_url, **settings) as url, client_of(url, "alice") as alice, client_of(url, "bob") as bob:
         assert alice.post("/classify", json={"text": "a" * 60}, headers=ASYNC).status_code == 202
         refused = alice.post("/generate", json={"prompt": "a", "length": 40, "stream": True})
         assert refused.status_code == 429
@@ -285,9 +299,12 @@ def test_bytes_a_day(tmp_path: Path) -> None:
 
 
 def test_limits_need_redis(tmp_path: Path) -> None:
-    settings = {"NEURON_API_KEYS": SETTING, "NEURON_API_KEY_REQUESTS_PER_S": "1000"}
-    with run_stack(tmp_path, worker=False, **settings) as stack, client_of(stack, "alice") as alice:
-        stack.redis.stop()
+    with (
+        redis_server(tmp_path) as server,
+        gateway(server.connection_url + "/0", NEURON_API_KEYS=SETTING, NEURON_API_KEY_REQUESTS_PER_S="1000") as url,
+        client_of(url, "alice") as alice,
+    ):
+        server.stop()
         response = alice.get("/jobs/" + "A" * 36)
         assert response.status_code == 503
         assert response.json()["type"].endswith(":unavailable")

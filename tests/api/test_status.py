@@ -1,17 +1,16 @@
 """What the service says of itself: models, readiness, metrics, documentation."""
 
 import os
-import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import httpx
 import redis
 
 from contract import wire
 from contract.jobs import WorkerStatus
-from tests.conftest import Stack, run_stack, wait_until
+from tests.conftest import Stack, wait_until
+from tests.support.gateway import gateway
 
 
 def test_models(client: httpx.Client) -> None:
@@ -60,30 +59,31 @@ def test_readiness_ends_with_the_last_worker(stack: Stack, client: httpx.Client)
 
 
 def test_a_hung_engine_is_not_ready(stack: Stack, client: httpx.Client) -> None:
-    stack.processes["worker"].send_signal(signal.SIGSTOP)
-    try:
+    with stack.paused("worker"), redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"]) as heartbeats:
+        known = [name.decode() for name in heartbeats.smembers(wire.WORKERS)]
+        (name,) = [name for name in known if f"-{stack.processes['worker'].pid}-" in name]
+        heartbeat = wire.worker(name)
+        assert 0 < heartbeats.pttl(heartbeat) <= 1000 * wire.HEARTBEAT_TTL_S  # type: ignore[operator]
+        heartbeats.pexpire(heartbeat, 100)  # as after most of that time
         wait_until(lambda: client.get("/readyz").status_code == 503, what="the stopped worker's absence")
-    finally:
-        stack.processes["worker"].send_signal(signal.SIGCONT)
     stack.wait_ready()
 
 
-def test_every_worker_that_is_not_ready_has_its_reason(tmp_path: Path) -> None:
-    with run_stack(tmp_path, worker=False) as stack, stack.client() as client:
-        with redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"]) as heartbeats:
-            for name, stopping, age_s in (("one", True, 0.1), ("two", False, 12.4)):
-                status = WorkerStatus(
-                    id=name,
-                    ready=False,
-                    stopping=stopping,
-                    model=None,
-                    engine_age_s=age_s,
-                    rows_active=1,
-                    rows_waiting=0,
-                )
-                heartbeats.sadd(wire.WORKERS, name)
-                heartbeats.set(wire.worker(name), status.model_dump_json())
-        detail = client.get("/readyz").json()["detail"]
+def test_every_worker_that_is_not_ready_has_its_reason(redis_url: str) -> None:
+    with gateway(redis_url) as url, redis.Redis.from_url(redis_url) as heartbeats:
+        for name, stopping, age_s in (("one", True, 0.1), ("two", False, 12.4)):
+            status = WorkerStatus(
+                id=name,
+                ready=False,
+                stopping=stopping,
+                model=None,
+                engine_age_s=age_s,
+                rows_active=1,
+                rows_waiting=0,
+            )
+            heartbeats.sadd(wire.WORKERS, name)
+            heartbeats.set(wire.worker(name), status.model_dump_json())
+        detail = httpx.get(url + "/readyz").json()["detail"]
         assert detail == "worker one is stopping; worker two has an engine that has not moved for 12 s"
 
 

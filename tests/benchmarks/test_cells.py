@@ -1,13 +1,13 @@
 """`neuron bench cells` on a tiny corpus: every cell at every rate, equal parameters, figures and a picture."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.cells import CELLS, matching_units
+from cli.main import main
 from model.network.language_model import Architecture, LanguageModel
 from trainer.corpus.build import build_corpus
 
@@ -26,10 +26,11 @@ def test_units_are_chosen_for_equal_parameters() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # torch's compiler imports its own old parts
 def test_a_comparison(tmp_path: Path) -> None:
     (tmp_path / "reviews.txt").write_text("\n".join(f"{n} is good and good and good" for n in range(400)))
     build_corpus([tmp_path / "reviews.txt"], tmp_path / "corpus", shards=8)
-    sizes = ["--units", "32", "--lanes", "4", "--window", "16", "--seconds", "0.5", "--learning-rate", "0.01"]
+    sizes = ["--units", "32", "--lanes", "4", "--window", "16", "--seconds", "0.2", "--learning-rate", "0.01"]
     files = [
         "--corpus",
         str(tmp_path / "corpus"),
@@ -38,10 +39,8 @@ def test_a_comparison(tmp_path: Path) -> None:
         "--plot",
         str(tmp_path / "c.png"),
     ]
-    run = subprocess.run(
-        [sys.executable, "-m", "cli.main", "bench", "cells", *sizes, *files], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
+    run = CliRunner().invoke(main, ["bench", "cells", *sizes, *files])
+    assert run.exit_code == 0, run.output
     runs = json.loads((tmp_path / "c.json").read_text())["runs"]
     assert [(run["cell"], run["steepness"]) for run in runs] == CELLS
     for found in runs:

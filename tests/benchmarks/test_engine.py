@@ -1,15 +1,15 @@
 """`neuron bench engine` writes what it says, and what it measures against computes the same."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from benchmarks.plain_loop import PlainLoop
+from cli.main import main
 from engine.folded import FoldedModel
 from engine.reading import read_features
 from model.network.language_model import Architecture, LanguageModel
@@ -25,17 +25,14 @@ def test_the_plain_loop_reads_what_the_engine_reads() -> None:
 
 
 @pytest.mark.slow
-def test_the_figures_hang_together(tmp_path: Path) -> None:
+def test_the_figures_hang_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.engine._LEAST_S", 0.02)
     path, texts = tmp_path / "figures" / "engine.json", tmp_path / "texts.csv"
     texts.write_text("label,sentence\n" + "".join(f'{n % 2},"sentence, {n}"\n' for n in range(20)))
     sizes = ["--units", "32", "--units", "64", "--rows", "1", "--rows", "6", "--rounds", "1", "--device", "cpu"]
     files = ["--texts", str(texts), "--limit", "15", "--json", str(path)]
-    run = subprocess.run(
-        [sys.executable, "-m", "cli.main", "bench", "engine", *sizes, *files],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
+    run = CliRunner().invoke(main, ["bench", "engine", *sizes, *files])
+    assert run.exit_code == 0, run.output
     found = json.loads(path.read_text())
     assert [(figures["units"], figures["rows"]) for figures in found["steps"]] == [(32, 1), (32, 6), (64, 1), (64, 6)]
     for figures in found["steps"]:

@@ -1,15 +1,15 @@
 """`neuron bench recipes` on a tiny corpus: recipes read as `neuron train` reads them, ranked by held-out text."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.contest import of_the_last_tenth
 from benchmarks.recipes import options
+from cli.main import main
 from trainer.corpus.build import build_corpus
 from trainer.run.options import Options
 
@@ -33,19 +33,15 @@ def test_a_recipe_is_what_one_says_to_neuron_train(tmp_path: Path) -> None:
         options("--unit 64", Path("corpus"))
 
 
-@pytest.mark.slow
 def test_a_comparison(tmp_path: Path) -> None:
     (tmp_path / "reviews.txt").write_text("\n".join(f"{n} is good and good and good" for n in range(400)))
     build_corpus([tmp_path / "reviews.txt"], tmp_path / "corpus", shards=8)
     recipes = ["--units 32 --learning-rate 0.01", "--units 48 --optimizer muon"]
     words = [word for recipe in recipes for word in ("--recipe", recipe)]
-    where = ["--corpus", str(tmp_path / "corpus"), "--json", str(tmp_path / "r.json"), "--seconds", "0.5"]
-    run = subprocess.run(
-        [sys.executable, "-m", "cli.main", "bench", "recipes", *where, *words, "--common", "--lanes 4 --window 16"],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
+    where = ["--corpus", str(tmp_path / "corpus"), "--json", str(tmp_path / "r.json"), "--seconds", "0.2"]
+    common = ["--common", "--lanes 4 --window 16 --no-fuse"]
+    run = CliRunner().invoke(main, ["bench", "recipes", *where, *words, *common])
+    assert run.exit_code == 0, run.output
     runs = json.loads((tmp_path / "r.json").read_text())["runs"]
     assert [found["label"] for found in runs] == recipes
     ranked = sorted(runs, key=lambda found: found["validation_bits_per_byte"])

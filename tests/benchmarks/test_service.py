@@ -2,34 +2,33 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from cli.main import main
 from tests.conftest import run_stack
 
-SECONDS = ["--seconds", "1"]
 
-
-def bench(path: Path, volume: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {
+def bench(path: Path, volume: Path, *arguments: str) -> Result:
+    environment = {
         "NEURON_CHECKPOINT_DIR": str(volume),
         "NEURON_WORKER_THREADS": "1",
         "NEURON_WORKER_DTYPE": "float32",
     }
-    command = [sys.executable, "-m", "cli.main", "bench", "service", "--json", str(path), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    # Short, so that requests end within their time on a busy machine, too.
+    texts = path.with_name("short.txt")
+    texts.write_text("".join(f"Film {number}.\n" for number in range(130)))
+    command = ["bench", "service", "--seconds", "0.5", "--texts", str(texts), "--json", str(path), *arguments]
+    return CliRunner().invoke(main, command, env=environment)
 
 
 @pytest.mark.slow
 def test_the_figures_hang_together(tmp_path: Path, tiny_volume: Path) -> None:
-    path, texts = tmp_path / "service.json", tmp_path / "short.txt"
-    # Short, so that requests end within their second on a busy machine, too.
-    texts.write_text("".join(f"Film {number}.\n" for number in range(130)))
-    run = bench(path, tiny_volume, *SECONDS, "--simulated-workers", "3", "--texts", str(texts))
-    assert run.returncode == 0, run.stderr
+    path = tmp_path / "service.json"
+    run = bench(path, tiny_volume, "--simulated-workers", "3")
+    assert run.exit_code == 0, run.output
     found = json.loads(path.read_text())
     assert json.loads(run.stdout) == found
     for name in ("throughput_16_clients_64_texts", "throughput_256_clients_1_text"):
@@ -58,9 +57,8 @@ def test_the_figures_hang_together(tmp_path: Path, tiny_volume: Path) -> None:
 
 
 def test_an_answer_that_is_an_error_ends_the_run_and_is_shown(tmp_path: Path, tiny_volume: Path) -> None:
-    settings = {"NEURON_CHECKPOINT_DIR": str(tiny_volume), "NEURON_API_MAX_TEXTS": "10"}
-    with run_stack(tmp_path, **settings) as stack:
-        refused = bench(tmp_path / "service.json", tiny_volume, *SECONDS, "--url", stack.url)
-    assert refused.returncode == 1
+    with run_stack(tmp_path, worker=False, NEURON_API_MAX_TEXT_BYTES="1") as stack:
+        refused = bench(tmp_path / "service.json", tiny_volume, "--url", stack.url)
+    assert refused.exit_code == 1
     assert "answered 413, not 200" in refused.stderr
     assert not (tmp_path / "service.json").exists()

@@ -42,7 +42,7 @@ def test_a_leak_is_seen() -> None:
 @pytest.mark.slow
 def test_a_short_soak_writes_its_figures(tmp_path: Path) -> None:
     path = tmp_path / "soak.json"
-    command = [sys.executable, "-m", "cli.main", "bench", "soak", "--minutes", "0.2", "--json", str(path)]
+    command = [sys.executable, "-m", "cli.main", "bench", "soak", "--minutes", "0.1", "--json", str(path)]
     environment = os.environ | {"NEURON_WORKER_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     # So short a soak still warms up, so it may say that something rises.

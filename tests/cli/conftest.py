@@ -70,7 +70,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def neuron() -> Neuron:
     """Call `neuron` in this process: `neuron("classify", "text", input=..., env=...)`."""
 

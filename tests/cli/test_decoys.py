@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import ROOT
 
 # As the script `neuron` starts: without the working directory on its path.
@@ -28,6 +30,7 @@ def test_a_model_in_this_process(decoys: Path, volume: Path) -> None:
     assert "Good." in neuron(decoys, "classify", "Good.", "--checkpoint", volume)
 
 
+@pytest.mark.slow
 def test_a_training_publishes_from_its_child(decoys: Path, tmp_path: Path) -> None:
     """The child that publishes is started by multiprocessing, not by us."""
     (decoys / "reviews.txt").write_text("".join(f"Review {number} is good.\n" for number in range(600)))

@@ -1,9 +1,11 @@
 """`neuron evaluate`: every command leaves its report, and what a user can do wrong ends in a message."""
 
+import contextlib
 import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +141,39 @@ def test_a_command_leaves_its_report(
     assert str(out) in result.stdout
 
 
-def test_all_protocols_end_in_one_table(evaluate: Callable[..., Result], data: Path, tmp_path: Path) -> None:
-    result = evaluate("all", "--data", data, "--draws", 2, "--samples", 2)
+@dataclass
+class Everything:
+    """What `neuron evaluate all` made of a model; all its paths are relative to `directory`, so a copy goes on."""
+
+    directory: Path
+    result: Result
+    again: Callable[..., Result]
+
+    def copy(self, to: Path) -> Path:
+        return shutil.copytree(self.directory, to, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def everything(neuron: Neuron, volume: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Everything:
+    def run(directory: Path, *options: object, draws: int = 2) -> Result:
+        places = ("--out", "out", "--cache", "cache", "--checkpoint", "volume")
+        with contextlib.chdir(directory):
+            return neuron("evaluate", "all", "--data", data, "--draws", draws, "--samples", 2, *options, *places)
+
+    directory = tmp_path_factory.mktemp("everything")
+    shutil.copytree(volume, directory / "volume")
+    return Everything(directory, run(directory), run)
+
+
+def started(result: Result) -> list[str]:
+    """The protocols that were not there yet."""
     assert result.exit_code == 0, result.stderr
-    out = tmp_path / "out"
+    return [line.split()[3] for line in result.stdout.splitlines() if line.startswith("$ ")]
+
+
+def test_all_protocols_end_in_one_table(everything: Everything) -> None:
+    assert everything.result.exit_code == 0, everything.result.stderr
+    out = everything.directory / "out"
     reports = {path.parent.name: json.loads(path.read_text()) for path in out.glob("*/report.json")}
     assert len(reports) == 11
     assert {name for name, report in reports.items() if report["pooling"] == "mean"} == {"sst-mean", "imdb-mean"}
@@ -165,12 +196,13 @@ def test_all_protocols_end_in_one_table(evaluate: Callable[..., Result], data: P
 
 
 def test_the_page_may_lie_elsewhere_and_takes_growth_in(
-    evaluate: Callable[..., Result], neuron: Neuron, data: Path, volume: Path, tmp_path: Path
+    everything: Everything, neuron: Neuron, data: Path, volume: Path, tmp_path: Path
 ) -> None:
-    out, page = tmp_path / "out", tmp_path / "page.md"
+    out, page = everything.copy(tmp_path) / "out", tmp_path / "page.md"
+    (out / "results.md").unlink()
     grown = neuron("evaluate", "growth", volume, "--data", data, "--out", out / "growth", "--cache", tmp_path / "cache")
     assert grown.exit_code == 0, grown.stderr
-    result = evaluate("all", "--data", data, "--draws", 2, "--samples", 2, "--page", page)
+    result = everything.again(tmp_path, "--page", "page.md")
     assert result.exit_code == 0, result.stderr
     assert not (out / "results.md").exists()
     links = re.findall(r"\]\((.+?\.(?:png|html))\)", page.read_text())
@@ -178,27 +210,18 @@ def test_the_page_may_lie_elsewhere_and_takes_growth_in(
     assert all((tmp_path / link).exists() for link in links)
 
 
-def test_what_is_there_of_all_is_not_made_again(
-    evaluate: Callable[..., Result], data: Path, volume: Path, tmp_path: Path
-) -> None:
+def test_what_is_there_of_all_is_not_made_again(everything: Everything, tmp_path: Path) -> None:
     """But for other options, another checkpoint, and what was left half-way."""
-
-    model = shutil.copytree(volume, tmp_path / "volume")
-
-    def run(draws: int) -> list[str]:
-        result = evaluate("all", "--data", data, "--draws", draws, "--samples", 2, model=model)
-        assert result.exit_code == 0, result.stderr
-        return [line.split()[3] for line in result.stdout.splitlines() if line.startswith("$ ")]
-
-    assert len(run(2)) == 11
-    assert run(2) == []
+    assert len(started(everything.result)) == 11
+    everything.copy(tmp_path)
+    assert started(everything.again(tmp_path)) == []
     (tmp_path / "out" / "shifts" / "report.json").write_text("{")
-    assert run(3) == ["shifts", "curve"]
-    manifest = volumes.resolve(model) / checkpoint.MANIFEST
+    assert started(everything.again(tmp_path, draws=3)) == ["shifts", "curve"]
+    manifest = volumes.resolve(tmp_path / "volume") / checkpoint.MANIFEST
     before = manifest.read_text()
     manifest.write_text(before.replace('"notes": "', '"notes": "another '))
     assert manifest.read_text() != before
-    assert len(run(3)) == 11
+    assert len(started(everything.again(tmp_path, draws=3))) == 11
 
 
 def test_the_growth_of_a_volumes_checkpoints(neuron: Neuron, volume: Path, data: Path, tmp_path: Path) -> None:

@@ -189,14 +189,14 @@ def test_generate_ranked_by_sentiment(neuron: Neuron, volume: Path, by_worker: E
 
 
 def test_generate_without_any_stop(neuron: Neuron, volume: Path) -> None:
-    result = neuron("generate", "--checkpoint", volume, "--seed", 1, "--length", 2000, "--stop", "", "--json")
+    result = neuron("generate", "--checkpoint", volume, "--seed", 1, "--length", 400, "--stop", "", "--json")
     (sample,) = json.loads(result.stdout)["results"]
     assert sample["finish_reason"] == "length"
     assert "\n" in sample["text"]
 
 
 def test_a_terminal_is_shown_the_prompt_and_no_controls(neuron: Neuron, volume: Path) -> None:
-    arguments = ["generate", "so\x1b", "--checkpoint", volume, "--seed", 1, "--length", 2000, "--stop", ""]
+    arguments = ["generate", "so\x1b", "--checkpoint", volume, "--seed", 1, "--length", 400, "--stop", ""]
     shown = neuron(*arguments, env={"FORCE_COLOR": "1", "NO_COLOR": "1"}).stdout
     assert "so␛" in shown
     controls = {character for character in shown if ord(character) < 32} - {"\n"}

@@ -1,11 +1,12 @@
 """`neuron up`: one command serves, and whatever ends it leaves no process behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -13,9 +14,10 @@ import pytest
 
 from tests.cli.conftest import ROOT
 from tests.conftest import free_port, wait_until
+from tests.support.decoys import write_decoys
 
 
-@contextmanager
+@contextlib.contextmanager
 def up(
     directory: Path, volume: Path, cwd: Path | None = None, **settings: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
@@ -64,6 +66,22 @@ def wait_greeting(process: subprocess.Popen[bytes], log: Path) -> None:
     wait_until(greeted, what="the greeting")
 
 
+@dataclass
+class Serving:
+    process: subprocess.Popen[bytes]
+    url: str
+    directory: Path
+
+
+@pytest.fixture(scope="module")
+def among_decoys(tiny_volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """It serves, from a folder that has modules of our names. For tests that leave it as it is."""
+    directory, decoys = tmp_path_factory.mktemp("up"), write_decoys(tmp_path_factory.mktemp("decoys"))
+    with up(directory, tiny_volume, cwd=decoys) as (process, url, log):
+        wait_greeting(process, log)
+        yield Serving(process, url, directory)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_serves_and_stops_without_orphans(tmp_path: Path, tiny_volume: Path, number: signal.Signals) -> None:
     with up(tmp_path, tiny_volume) as (process, url, log):
@@ -94,6 +112,7 @@ def test_a_child_that_dies_ends_the_rest_with_an_error(tmp_path: Path, tiny_volu
         assert family(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_accepted_jobs_survive_a_restart(tmp_path: Path, tiny_volume: Path) -> None:
     later = {"Prefer": "respond-async"}
     with up(tmp_path, tiny_volume) as (process, url, log):
@@ -103,20 +122,24 @@ def test_accepted_jobs_survive_a_restart(tmp_path: Path, tiny_volume: Path) -> N
         process.terminate()
         assert process.wait(60) == 0
     with up(tmp_path, tiny_volume) as (process, url, log):
-        wait_greeting(process, log)
+
+        def answer() -> httpx.Response | None:
+            assert process.poll() is None, log.read_text()
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(url + where)
+            return None
+
+        wait_until(answer, what="the gateway")  # which needs no worker to tell
         assert httpx.get(url + where).json()["state"] == "done"
 
 
-def test_two_on_one_data_directory(tmp_path: Path, tiny_volume: Path) -> None:
-    with up(tmp_path, tiny_volume) as (first, _, log):
-        wait_greeting(first, log)
-        with up(tmp_path, tiny_volume) as (second, _, other_log):
-            assert second.wait(60) == 1
-            assert "is in use by another server" in other_log.read_text()
-        assert first.poll() is None
+def test_two_on_one_data_directory(among_decoys: Serving, tiny_volume: Path) -> None:
+    with up(among_decoys.directory, tiny_volume) as (second, _, other_log):
+        assert second.wait(60) == 1
+        assert "is in use by another server" in other_log.read_text()
+    assert among_decoys.process.poll() is None
 
 
-def test_up_serves_from_a_folder_that_has_modules_of_our_names(tmp_path: Path, tiny_volume: Path, decoys: Path) -> None:
-    with up(tmp_path, tiny_volume, cwd=decoys) as (process, url, log):
-        wait_greeting(process, log)
-        assert httpx.post(url + "/classify", json={"text": "Good."}).json()["model"]["name"] == "tiny"
+def test_up_serves_from_a_folder_that_has_modules_of_our_names(among_decoys: Serving) -> None:
+    answered = httpx.post(among_decoys.url + "/classify", json={"text": "Good."})
+    assert answered.json()["model"]["name"] == "tiny"

@@ -17,7 +17,9 @@ from engine.observer import Observer
 from engine.reading import read_features
 from engine.rows import DeadlineExceeded, EngineFailure, RowCancelled, RowRequest, RowResult, Sampling
 from engine.torch_backend import TorchBackend
-from tests.conftest import mean_hidden, tiny_model, wait_until
+from tests.conftest import tiny_model, wait_until
+from tests.support.exact import mean_hidden
+from tests.support.examples import examples
 
 FOLDED = FoldedModel(tiny_model(), dtype=torch.float32)
 _random = np.random.default_rng(0)
@@ -106,7 +108,7 @@ def test_rows_of_many_jobs_share_steps(counted: tuple[Engine, Steps], backend: T
     assert made.steps < 4000 * 0.75
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 59), st.integers(0, 30), st.integers(0, 100)), min_size=1, max_size=12))
 def test_reading_and_generating_rows_do_not_disturb_each_other(rows: list[tuple[int, int, int]]) -> None:
     engine, backend = Engine(max_rows=5, block_steps=4), TorchBackend(FOLDED, max_rows=5)
@@ -124,18 +126,21 @@ def test_reading_and_generating_rows_do_not_disturb_each_other(rows: list[tuple[
 
 
 class Recording(TorchBackend):
-    """Remembers which slots ran in each block. A step of n rows is said to take n seconds."""
+    """Remembers which slots ran in each block, which waits for `go`. A step of n rows is said to take n seconds."""
 
     def __init__(self) -> None:
         super().__init__(FOLDED, max_rows=32)
         self.blocks: list[list[int]] = []
         self.interrupts = 0
+        self.go = threading.Event()
+        self.go.set()
 
     def step_seconds(self, rows: int) -> float:
         return float(rows)
 
     def run(self, block: list[BlockRow], interrupted: Callable[[], bool] = bool) -> list[BlockRowResult]:
         self.blocks.append(sorted(row.slot for row in block))
+        self.go.wait(60)
         results = super().run(block, interrupted)
         self.interrupts += results[0].steps < block[0].steps
         return results
@@ -177,12 +182,16 @@ def test_an_interactive_row_ends_a_block_of_bulk_rows() -> None:
 def test_a_bulk_row_that_an_interactive_row_follows_runs_as_one(engine: Engine) -> None:
     """Otherwise a request that somebody waits for would depend on the turns of one that nobody waits for."""
     backend = Recording()
-    text = b"the common prefix, " * 1000  # its last prefix but one ends 568 bytes, 71 blocks, before its end
+    text = b"the common prefix, " * 100  # its last prefix but one ends 108 bytes, 14 blocks, before its end
     run(engine, backend, RowRequest(text + b"seen"))
+    begun = len(backend.blocks)
+    backend.go.clear()  # until all are there
     first = engine.submit(backend, [RowRequest(text[:-1] + b"b", priority="bulk")], threading.Event())
-    texts = [bytes([number]) * 30_000 for number in range(15)]
+    wait_until(lambda: len(backend.blocks) > begun, what="the bulk row's start")
+    texts = [bytes([number]) * 1000 for number in range(15)]
     others = engine.submit(backend, [RowRequest(text, priority="bulk") for text in texts], threading.Event())
     (row,) = engine.submit(backend, [RowRequest(text[:-1] + b"i")], threading.Event())
+    backend.go.set()
     row.done.result(60)
     begun = len(backend.blocks)
     for other in first + others:

@@ -11,6 +11,7 @@ from torch import Tensor
 from engine.folded import Clamps, FoldedModel
 from model.network.cells import CellName, State, step
 from model.network.language_model import Architecture, LanguageModel
+from tests.support.examples import examples
 
 UNITS = 24
 CELLS = get_args(CellName)
@@ -72,7 +73,7 @@ def test_float32_is_the_reference(name: CellName, rows: int) -> None:
 
 @by_cell
 @given(data=st.data())
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 def test_a_row_is_the_same_beside_any_rows(name: CellName, data: st.DataObject) -> None:
     rows = data.draw(st.integers(2, 20))
     order = data.draw(st.permutations(range(rows)))

@@ -19,7 +19,8 @@ from engine.rows import Sampling
 from engine.torch_backend import TorchBackend
 from model.network.cells import CellName
 from model.network.language_model import Architecture, LanguageModel
-from tests.conftest import mean_hidden
+from tests.support.exact import mean_hidden
+from tests.support.examples import examples
 
 UNITS = 64
 MAX_ROWS = 40  # not a power of two: the most rows of a graph
@@ -99,7 +100,7 @@ def compare(ours: TorchBackend, other: TorchBackend, run: list[list[BlockRow]]) 
 
 
 @given(st.sampled_from(CELLS), st.lists(blocks(), min_size=1, max_size=3))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_blocks_give_what_steps_of_torch_give(cell: CellName, run: list[list[BlockRow]]) -> None:
     compare(GraphBackend(FOLDED[cell], MAX_ROWS), TorchBackend(FOLDED[cell], MAX_ROWS), run)
 
@@ -198,7 +199,7 @@ def test_interpreted_kernels_give_what_steps_of_torch_give(cell: CellName, monke
     plain = FoldedModel(language_model(cell), dtype=torch.float32)
 
     @given(st.lists(blocks(most_steps=4, counts=(1, 2, 3)), min_size=1, max_size=2))
-    @settings(deadline=None, max_examples=10)
+    @settings(deadline=None, max_examples=examples(10))
     def few_rows(run: list[list[BlockRow]]) -> None:
         compare(GraphBackend(plain, MAX_ROWS), TorchBackend(plain, MAX_ROWS), run)
 
@@ -223,7 +224,7 @@ def test_graphs_give_what_a_cpu_gives(cell: CellName, fused: bool, warm: bool, m
 
     # Devices round differently, so now and then a draw would fall between two bytes: the same examples every time.
     @given(st.lists(blocks(), min_size=1, max_size=3))
-    @settings(deadline=None, max_examples=10, derandomize=True)
+    @settings(deadline=None, max_examples=examples(10), derandomize=True)
     def agree(run: list[list[BlockRow]]) -> None:
         compare(ours, other, run)
 

@@ -58,12 +58,12 @@ def test_rows_run_a_few_at_a_time_and_lose_nothing(engine: Engine, error: Except
 
 def test_rows_run_together_again_when_there_is_memory(engine: Engine) -> None:
     backend = Small(MemoryError(), fits=8)
-    rows = engine.submit(backend, [RowRequest(text * 8) for text in TEXTS], threading.Event())
-    rows[0].done.result(60)
-    backend.fits = 16
+    # From the end of the first row on there is memory; the others need more blocks than a limit takes to grow.
+    rows = engine.submit(backend, [RowRequest(b"x"), *(RowRequest(text * 2) for text in TEXTS[1:])], threading.Event())
+    rows[0].done.add_done_callback(lambda _: setattr(backend, "fits", 16))
     for row in rows:
         row.done.result(60)
-    (again,) = engine.submit(backend, [RowRequest(b"x")], threading.Event())
+    (again,) = engine.submit(backend, [RowRequest(b"y")], threading.Event())
     again.done.result(60)
     assert max(backend.blocks[2:]) > 8
 

@@ -14,7 +14,8 @@ from engine.reading import read_features, read_texts
 from model.heads.pooling import Pooling, pool
 from model.network.language_model import Architecture, LanguageModel
 from model.texts.preparation import prepare
-from tests.conftest import mean_hidden
+from tests.support.exact import mean_hidden
+from tests.support.examples import examples
 
 UNITS = 16
 
@@ -41,7 +42,7 @@ def read_alone(model: FoldedModel, text: bytes) -> NDArray[np.float32]:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=12), st.integers(1, 14))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_every_text_in_its_own_place(texts: list[bytes], rows: int) -> None:
     features = read_features(MODEL, texts, rows=rows)
     assert features.dtype == np.float32
@@ -61,7 +62,7 @@ def test_the_mean_is_that_of_every_byte_of_the_text(cell: str, dtype: torch.dtyp
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=12), st.integers(1, 14))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(20))
 def test_a_mean_is_the_same_to_the_bit_in_any_batch(texts: list[bytes], rows: int) -> None:
     alone = [read_features(MODEL, [text], "mean")[0] for text in texts]
     np.testing.assert_array_equal(read_features(MODEL, texts, "mean", rows=rows), alone)

@@ -10,6 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from engine.sampling import Choice, sample, uniform
+from tests.support.examples import examples
 
 Floats = NDArray[np.float64]
 
@@ -130,7 +131,7 @@ def test_top_p_looks_at_the_probabilities_after_temperature() -> None:
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 99), min_size=1, max_size=30))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_a_draw_depends_on_its_own_row_alone(seed: int, places: list[int]) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = random_logits(100, seed=seed)
@@ -166,7 +167,7 @@ def test_impossible_bytes_are_never_drawn() -> None:
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**40))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_uniform_lies_below_one(seed: int, position: int) -> None:
     value = uniform(torch.tensor([seed]), torch.tensor([position]))
     assert value.dtype == torch.float64

@@ -1,4 +1,4 @@
-"""Strangers' texts share steps: 64 single-text requests at once, on the shipped model as `make up` serves it."""
+"""Strangers' texts share steps: 64 single-text requests at once, on the shipped model."""
 
 import concurrent.futures
 import http.client
@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import Stack, run_stack
 
 TEXTS = Path("examples/reviews.txt").read_text().splitlines()[:64]
-_ROUNDS = 3
+_ROUNDS = 3  # at most
+_SHARED = 16  # rows a step
 
 
 def post(stack: Stack, texts: list[str], start: threading.Barrier) -> list[dict[str, object]]:
@@ -29,7 +30,7 @@ def post(stack: Stack, texts: list[str], start: threading.Barrier) -> list[dict[
 @pytest.mark.slow
 def test_64_requests_at_once_get_the_labels_of_one_request_and_share_steps(tmp_path: Path) -> None:
     # Without a cache: the rounds send the same texts, and what is remembered costs no step.
-    settings = {"NEURON_WORKER_DTYPE": "auto", "NEURON_WORKER_THREADS": "0", "NEURON_WORKER_PREFIX_CACHE_MB": "0"}
+    settings = {"NEURON_WORKER_DTYPE": "auto", "NEURON_WORKER_PREFIX_CACHE_MB": "0"}
     with run_stack(tmp_path, **settings) as stack:
         together = post(stack, TEXTS, threading.Barrier(1))
         shares = []
@@ -41,5 +42,7 @@ def test_64_requests_at_once_get_the_labels_of_one_request_and_share_steps(tmp_p
             rows = stack.worker_metric("neuron_step_rows_sum") - before[0]
             shares.append(rows / (stack.worker_metric("neuron_step_rows_count") - before[1]))
             assert [result["label"] for result in alone] == [result["label"] for result in together]
-        # How fast 64 requests arrive is the client's affair, and this machine's at the moment: the best round counts.
-        assert max(shares) >= 16, f"mean rows a step: {shares}"
+            # How fast 64 requests arrive is the client's affair, and this machine's at the moment: the best one counts.
+            if shares[-1] >= _SHARED:
+                break
+        assert max(shares) >= _SHARED, f"mean rows a step: {shares}"

@@ -16,7 +16,8 @@ from engine.rows import Sampling
 from engine.torch_backend import TorchBackend
 from model.network.cells import CellName
 from model.network.language_model import Architecture, LanguageModel
-from tests.conftest import mean_hidden
+from tests.support.exact import mean_hidden
+from tests.support.examples import examples
 
 # Not a multiple of a vector's length, so that whatever is left over after whole vectors would show.
 UNITS = 300
@@ -76,7 +77,7 @@ def neighbours(count: int, seed: int) -> list[BlockRow]:
 
 @pytest.mark.parametrize("threads", [1, 3])
 @given(st.sampled_from(MODELS), st.integers(0, MAX_ROWS - 1), st.data())
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 def test_neighbours_change_no_bit(threads: int, model: FoldedModel, count: int, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, count))
     block = neighbours(count, seed=count)

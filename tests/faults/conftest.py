@@ -1,6 +1,6 @@
 """The account that every fault must leave, and the figures for docs/reliability.md.
 
-`FAULTS_JSON=FILE .venv/bin/pytest -m faults` adds a row for every fault to FILE.
+`FAULTS_JSON=FILE .venv/bin/pytest -m faults` adds a row for every fault to FILE, and meets it with a larger load.
 """
 
 from collections.abc import Callable

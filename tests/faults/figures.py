@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "reliability.md"
 _FAULTS = ROOT / "benchmarks" / "results" / "faults-cpu.json"
 _SOAK = ROOT / "benchmarks" / "results" / "soak-cpu.json"
+# Where they are made, loads are larger and longer than where a test of a fault only has to meet jobs in flight.
+MADE = "FAULTS_JSON" in os.environ
 _PART = "<!-- {0}: python -m tests.faults.figures -->\n{1}<!-- end of {0} -->\n"
 
 

@@ -25,8 +25,10 @@ import redis
 import uvloop
 
 from contract import wire
+from tests.faults.figures import MADE
 
-CLIENTS = 200
+CLIENTS = 200 if MADE else 50
+CALM_S = 3.0 if MADE else 1.0  # the load's, before and after what befalls a service
 _PATIENCE_S = 120.0  # with one job; then it counts as lost
 _AGAIN_S = 0.25
 _MESSAGES_S = 30.0  # for second messages of ended jobs to be taken

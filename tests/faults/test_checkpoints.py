@@ -20,7 +20,7 @@ from model.checkpoints.manifest import WEIGHTS
 from model.checkpoints.volumes import LATEST
 from tests.conftest import Stack, publish_tiny, run_stack, wait_until
 from tests.faults.conftest import Accounted
-from tests.faults.load import Load, mixed
+from tests.faults.load import CALM_S, Load, mixed
 
 _HUGE = 2**40  # bytes, of a file with holes
 
@@ -162,7 +162,7 @@ def test_what_is_no_checkpoint_is_refused_under_load(volume: Path, tmp_path: Pat
     settings = {"NEURON_CHECKPOINT_DIR": str(volume), "NEURON_WORKER_POLL_S": "0.1"}
     with run_stack(tmp_path / "stack", **settings) as stack:
         with Load([stack.url], mixed()) as load:
-            time.sleep(2)
+            time.sleep(CALM_S)
             moment = time.monotonic()
             for step, damage in enumerate(_DAMAGE, 2):
                 before = _refused(stack)

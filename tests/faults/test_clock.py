@@ -10,7 +10,7 @@ import redis
 
 from tests.conftest import Stack, run_stack, wait_until
 from tests.faults.conftest import Accounted
-from tests.faults.load import Load, left_behind, mixed
+from tests.faults.load import CALM_S, Load, left_behind, mixed
 
 _LIBRARY = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
 pytestmark = pytest.mark.skipif(_LIBRARY is None, reason="needs libfaketime (Debian: apt-get install libfaketime)")
@@ -52,7 +52,7 @@ def test_the_clocks_of_gateway_and_worker_jump(
 ) -> None:
     with run_stack(tmp_path, NEURON_CHECKPOINT_DIR=str(tiny_volume), **clock.environment) as stack:
         with Load([stack.url], mixed()) as load:
-            time.sleep(2)
+            time.sleep(CALM_S)
             moment = time.monotonic()
             for ahead_s in (7200, 0, -7200, 0):
                 clock.set(ahead_s)
@@ -76,12 +76,12 @@ def test_the_clock_of_redis_jumps(
             monkeypatch.delenv(name)
         url = stack.environment["NEURON_REDIS_URL"]
         with redis.Redis.from_url(url) as server, Load([stack.url], mixed()) as load:
-            time.sleep(2)
+            time.sleep(CALM_S)
             moment = time.monotonic()
             for ahead_s in (1800, 0):
                 clock.set(ahead_s)
                 wait_until(lambda ahead_s=ahead_s: abs(server.time()[0] - time.time() - ahead_s) < 60, what="the jump")  # type: ignore[misc]
-                time.sleep(3)
+                time.sleep(CALM_S)
         # What ended while it was queued again is still listed as waiting, until a worker looks for lost jobs.
         wait_until(lambda: left_behind(url) == {}, what="nothing left over")
         accounted("clock of Redis jumps by half an hour, both ways", load, url, moment)

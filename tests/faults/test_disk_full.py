@@ -12,7 +12,7 @@ from model.checkpoints.checkpoint import CheckpointError
 from model.checkpoints.volumes import latest
 from tests.conftest import publish_tiny, run_stack, wait_until
 from tests.faults.conftest import Accounted
-from tests.faults.load import Load, mixed
+from tests.faults.load import CALM_S, Load, mixed
 from tests.support.small_disk import full, small_disk
 
 
@@ -23,7 +23,7 @@ def test_a_model_that_has_no_room_is_not_published(tmp_path: Path, accounted: Ac
         settings = {"NEURON_CHECKPOINT_DIR": str(volume), "NEURON_WORKER_POLL_S": "0.1"}
         with run_stack(tmp_path / "stack", **settings) as stack:
             with Load([stack.url], mixed()) as load:
-                time.sleep(2)
+                time.sleep(CALM_S)
                 moment = time.monotonic()
                 for free in (0, size // 2, size - 1):
                     with full(volume, but=free), pytest.raises(CheckpointError) as refused:
@@ -35,7 +35,7 @@ def test_a_model_that_has_no_room_is_not_published(tmp_path: Path, accounted: Ac
                     assert sorted(path.name for path in volume.rglob("*")) == sorted(
                         [".lock", "LATEST", "manifest.json", "model.safetensors", "step-1", "tiny"]
                     )
-                time.sleep(1)
+                time.sleep(CALM_S)
             accounted("disk full on publish", load, stack.environment["NEURON_REDIS_URL"], moment)
             assert stack.worker_metric("neuron_reloads_total", '{outcome="refused"}') == 0
             published = publish_tiny(volume, step=2)
@@ -55,7 +55,7 @@ def test_a_redis_that_cannot_write_refuses_and_comes_back(
             server.config_set("appendonly", "yes")
             wait_until(lambda: server.info("persistence")["aof_rewrite_in_progress"] == 0, what="the first append file")
             with Load([stack.url], mixed()) as load:
-                time.sleep(2)
+                time.sleep(CALM_S)
                 moment = time.monotonic()
                 with full(disk):
                     wait_until(lambda: server.info("persistence")["aof_last_write_status"] == "err", what="a full disk")
@@ -65,6 +65,6 @@ def test_a_redis_that_cannot_write_refuses_and_comes_back(
                         assert answer.status_code == 503, answer.text
                         assert time.monotonic() - began < 3
                         time.sleep(1)
-                time.sleep(3)
+                time.sleep(CALM_S)
         accounted("Redis cannot write for 5 s, its disk is full", load, url, moment)
         assert all(process.poll() is None for process in stack.processes.values())

@@ -18,7 +18,7 @@ from tests.conftest import Stack, run_stack
 from tests.faults.figures import record, rss_mib
 from tests.faults.load import left_behind
 
-SECONDS = float(os.environ.get("OVERLOAD_S", "12"))
+SECONDS = float(os.environ.get("OVERLOAD_S", "6"))
 SAMPLES = 16  # a request's; so that few requests a second are the limit, and this process can ask for ten times more
 ROOM = 16  # requests that the queue takes
 BODIES = [

@@ -19,13 +19,14 @@ from cli.stack.children import workers_ready
 from contract import wire
 from tests.conftest import Stack, free_port, run_stack, wait_until
 from tests.faults.conftest import Accounted
-from tests.faults.load import Load, mixed
+from tests.faults.figures import MADE
+from tests.faults.load import CALM_S, Load, mixed
 from tests.worker.test_dead_letters import neuron
 
 WORKERS = "worker 1", "worker 2"
 GATEWAYS = "api", "api 2"
 ASYNC = {"Prefer": "respond-async"}
-CALM_S = 3.0  # the load's, before and after what a test does
+AWAY_S = 5.0 if MADE else 2.0  # Redis
 
 
 class Cluster:
@@ -46,7 +47,7 @@ class Cluster:
         else:
             port = self.metrics_ports[name]
             sabotage = {"SABOTAGE_FILE": str(self.harm), "NEURON_WORKER_METRICS_PORT": port}
-            self.stack.spawn(name, "tests.worker.sabotaged", **sabotage)
+            self.stack.spawn(name, f"tests.worker.{'sabotaged' if MADE else 'hurried'}", **sabotage)
 
     def terminate(self, name: str) -> int:
         """SIGTERM. Returns the exit status."""
@@ -161,7 +162,7 @@ def test_redis_killed_comes_back_with_all_jobs_and_is_missed_quickly(cluster: Cl
     with cluster.loaded() as load:
         moment = time.monotonic()
         server.terminate()  # kill -9
-        while time.monotonic() < moment + 5:
+        while time.monotonic() < moment + AWAY_S:
             for url in cluster.urls.values():
                 refused(url, "POST", "/classify")
                 refused(url, "GET", "/jobs/no-such-job-0123456789")

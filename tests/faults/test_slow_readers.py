@@ -12,7 +12,7 @@ from contract import wire
 from tests.conftest import Stack, run_stack, wait_until
 from tests.faults.conftest import Accounted
 from tests.faults.figures import rss_mib
-from tests.faults.load import Load, mixed
+from tests.faults.load import CALM_S, Load, mixed
 
 STREAMS = 100
 LENGTH = 50_000
@@ -51,7 +51,7 @@ def test_streams_that_nobody_reads_harm_nobody(tiny_volume: Path, tmp_path: Path
             def written() -> int:
                 return sum(server.xlen(wire.events(job_id)) for job_id in unread())
 
-            time.sleep(3)
+            time.sleep(CALM_S)
             before = rss_mib(gateway)
             moment = time.monotonic()
             clients = [_ask_and_read_nothing(stack, seed) for seed in range(STREAMS)]

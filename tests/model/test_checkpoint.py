@@ -21,6 +21,7 @@ from model.checkpoints.manifest import WEIGHTS
 from model.checkpoints.volumes import latest, publish
 from model.network.language_model import Architecture
 from tests.support.checkpoints import MANIFEST, UNITS, forge, header_of, tiny_model
+from tests.support.examples import examples
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -46,7 +47,7 @@ def test_bfloat16_is_what_is_published_by_default(tmp_path: Path) -> None:
 
 
 @given(position=st.integers(0, 2**40), flip=st.integers(1, 255))
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_damaged_byte_of_the_weights_is_noticed(copied: Path, position: int, flip: int) -> None:
     path = copied / WEIGHTS
     content = path.read_bytes()
@@ -172,7 +173,7 @@ def test_headers_that_claim_too_much_are_refused(copied: Path, shape: list[int],
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_forged_weights_load_or_are_refused(published: Path, copied: Path, data: st.DataObject) -> None:
     content = bytearray((published / WEIGHTS).read_bytes())
     if data.draw(st.booleans(), label="garbage"):

@@ -21,9 +21,10 @@ from model.checkpoints.volumes import LATEST
 from model.heads.classifier import head_probabilities
 from tests.support.checkpoints import MANIFEST as VALID
 from tests.support.checkpoints import UNITS, forge, header_of, tiny_model
+from tests.support.examples import examples
 from tests.support.hostile import SPITEFUL, damaged, distorted
 
-FUZZ = settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))
+FUZZ = settings(deadline=None, max_examples=examples(250), suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

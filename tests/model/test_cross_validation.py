@@ -102,6 +102,7 @@ def test_the_estimate_holds_for_fresh_rows() -> None:
         assert truth > 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit_only", [False, True])
 def test_on_noise_the_estimate_is_that_of_guessing(unit_only: bool) -> None:
     """On average: that of one set may lie anywhere near. A unit chosen on all rows would pass for 0.65."""

@@ -17,13 +17,14 @@ from model.heads.classifier import head_probabilities
 from model.heads.cross_validation import Fitted, accuracy_interval
 from tests.support.checkpoints import MANIFEST as VALID
 from tests.support.checkpoints import UNITS
+from tests.support.examples import examples
 from tests.support.features import FEATURES, assert_probabilities
 from tests.support.hostile import damaged, distorted
 
 MANIFEST = replace(VALID, sha256={"model.safetensors": "ab" * 32})
 FITTED = Fitted({1: [0.5], 3: [-2.0]}, [0.25], 0.125, 5, 0.75, 0.05, [3, 1])
 HEAD = stored_head("mine", MANIFEST, FITTED, ["no", "yes"], "mean", examples=20, created=1e9, made_by="a-job-of-a-test")
-FUZZ = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+FUZZ = settings(deadline=None, max_examples=examples(300), suppress_health_check=list(HealthCheck))
 
 
 def write(directory: Path, stored: StoredHead = HEAD) -> None:
@@ -81,6 +82,7 @@ def _race(directory: Path, examples: int, reported: "multiprocessing.Queue[tuple
             pass
 
 
+@pytest.mark.slow
 def test_of_two_writers_of_a_name_one_is_told_that_it_won(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     reported = spawn.Queue()
@@ -246,7 +248,7 @@ def test_whatever_a_file_holds_is_a_head_or_is_refused(scratch: Path, content: b
 
 
 @given(st.data())
-@settings(FUZZ, max_examples=50)
+@settings(FUZZ, max_examples=examples(50))
 def test_a_stored_head_says_what_the_fit_said(scratch: Path, data: st.DataObject) -> None:
     value = st.floats(-1e3, 1e3, width=32)
     weights = data.draw(st.dictionaries(st.integers(0, UNITS - 1), st.lists(value, min_size=3, max_size=3)))

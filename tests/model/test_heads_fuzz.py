@@ -19,10 +19,11 @@ from model.heads.classifier import Head, fit_l1, head_probabilities
 from model.heads.unit import calibrate, find_unit, fit_threshold
 from tests.support.checkpoints import MANIFEST as VALID
 from tests.support.checkpoints import UNITS, tiny_model
+from tests.support.examples import examples
 from tests.support.features import FEATURES, assert_probabilities
 from tests.support.hostile import SPITEFUL, distorted
 
-FUZZ = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+FUZZ = settings(deadline=None, max_examples=examples(300), suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ LABELS = [0, 1, 0, 1, 1, 0]
 @given(rows=st.lists(st.lists(NUMBERS, min_size=2, max_size=2), min_size=6, max_size=6))
 @example(rows=[[5e-324 * label, 1e30 * label] for label in LABELS])
 @example(rows=[[1e308 * label, -1e308] for label in LABELS])
-@settings(FUZZ, max_examples=60)
+@settings(FUZZ, max_examples=examples(60))
 def test_whatever_is_fitted_is_finite_or_refused(rows: list[list[float]]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Liblinear failed to converge")

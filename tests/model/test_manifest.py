@@ -19,6 +19,7 @@ from model.heads.classifier import Head
 from model.heads.unit import Calibration
 from model.network.language_model import Architecture
 from tests.support.checkpoints import MANIFEST, UNITS, Json, edit, tiny_model
+from tests.support.examples import examples
 
 
 def test_manifest_fields_on_disk(published: Path) -> None:
@@ -289,7 +290,7 @@ FIELDS = [
 
 
 @given(path=st.sampled_from(FIELDS), value=ANYTHING)
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_in_any_field_reads_or_is_refused(
     published: Path, copied: Path, path: tuple[str, ...], value: object
 ) -> None:
@@ -300,7 +301,7 @@ def test_any_value_in_any_field_reads_or_is_refused(
 
 
 @given(position=st.integers(0, 2**20), byte=st.integers(0, 255))
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_manifest_reads_or_is_refused(published: Path, copied: Path, position: int, byte: int) -> None:
     content = bytearray((published / checkpoint.MANIFEST).read_bytes())
     content[position % len(content)] = byte

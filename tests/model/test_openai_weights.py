@@ -17,6 +17,7 @@ from engine.reading import read_features
 from model.checkpoints.checkpoint import CheckpointError
 from model.checkpoints.openai_weights import FILES, import_openai
 from model.texts.preparation import prepare
+from tests.support.examples import examples
 from tests.support.hostile import damaged
 from trainer.publishing.openai import GOLDEN_TOLERANCE, OPENAI
 
@@ -239,7 +240,7 @@ def test_column_order_is_read_as_well(tmp_path: Path) -> None:
 
 
 @given(data=st.data(), name=st.sampled_from(FILES))
-@settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=examples(300), suppress_health_check=list(HealthCheck))
 def test_damaged_files_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str
 ) -> None:

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from model.texts.preparation import align, prepare, prepare_prompt
+from tests.support.examples import examples
 
 REFERENCES = ["&amp;", "&amp", "&lt;br&gt;", "&#10;", "&#x1F600;", "&nbsp;", "&notit;", "&NotEqualTilde;", "&#1;", "&;"]
 REFERENCES += ["&bogus;", "&amp;amp;", "&#xD800;", "&#0;", "& amp;", "&ThickSpace;", "&#"]
@@ -60,7 +61,7 @@ def test_a_prompt_is_the_text_without_its_end_space(text: str) -> None:
 
 
 @given(TEXTS)
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=examples(500))
 @example("")
 @example(" \n ")
 @example("&nbsp;")
@@ -72,7 +73,7 @@ def test_align_spells_the_prepared_bytes(text: str) -> None:
 
 
 @given(TEXTS)
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=examples(500))
 def test_spans_run_forward_inside_the_text(text: str) -> None:
     origins = align(text)
     assert all(0 <= origin.start <= origin.end <= len(text) for origin in origins)
@@ -85,7 +86,7 @@ def test_spans_run_forward_inside_the_text(text: str) -> None:
 
 
 @given(TEXTS)
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=examples(500))
 def test_spans_cover_every_character_that_was_not_stripped(text: str) -> None:
     body = align(text)[2:-1]
     if not body:

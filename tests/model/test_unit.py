@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from model.heads.checks import Floats, HeadError, Labels
 from model.heads.unit import Calibration, calibrate, find_unit, fit_threshold
+from tests.support.examples import examples
 from tests.support.features import two_classes
 
 
@@ -35,7 +36,7 @@ def count_correct(values: Floats, labels: Labels, threshold: float, polarity: in
     return float((((values > threshold) == (polarity > 0)) == (labels == 1)).mean())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(-3, 3, width=32) | st.sampled_from([0.0, -0.0, 1.0]), st.booleans()),

@@ -39,7 +39,7 @@ TAKE_TURNS = """
         if children[-1] == 0:
             os.close(gate[1])
             os.read(gate[0], 1)  # until all are there
-            for step in range(number if stride > 1 else 0, 60, stride):
+            for step in range(number if stride > 1 else 0, 24, stride):
                 try:
                     publish(volume, model, replace(manifest, step=step), torch.float32)
                     os.write(1, b"published\\n")
@@ -52,12 +52,13 @@ TAKE_TURNS = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 3], ids=["the same steps", "steps in turn"])
 def test_publishers_take_turns(tmp_path: Path, stride: int) -> None:
     script = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(TAKE_TURNS), str(tmp_path), str(stride)]
     done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert latest(tmp_path).name == "step-59"
+    assert latest(tmp_path).name == "step-23"
     assert not list(tmp_path.rglob("*.partial"))
     steps = list(latest(tmp_path).parent.iterdir())
     for step in steps:
@@ -66,7 +67,7 @@ def test_publishers_take_turns(tmp_path: Path, stride: int) -> None:
     if stride == 3:  # what was refused for coming late was not written
         assert published == len(steps)
     else:
-        assert published >= len(steps) == 60
+        assert published >= len(steps) == 24
 
 
 def test_no_failing_sync_leaves_latest_on_half_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +136,7 @@ PUBLISH_AND_KILL = """
     model.reset(torch.Generator().manual_seed(0))
     manifest = Manifest("loop", 0, architecture, 0, None, sha256={})
     publish(volume, model, manifest, torch.float32)
-    halves = 0
+    halves, known = 0, set()
     for _ in range(40):
         first = 1 + read(latest(volume)).manifest.step  # which may be there already, if its publisher died early
         child = os.fork()
@@ -151,13 +152,19 @@ PUBLISH_AND_KILL = """
         left = len(list((volume / "loop").glob("*.partial")))
         assert left <= 1, "what the kill before left was not swept"
         halves += left
-        for whole in (volume / "loop").glob("step-*"):
+        new = set((volume / "loop").glob("step-*")) - known
+        for whole in new:
             read(whole)
+        known |= new
         print(found.manifest.step)
+    assert known == set((volume / "loop").glob("step-*"))
+    for whole in known:
+        read(whole)
     assert halves, "no kill came while something was being written"
 """
 
 
+@pytest.mark.slow
 def test_kill_9_while_publishing_never_leaves_half_a_checkpoint(tmp_path: Path) -> None:
     script = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(PUBLISH_AND_KILL), str(tmp_path)]
     done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)

@@ -122,11 +122,12 @@ def test_before_fit_nothing_is_transformed() -> None:
         NeuronFeatures("tiny").transform(TEXTS)
 
 
-def test_the_rest_does_without_scikit_learn() -> None:
-    """Whatever else of the package is imported: `NeuronFeatures` alone needs it, and what is fitted by it."""
+def test_the_rest_does_without_scikit_learn_and_loads_no_compiler() -> None:
+    """Whatever else of the package is imported: `NeuronFeatures` alone needs the one, and training the other."""
     script = (
         "import sys; sys.modules['sklearn'] = None\n"
         "import model.checkpoints.checkpoint, model.checkpoints.head_store, model.heads.cross_validation\n"
-        "import engine.reading, sentiment_neuron.runner, worker.fitting"
+        "import engine.reading, sentiment_neuron.runner, worker.fitting\n"
+        "assert 'torch._dynamo' not in sys.modules, 'a compiler takes as long to load as all of torch'"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(checkpoint.__file__).parents[2])

@@ -67,9 +67,10 @@ RAW = st.lists(
 ).map("".join)
 
 
+@pytest.mark.slow
 @given(texts=st.lists(RAW, max_size=12), threads=st.sampled_from([1, 3]), memory=st.sampled_from(["150MB", "2GB"]))
 @example(texts=["a\u0301 ", " \u0301b", "\r\nx\r\n", "&", "\0", "a\nb"], threads=1, memory="150MB")
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 def test_any_text_is_cleaned_as_the_service_does(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], threads: int, memory: str
 ) -> None:
@@ -152,10 +153,11 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert order_a not in (REVIEWS, sorted(REVIEWS))
 
 
+@pytest.mark.slow
 def test_threads_memory_and_the_order_of_sources_change_no_byte(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    texts = [" ".join(map(str, rng.integers(0, 10**6, size=60))) + " &amp;" * (number % 2) for number in range(60_000)]
-    one, two = write(tmp_path / "one.jsonl", texts[:35_000]), write(tmp_path / "two.csv.gz", texts[30_000:])
+    texts = [" ".join(map(str, rng.integers(0, 10**6, size=60))) + " &amp;" * (number % 2) for number in range(20_000)]
+    one, two = write(tmp_path / "one.jsonl", texts[:12_000]), write(tmp_path / "two.csv.gz", texts[10_000:])
     found = []
     for number, (files, threads, memory) in enumerate(
         [([one, two], 1, "64MB"), ([two, one], 3, "200MB"), ([one, two, one], None, "1GB")]
@@ -164,7 +166,7 @@ def test_threads_memory_and_the_order_of_sources_change_no_byte(tmp_path: Path) 
         build_corpus(files, out, 7, text_field="text", threads=threads, memory_limit=memory)
         found.append([*shard_bytes(out), (out / "manifest.json").read_bytes()])
     assert found[0] == found[1] == found[2]
-    assert Corpus(tmp_path / "0").manifest.duplicates == 5_000
+    assert Corpus(tmp_path / "0").manifest.duplicates == 2_000
 
 
 @pytest.mark.parametrize("bucket_bytes", [100, 1000, 10**6])

@@ -27,6 +27,8 @@ from trainer.run.options import TrainingError
 from trainer.run.snapshot import TENSORS, read_progress
 from trainer.run.train import Run
 
+pytestmark = pytest.mark.slow  # torchrun starts first
+
 LANES = 4
 STEPS = 50
 

@@ -16,13 +16,13 @@ from trainer.run.options import Options
 from trainer.run.snapshot import TENSORS, snapshots, step_of
 from trainer.run.train import Run
 
-STEPS = 400
+STEPS = 160
 
 
 @pytest.fixture(scope="module")
 def chosen(tmp_path_factory: pytest.TempPathFactory) -> Options:
     corpus = write_corpus(tmp_path_factory.mktemp("corpus") / "built")
-    return options(corpus, total_bytes=STEPS * LANES * WINDOW, snapshot_every_s=0.2)
+    return options(corpus, total_bytes=STEPS * LANES * WINDOW, snapshot_every_s=0.1)
 
 
 def ranks(launcher: "Popen[bytes]") -> dict[int, int]:

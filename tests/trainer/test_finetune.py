@@ -65,7 +65,7 @@ def parameters(tuning: Finetuning) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("labels", ["01", "012"])
 def test_it_learns_a_task_and_publishes_its_read_out_as_the_head(tmp_path: Path, start: Path, labels: str) -> None:
     train, valid, test = labelled(120, labels), labelled(24, labels, 120), labelled(24, labels, 144)
-    tuning = begun(tmp_path / "run", start, labels, epochs=16, patience=16)
+    tuning = begun(tmp_path / "run", start, labels, epochs=10, patience=10)
     assert tuning.validate().accuracy < 0.7
     assert tuning.run()
     published, head = publish_tuned(tuning, tmp_path / "volume", "mine", "task", train, valid, test)

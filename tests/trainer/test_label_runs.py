@@ -43,9 +43,9 @@ def labelled(corpus: Path, **changes: object) -> Options:
 
 
 def test_a_tiny_run_learns_labels(corpus: Path, tmp_path: Path) -> None:
-    chosen = labelled(corpus, units=24, lanes=4, total_bytes=400 * 4 * WINDOW, learning_rate=0.02)
+    chosen = labelled(corpus, units=24, lanes=4, total_bytes=300 * 4 * WINDOW, learning_rate=0.02)
     run = Run.create(tmp_path / "run", chosen, ignore)
-    losses = [run.step()[0] for _ in range(400)]
+    losses = [run.step()[0] for _ in range(300)]
     for name, first, last in zip(("bits", "labels", "unit"), losses[0], np.mean(losses[-20:], axis=0), strict=True):
         assert last < 0.5 * first, name
     found = run.validate()

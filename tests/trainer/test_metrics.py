@@ -1,4 +1,4 @@
-"""A real run in a process of its own tells how it goes: over HTTP, in TensorBoard's files, in its log."""
+"""A run tells how it goes: over HTTP, in TensorBoard's files, in its log; and publishes in a process of its own."""
 
 import re
 import signal
@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from model.checkpoints import checkpoint, volumes
 from tests.conftest import free_port, wait_until
 from tests.support.runs import STEP_BYTES, ignore, logged, options, start, write_corpus
+from trainer.publishing.publish import publish_run
 from trainer.run.peak import measured_peak_flops
 from trainer.run.train import Run
 
@@ -109,11 +110,13 @@ def test_what_is_done_twice_is_drawn_once(corpus: Path, tmp_path: Path) -> None:
     assert [event.step for event in reader.Scalars("gradient_norm")] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_the_end_of_a_run_is_published(corpus: Path, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     chosen = options(corpus, total_bytes=7 * STEP_BYTES, publish_to=str(volume))
-    process = start(tmp_path / "run", chosen)
-    assert process.wait(120) == 0, (tmp_path / "output.txt").read_text()
+    trained = Run.create(tmp_path / "run", chosen, ignore)
+    trained.train(publish=publish_run)
+    assert trained.progress.step == 7
     published = checkpoint.read(volumes.latest(volume))
     assert published.manifest.step == 7
     run = Run.resume(tmp_path / "run", ignore)
@@ -121,12 +124,14 @@ def test_the_end_of_a_run_is_published(corpus: Path, tmp_path: Path) -> None:
         assert torch.equal(found, expected.bfloat16().float())
 
 
+@pytest.mark.slow
 def test_a_failure_to_publish_does_not_stop_the_training(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume" / "reviews-mlstm-16").write_text("a file where the checkpoints should be")
     chosen = options(corpus, total_bytes=8 * STEP_BYTES, publish_to=str(tmp_path / "volume"), publish_every_steps=2)
-    process = start(tmp_path / "run", chosen)
-    assert process.wait(120) == 0, (tmp_path / "output.txt").read_text()
+    trained = Run.create(tmp_path / "run", chosen, ignore)
+    trained.train(publish=publish_run)
+    assert trained.progress.step == 8
     assert Run.resume(tmp_path / "run", ignore).progress.step == 8
     warnings = [record["warning"] for record in logged(tmp_path / "run") if "warning" in record]
     assert any(re.match(r"step-\d was not published: exit code 1", warning) for warning in warnings)

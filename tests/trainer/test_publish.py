@@ -388,6 +388,7 @@ def evaluation(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_kill_9_while_publishing_keeps_what_was_published(run: RunOnDisk, evaluation: Path, tmp_path: Path) -> None:
     with python(KILL, run.directory, tmp_path / "volume", evaluation) as killing:
         reported = killing.communicate()[0].splitlines()
@@ -395,6 +396,7 @@ def test_kill_9_while_publishing_keeps_what_was_published(run: RunOnDisk, evalua
     assert sum(line.startswith("killed") for line in reported) >= 6, reported
 
 
+@pytest.mark.slow
 def test_processes_that_publish_the_same_snapshot_agree(run: RunOnDisk, evaluation: Path, tmp_path: Path) -> None:
     run.save(1, (1, 8.0))
     with python(THRICE, run.directory, tmp_path / "volume", evaluation) as publishing:

@@ -330,7 +330,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_former_snapshot(corpus: Path,
     run_with(tmp_path / "run", chosen, (1,))
     # A server that has loaded torch forks the processes: they are real, and start at once.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.run.train", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(["trainer.run.train", "torch.utils.tensorboard", "torch._dynamo"])
     draw, kept = random.Random(7), 1  # noqa: S311
     for _ in range(10):
         process = context.Process(target=save_for_ever, args=(tmp_path / "run",))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from contract import wire
 from engine.backend import BlockRow, BlockRowResult
 from engine.torch_backend import TorchBackend
 from worker import process
@@ -38,8 +39,8 @@ def _sabotaged(
             time.sleep(3600)
         case ["hang", "all"]:
             time.sleep(3600)
-        case ["slow"] if touched:  # longer than a hung one is borne, but it moves
-            return _run(self, block, lambda: time.sleep(1) or interrupted())
+        case ["slow"] if touched:  # 20 steps take longer than a hung one is borne, but it moves
+            return _run(self, block, lambda: time.sleep(wire.ENGINE_STALLED_S / 12) or interrupted())
         case ["oom", rows] if len(block) > int(rows):
             return _run(self, block, no_memory)  # after the first step
     return _run(self, block, interrupted)

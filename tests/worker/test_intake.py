@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import run_stack, wait_until
 
 ENDLESS = {"length": 1_000_000, "stop": []}
 ASYNC = {"Prefer": "respond-async"}
 
 
+@pytest.mark.slow
 def test_interactive_jobs_get_a_thread_while_more_bulk_jobs_run_than_there_are_threads(
     tiny_volume: Path, tmp_path: Path
 ) -> None:

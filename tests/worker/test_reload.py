@@ -16,7 +16,8 @@ from model.checkpoints.durable import replace_file
 from tests.api.test_generate import events
 from tests.conftest import Stack, publish_tiny, run_stack, wait_until
 
-POLL_S = "0.2"
+POLL_S = "0.1"
+REFUSED = '{outcome="refused"}'
 
 
 @dataclass
@@ -93,12 +94,12 @@ def test_ten_models_are_published_under_load(serving: Serving) -> None:
     assert set(served) <= texts.keys() | {first}
     assert all(len(written) == 1 for written in texts.values() if written), "an answer mixed two models"
     assert len(set().union(*texts.values())) == len([written for written in texts.values() if written])
-    assert serving.stack.worker_metric("neuron_reloads_total", '{outcome="refused"}') == 0
+    assert serving.stack.worker_metric("neuron_reloads_total", REFUSED) == 0
 
 
 def test_a_stream_ends_on_the_model_that_it_began_with(serving: Serving) -> None:
     old = serving.step
-    body = {"prompt": "On and on", "length": 10_000, "seed": 5, "stop": [], "stream": True}
+    body = {"prompt": "On and on", "length": 4000, "seed": 5, "stop": [], "stream": True}
     with serving.stack.client() as client:
         expected = client.post("/generate", json=body | {"stream": False}).json()
         with client.stream("POST", "/generate", json=body) as response:
@@ -117,6 +118,23 @@ def test_a_stream_ends_on_the_model_that_it_began_with(serving: Serving) -> None
     assert not expected["results"][0]["text"].startswith(after["results"][0]["text"])
 
 
+def test_a_bad_checkpoint_is_refused_counted_and_logged_and_the_old_one_serves_on(serving: Serving) -> None:
+    old = serving.step
+    before = serving.stack.worker_metric("neuron_reloads_total", REFUSED)
+    weights = publish_tiny(serving.volume.parent / "damaged", step=old + 1) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    weights.parent.rename(serving.volume / "tiny" / f"step-{old + 1}")
+    replace_file(serving.volume / "LATEST", f"tiny/step-{old + 1}\n")
+    wait_until(lambda: serving.stack.worker_metric("neuron_reloads_total", REFUSED) == before + 1, what="the refusal")
+    with serving.stack.client() as client:
+        assert client.post("/classify", json={"text": "Good."}).json()["model"]["step"] == old
+    assert "is damaged: its SHA-256" in serving.stack.log.read_text()
+    serving.wait_served(serving.publish())
+    assert serving.stack.worker_metric("neuron_reloads_total", REFUSED) == before + 1  # refused once, not at every look
+
+
 def test_going_back_is_a_reload_like_any_other(serving: Serving) -> None:
     step = serving.step
     new = serving.publish()
@@ -130,12 +148,10 @@ def test_files_that_come_after_latest_are_served_when_they_are_there(serving: Se
     """As where a volume is copied or cached: LATEST names what cannot be read yet."""
     old = serving.step
     step = 1000
-    refused = serving.stack.worker_metric("neuron_reloads_total", '{outcome="refused"}')
+    refused = serving.stack.worker_metric("neuron_reloads_total", REFUSED)
     elsewhere = publish_tiny(serving.volume.parent / "elsewhere", step, seed=step)
     replace_file(serving.volume / "LATEST", f"tiny/step-{step}\n")
-    wait_until(
-        lambda: serving.stack.worker_metric("neuron_reloads_total", '{outcome="refused"}') > refused, what="a failure"
-    )
+    wait_until(lambda: serving.stack.worker_metric("neuron_reloads_total", REFUSED) > refused, what="a failure")
     assert serving.serves(old)
     elsewhere.rename(serving.volume / "tiny" / f"step-{step}")
     serving.wait_served(step)
@@ -143,10 +159,9 @@ def test_files_that_come_after_latest_are_served_when_they_are_there(serving: Se
 
 def test_a_volume_that_is_away_for_a_while_stops_nothing(serving: Serving) -> None:
     step = serving.step
-    refused = '{outcome="refused"}'
-    before = serving.stack.worker_metric("neuron_reloads_total", refused)
+    before = serving.stack.worker_metric("neuron_reloads_total", REFUSED)
     away = serving.volume.rename(serving.volume.with_name("away"))
-    wait_until(lambda: serving.stack.worker_metric("neuron_reloads_total", refused) > before, what="a failed look")
+    wait_until(lambda: serving.stack.worker_metric("neuron_reloads_total", REFUSED) > before, what="a failed look")
     with serving.stack.client() as client:
         assert client.post("/classify", json={"text": "Good."}).json()["model"]["step"] == step
     away.rename(serving.volume)

@@ -1,9 +1,11 @@
-"""The worker process: hot reload, refused checkpoints, redelivered and malformed messages, batches, shared steps."""
+"""The worker process: redelivered and malformed messages, batches, shared steps, a second worker, the end."""
 
 import concurrent.futures
 import json
+import subprocess
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -11,8 +13,7 @@ import redis
 from celery import Celery
 
 from contract import wire
-from model.checkpoints.durable import replace_file
-from tests.conftest import Stack, free_port, publish_tiny, run_stack, wait_until
+from tests.conftest import Stack, free_port, wait_until
 
 JOB = {"kind": "classify", "texts": ["Good."], "head": "sentiment", "timeout_s": 3600}
 
@@ -39,26 +40,6 @@ def outcome(client: "redis.Redis", job_id: str) -> dict[str, object]:
 @pytest.fixture
 def client_of_redis(stack: Stack) -> "redis.Redis":
     return redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"])
-
-
-def test_a_bad_checkpoint_is_refused_counted_and_logged_and_the_old_one_serves_on(tmp_path: Path) -> None:
-    volume = tmp_path / "volume"
-    publish_tiny(volume, step=1)
-    settings = {"NEURON_CHECKPOINT_DIR": str(volume), "NEURON_WORKER_POLL_S": "0.2"}
-    with run_stack(tmp_path, **settings) as stack, stack.client() as client:
-        weights = publish_tiny(tmp_path / "elsewhere", step=2) / "model.safetensors"
-        content = bytearray(weights.read_bytes())
-        content[-1] ^= 1
-        weights.write_bytes(content)
-        weights.parent.rename(volume / "tiny" / "step-2")
-        replace_file(volume / "LATEST", "tiny/step-2\n")
-        refused = '{outcome="refused"}'
-        wait_until(lambda: stack.worker_metric("neuron_reloads_total", refused) == 1, what="the refusal")
-        assert client.post("/classify", json={"text": "Good."}).json()["model"]["step"] == 1
-        assert "is damaged: its SHA-256" in stack.log.read_text()
-        publish_tiny(volume, step=3)
-        wait_until(lambda: stack.worker_metric("neuron_model_info", '{name="tiny",step="3"}') == 1, what="step 3")
-        assert stack.worker_metric("neuron_reloads_total", refused) == 1  # refused once, not at every look
 
 
 def test_a_job_delivered_twice_is_answered_once(stack: Stack, client_of_redis: "redis.Redis") -> None:
@@ -151,35 +132,68 @@ def test_small_requests_share_messages_and_give_back_what_admission_counted(
     assert not client_of_redis.exists(wire.LEASES, *wire.WAITING.values())
 
 
-def test_two_workers_share_the_queue_and_either_suffices(tiny_volume: Path, tmp_path: Path) -> None:
-    with run_stack(tmp_path, NEURON_CHECKPOINT_DIR=str(tiny_volume)) as stack, stack.client() as client:
-        first = stack.processes.pop("worker")
-        stack.processes["first"] = first
-        first_port = stack.environment["NEURON_WORKER_METRICS_PORT"]
-        stack.environment["NEURON_WORKER_METRICS_PORT"] = str(free_port())
-        stack.spawn("worker")
-        wait_until(lambda: client.get("/readyz").json().get("workers") == 2, what="two ready workers")
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            body = {"length": 2000, "stop": [], "n": 4}
-            answers = list(pool.map(lambda _: httpx.post(stack.url + "/generate", json=body, timeout=60), range(24)))
-        assert [answer.status_code for answer in answers] == [200] * 24
-        generated = '{kind="generated"}'
-        shares = [stack.worker_metric("neuron_bytes_total", generated)]
-        stack.environment["NEURON_WORKER_METRICS_PORT"] = first_port
-        shares.append(stack.worker_metric("neuron_bytes_total", generated))
-        assert sum(shares) == 24 * 4 * 2000
-        assert min(shares) > 0
-        first.terminate()
-        assert first.wait(60) == 0
-        assert client.post("/classify", json={"text": "Good."}).status_code == 200
-        assert client.get("/readyz").json() == {"status": "ready", "workers": 1}
+class Second(NamedTuple):
+    process: "subprocess.Popen[bytes]"
+    metrics_port: str
 
 
-def test_sigterm_finishes_what_is_in_progress(tiny_volume: Path, tmp_path: Path) -> None:
-    with run_stack(tmp_path, NEURON_CHECKPOINT_DIR=str(tiny_volume)) as stack, stack.client() as client:
-        accepted = client.post("/generate", json={"length": 10_000, "stop": []}, headers={"Prefer": "respond-async"})
-        where = accepted.headers["location"]
+@pytest.fixture
+def second(stack: Stack) -> Iterator[Second]:
+    """A worker beside that of the shared stack, which is alone again in the end."""
+
+    def ready() -> int:
+        return int(httpx.get(stack.url + "/readyz").json().get("workers", 0))
+
+    port = str(free_port())
+    stack.spawn("second", "worker", NEURON_WORKER_METRICS_PORT=port)
+    process = stack.processes.pop("second")
+    try:
+        wait_until(lambda: process.poll() is not None or ready() == 2, what="two ready workers")
+        assert process.poll() is None, stack.log.read_text()
+        yield Second(process, port)
+    finally:
+        process.kill()
+        process.wait()
+    wait_until(lambda: ready() == 1, what="one worker")
+
+
+def test_two_workers_share_the_queue_and_either_suffices(stack: Stack, second: Second, client: httpx.Client) -> None:
+    def generated() -> list[float]:
+        ports = None, second.metrics_port
+        return [stack.worker_metric("neuron_bytes_total", '{kind="generated"}', port) for port in ports]
+
+    before = generated()
+    lengths = range(100, 340, 10)  # different ones, so that they do not end and come together, in one message
+
+    def ask(length: int) -> int:
+        return httpx.post(stack.url + "/generate", json={"length": length, "stop": [], "n": 4}, timeout=60).status_code
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, lengths)) == [200] * 24
+    shares = [after - earlier for after, earlier in zip(generated(), before, strict=True)]
+    assert sum(shares) == 4 * sum(lengths)
+    assert min(shares) > 0
+    second.process.terminate()
+    assert second.process.wait(60) == 0
+    assert client.post("/classify", json={"text": "Good."}).status_code == 200
+    assert client.get("/readyz").json() == {"status": "ready", "workers": 1}
+
+
+def test_sigterm_finishes_what_is_in_progress(
+    stack: Stack, second: Second, client: httpx.Client, client_of_redis: "redis.Redis"
+) -> None:
+    def ask() -> str:
+        posted = client.post("/generate", json={"length": 1500, "stop": []}, headers={"Prefer": "respond-async"})
+        where: str = posted.headers["location"]
         wait_until(lambda: client.get(where).json()["state"] == "running", what="the job's start")
-        stack.processes["worker"].terminate()
-        assert stack.processes["worker"].wait(60) == 0
-        assert client.get(where).json()["state"] == "done"
+        return where
+
+    def has_it(where: str) -> bool:
+        holder = client_of_redis.hget(wire.job(where.split("/")[-1]), "holder")
+        return f"-{second.process.pid}-".encode() in holder  # type: ignore[operator]
+
+    while not has_it(where := ask()):
+        pass
+    second.process.terminate()
+    assert second.process.wait(60) == 0
+    assert client.get(where).json()["state"] == "done"

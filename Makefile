@@ -15,13 +15,14 @@ SERVE_STAMP := $(VENV)/.installed
 TRAIN_STAMP := $(VENV)/.installed-training
 DEVELOP_STAMP := $(VENV)/.installed-developing
 DOCS_STAMP := $(VENV)/.installed-docs
+KERNELS_STAMP := $(VENV)/.installed-kernels
 
 # What bandit is not asked: ruff's S rules judge it line by line, with the reason beside every exception (B101 assert,
 # B104 an address of all interfaces, B310 urlopen, B603 subprocess), and B404, that subprocess is imported at all, says
 # nothing beside B603. Bandit adds what ruff lacks, as text that reads otherwise than it runs (B613) and torch.load (B614).
 JUDGED_BY_RUFF := B101,B104,B310,B404,B603
 
-.PHONY: setup up test test-all lint docs clean
+.PHONY: setup up test test-all lint docs kernels clean
 
 $(SERVE_STAMP): pyproject.toml requirements/torch.txt $(SERVING)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
@@ -45,6 +46,10 @@ $(DOCS_STAMP): $(DEVELOP_STAMP) requirements/docs.txt
 	$(PIP) --no-deps --require-hashes --requirement requirements/docs.txt
 	touch $@
 
+$(KERNELS_STAMP): $(DEVELOP_STAMP) requirements/kernels.txt
+	$(PIP) --no-deps --require-hashes --requirement requirements/kernels.txt
+	touch $@
+
 setup: $(TRAIN_STAMP)
 
 # exec: signals must reach `neuron up` itself, which stops everything in order.
@@ -60,6 +65,12 @@ test: $(DEVELOP_STAMP)
 
 test-all: $(DEVELOP_STAMP)
 	$(PYTEST)
+
+# The kernels for GPUs, without one: compiled for an H100, and interpreted.
+kernels: $(KERNELS_STAMP)
+	$(BIN)/python .ci/compile_kernels.py
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k 'kernel' tests/model/test_triton_elementwise.py \
+		tests/engine/test_graph_backend.py
 
 lint: $(DEVELOP_STAMP)
 	$(BIN)/ruff check .

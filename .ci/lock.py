@@ -26,6 +26,8 @@ LAYERS = {
 }
 # What `python -m trainer` needs beside torch, for a machine that has torch already and perhaps no network.
 MINIMAL = ("click", "numpy", "prometheus-client", "pydantic", "rich", "safetensors")
+# What compiles and interprets kernels without a GPU: the version that the CUDA build of torch brings.
+KERNELS = "triton==3.7.1; sys_platform == 'linux'"
 # Torch, and what only its CUDA build needs.
 NOT_LOCKED = ("torch", "triton", "nvidia-", "cuda-")
 
@@ -41,7 +43,7 @@ def resolve(*arguments: str) -> dict[str, str]:
         if not line.startswith(" "):
             name = line.partition("==")[0]
         entries[name] = entries.get(name, "") + line  # one for each Python that needs a version of its own
-    return {name: entry for name, entry in entries.items() if not name.startswith(NOT_LOCKED)}
+    return entries
 
 
 def resolve_names(*wanted: str) -> dict[str, str]:
@@ -62,15 +64,17 @@ def write(file: str, entries: dict[str, str]) -> None:
 
 def main() -> None:
     extras = [f"--extra={extra}" for layer in LAYERS.values() for extra in layer]
-    entries = resolve("pyproject.toml", *extras)
+    resolved = resolve("pyproject.toml", *extras)
+    entries = {name: entry for name, entry in resolved.items() if not name.startswith(NOT_LOCKED)}
     versions = FILES / "all.txt"
     write(versions.stem, entries)
     before: set[str] = set()
     for file, names in LAYERS.items():
         needed = resolve("pyproject.toml", *(f"--extra={extra}" for extra in names), "--constraint", str(versions))
-        write(file, {name: entries[name] for name in needed.keys() - before})
+        write(file, {name: entries[name] for name in needed.keys() & entries.keys() - before})
         before |= needed.keys()
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    write("kernels", resolve_names(KERNELS))
     write("build", resolve_names(*build, "wheel"))
     write("trainer-minimal", resolve_names(*MINIMAL, "--constraint", str(versions)))
     versions.unlink()

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # pip builds and installs it first
-
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("api", "cli", "contract", "engine", "evaluation", "model", "sentiment_neuron", "trainer", "worker")
 # What the gateway's image keeps of them: the Dockerfile takes the others out.

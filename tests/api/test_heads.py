@@ -347,7 +347,6 @@ def test_a_hundred_thousand_examples_are_as_many_as_may_be(client: httpx.Client)
     assert over.json() | {"limit": 100_000, "actual": 100_001, "setting": "NEURON_API_MAX_EXAMPLES"} == over.json()
 
 
-@pytest.mark.slow
 def test_a_worker_killed_in_the_fit_leaves_the_job_to_another_and_one_head(
     client: httpx.Client, serving: Stack
 ) -> None:

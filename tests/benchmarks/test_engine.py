@@ -24,7 +24,6 @@ def test_the_plain_loop_reads_what_the_engine_reads() -> None:
     np.testing.assert_allclose(found, read_features(FoldedModel(model, dtype=torch.float32), texts), rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_figures_hang_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.engine._LEAST_S", 0.02)
     path, texts = tmp_path / "figures" / "engine.json", tmp_path / "texts.csv"

@@ -82,7 +82,6 @@ def _race(directory: Path, examples: int, reported: "multiprocessing.Queue[tuple
             pass
 
 
-@pytest.mark.slow
 def test_of_two_writers_of_a_name_one_is_told_that_it_won(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     reported = spawn.Queue()

@@ -52,7 +52,6 @@ TAKE_TURNS = """
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 3], ids=["the same steps", "steps in turn"])
 def test_publishers_take_turns(tmp_path: Path, stride: int) -> None:
     script = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(TAKE_TURNS), str(tmp_path), str(stride)]

@@ -51,7 +51,6 @@ def collector() -> Iterator[Collector]:
         server.shutdown()
 
 
-@pytest.mark.slow
 def test_a_request_is_one_trace(collector: Collector, tiny_volume: Path, tmp_path: Path) -> None:
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
     parts = ["queued", "waited", "computed", "answered"]

@@ -153,7 +153,6 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert order_a not in (REVIEWS, sorted(REVIEWS))
 
 
-@pytest.mark.slow
 def test_threads_memory_and_the_order_of_sources_change_no_byte(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     texts = [" ".join(map(str, rng.integers(0, 10**6, size=60))) + " &amp;" * (number % 2) for number in range(20_000)]

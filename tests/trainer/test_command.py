@@ -46,6 +46,7 @@ def test_the_same_line_starts_and_goes_on(corpus: Path, tmp_path: Path) -> None:
     assert "validation_bits_per_byte" in json.loads(longer.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_how_far_it_is(corpus: Path, tmp_path: Path) -> None:
     chosen = options(corpus, total_bytes=40 * STEP_BYTES, validate_every_bytes=10 * STEP_BYTES)
     ours, theirs = pty.openpty()

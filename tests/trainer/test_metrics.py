@@ -110,7 +110,6 @@ def test_what_is_done_twice_is_drawn_once(corpus: Path, tmp_path: Path) -> None:
     assert [event.step for event in reader.Scalars("gradient_norm")] == list(range(1, 9))
 
 
-@pytest.mark.slow
 def test_the_end_of_a_run_is_published(corpus: Path, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     chosen = options(corpus, total_bytes=7 * STEP_BYTES, publish_to=str(volume))
@@ -124,7 +123,6 @@ def test_the_end_of_a_run_is_published(corpus: Path, tmp_path: Path) -> None:
         assert torch.equal(found, expected.bfloat16().float())
 
 
-@pytest.mark.slow
 def test_a_failure_to_publish_does_not_stop_the_training(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume" / "reviews-mlstm-16").write_text("a file where the checkpoints should be")

@@ -408,6 +408,7 @@ TRAIN = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_cleanly(corpus: Path, tmp_path: Path, number: signal.Signals) -> None:
     chosen = options(corpus, total_bytes=10**12, validate_every_bytes=20 * STEP_BYTES)

@@ -245,7 +245,6 @@ def test_a_worker_whose_engine_hangs_exits_and_its_jobs_run_elsewhere(
     wait_until(lambda: state(client, where) == "done", what="the end")
 
 
-@pytest.mark.slow
 def test_a_slow_engine_is_not_taken_for_a_hung_one(service: Service, stack: Stack, client: httpx.Client) -> None:
     service.harm.write_text("slow")
     before = stack.worker_metric("neuron_block_seconds_sum")

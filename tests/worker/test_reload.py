@@ -97,6 +97,7 @@ def test_ten_models_are_published_under_load(serving: Serving) -> None:
     assert serving.stack.worker_metric("neuron_reloads_total", REFUSED) == 0
 
 
+@pytest.mark.slow
 def test_a_stream_ends_on_the_model_that_it_began_with(serving: Serving) -> None:
     old = serving.step
     body = {"prompt": "On and on", "length": 4000, "seed": 5, "stop": [], "stream": True}

@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -36,6 +36,10 @@ def language_model(cell: CellName) -> LanguageModel:
 
 
 FOLDED = {cell: FoldedModel(language_model(cell), dtype=torch.float32) for cell in CELLS}
+
+INTERPRETED = pytest.mark.skipif(
+    not os.environ.get("TRITON_INTERPRET") or find_spec("triton") is None, reason="needs Triton and TRITON_INTERPRET=1"
+)
 
 SAMPLINGS = st.builds(
     Sampling,
@@ -185,9 +189,7 @@ def test_what_is_tried_before_it_is_recorded_changes_no_row() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not os.environ.get("TRITON_INTERPRET") or find_spec("triton") is None, reason="needs Triton and TRITON_INTERPRET=1"
-)
+@INTERPRETED
 @pytest.mark.parametrize("cell", CELLS)
 def test_interpreted_kernels_give_what_steps_of_torch_give(cell: CellName, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.kernels import TritonStep  # noqa: PLC0415 - needs Triton, which is not everywhere
@@ -210,6 +212,44 @@ def test_interpreted_kernels_give_what_steps_of_torch_give(cell: CellName, monke
 
     few_rows()
     many_rows()
+
+
+def multiply_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter holds bfloat16 as whole numbers, and would multiply those."""
+    from triton.language import bfloat16  # noqa: PLC0415 - needs Triton, which is not everywhere
+    from triton.runtime import interpreter  # noqa: PLC0415
+
+    def wide(handle: Any) -> Any:
+        if handle.dtype.scalar == bfloat16:
+            return (handle.data.astype(np.uint32) << 16).view(np.float32)
+        return handle.data.astype(np.float32)
+
+    def create_dot(_: Any, a: Any, b: Any, total: Any, *__: Any) -> Any:
+        return interpreter.TensorHandle(wide(a) @ wide(b) + total.data, total.dtype.scalar)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+
+
+@pytest.mark.slow
+@INTERPRETED
+@pytest.mark.parametrize("count", [3, 17])
+def test_interpreted_kernels_read_in_bfloat16_what_steps_of_torch_read(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.kernels import TritonStep  # noqa: PLC0415 - needs Triton, which is not everywhere
+
+    multiply_bfloat16(monkeypatch)
+    monkeypatch.setattr("model.network.matrix._PACKABLE", ())  # kernels want the plain layout
+    model = FoldedModel(language_model("mlstm"), dtype=torch.bfloat16)
+    text = np.frombuffer(b"It was the best.", dtype=np.uint8)
+    cells = []
+    for step in (TritonStep, PlainStep):
+        monkeypatch.setattr("engine.graph_backend._fastest_step", step)
+        backend = GraphBackend(model, MAX_ROWS)
+        backend.run([BlockRow(backend.open(), len(text), text, len(text), 0, Sampling(), {}, ()) for _ in range(count)])
+        cells.append(backend.cell(count - 1))
+    assert np.abs(cells[1]).max() > 0.5
+    np.testing.assert_allclose(*cells, rtol=0, atol=0.05)
 
 
 @pytest.mark.gpu

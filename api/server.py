@@ -17,6 +17,7 @@ from api.app import create_app
 from api.http.connections import HEADERS, Connection
 from api.settings import ApiSettings
 from contract import logs, telemetry
+from contract.ports import check_port
 from contract.settings import SettingError
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT; open requests may end first."""
     try:
         settings = ApiSettings()
+        check_port(settings.api_host, settings.api_port, "NEURON_API_PORT")
         telemetry.set_up(settings.process)
     except SettingError as error:
         sys.exit(f"The gateway cannot start: {error}")

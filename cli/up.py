@@ -8,6 +8,7 @@ import click
 
 from api.settings import ApiSettings
 from cli.stack.children import Children, workers_ready
+from contract.ports import check_port
 from worker.settings import WorkerSettings
 
 
@@ -20,8 +21,10 @@ def up() -> None:
     """Serve on this machine: embedded Redis (unless NEURON_REDIS_URL names one), a worker and the gateway."""
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
-    settings = ApiSettings()
-    WorkerSettings()  # a fault in those is found before anything is started
+    # A fault in the settings is found before anything is started.
+    settings, of_worker = ApiSettings(), WorkerSettings()
+    check_port(settings.api_host, settings.api_port, "NEURON_API_PORT")
+    check_port(of_worker.worker_metrics_host, of_worker.worker_metrics_port, "NEURON_WORKER_METRICS_PORT")
     children = Children()
     failure = None
     try:

@@ -193,7 +193,7 @@ def check(
     for flags in ON_A_CPU if where.type == "cpu" else ON_A_GPU:
         found = _trial(flags, where, ["--trial", "train"], timeout_s)
         trials.append({"options": " ".join(flags), **found})
-        click.echo(f"{' '.join(flags) or 'as it is':24} {_verdict(found)}")
+        click.echo(f"{' '.join(flags) or 'no other options':24} {_verdict(found)}")
         if found.get("agrees"):
             break
     result: dict[str, Any] = {"device": _name(where), "torch": torch.__version__, "trials": trials, "speed": None}
@@ -209,7 +209,7 @@ def check(
     if not passed:
         click.echo(f"{_name(where)}: no options train as a CPU does", err=True)
         sys.exit(1)
-    command = ["neuron train RUN --corpus CORPUS", f"--units {units} --lanes {lanes}", *flags]
+    command = ["neuron train RUN --corpus CORPUS", f"--units {units} --lanes {lanes} --window {window}", *flags]
     click.echo(f"{_name(where)}: {' '.join(command)}")
 
 

@@ -136,6 +136,8 @@ def train(
                 run = Run.resume(directory, on_log, world, **given)
             elif "corpus" in given:
                 run = Run.create(directory, Options(**given), on_log, world)
+            elif exists:
+                raise click.UsageError(f"{directory} holds a run already: continue it with --resume")
             else:
                 raise click.UsageError(f"name a corpus with --corpus: {directory} holds no run to resume")
             bar.disable |= world.rank > 0

@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from contract import logs, telemetry, wire
+from contract.ports import check_port
 from contract.settings import SettingError
 from worker.service import Service
 from worker.settings import WorkerSettings
@@ -72,6 +73,7 @@ def main() -> None:
     """Run a worker until it gets a signal to stop."""
     try:
         settings = WorkerSettings()
+        check_port(settings.worker_metrics_host, settings.worker_metrics_port, "NEURON_WORKER_METRICS_PORT")
         telemetry.set_up(settings.process)
     except SettingError as error:
         sys.exit(f"The worker cannot start: {error}")

@@ -60,7 +60,8 @@ def hold(entries: Sequence[tuple[str, Options]], seconds: float) -> list[dict[st
         contestants = []
         for number, (label, options) in enumerate(entries):
             options = replace(options, validate_every_bytes=10**12, snapshot_every_s=1e9)
-            speed = _speed(Path(scratch) / f"speed-{number}", options)
+            speed, lanes = _speed_and_lanes(Path(scratch) / f"speed-{number}", options)
+            options = replace(options, lanes=lanes)
             total = int(speed * seconds) // options.update_bytes * options.update_bytes
             run = Run.create(Path(scratch) / f"run-{number}", replace(options, total_bytes=total), _ignore)
             contestants.append(Contestant(label, run))
@@ -83,14 +84,14 @@ def of_the_last_tenth(curve: list[dict[str, float]]) -> float:
     return sum(size * bits for size, bits in turns) / sum(size for size, _ in turns)
 
 
-def _speed(scratch: Path, options: Options) -> float:
-    """Bytes a second."""
+def _speed_and_lanes(scratch: Path, options: Options) -> tuple[float, int]:
+    """Bytes a second, and the lanes, which the options may leave to the device."""
     run = Run.create(scratch, options, _ignore)
     run.step()
     began = time.perf_counter()
     for _ in range(_CALIBRATION_STEPS):
         run.step()
-    return _CALIBRATION_STEPS * options.update_bytes / (time.perf_counter() - began)
+    return _CALIBRATION_STEPS * run.options.update_bytes / (time.perf_counter() - began), run.options.lanes
 
 
 def _ignore(_: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 
 import click
@@ -24,7 +25,8 @@ def up() -> None:
     # A fault in the settings is found before anything is started.
     settings, of_worker = ApiSettings(), WorkerSettings()
     check_port(settings.api_host, settings.api_port, "NEURON_API_PORT")
-    check_port(of_worker.worker_metrics_host, of_worker.worker_metrics_port, "NEURON_WORKER_METRICS_PORT")
+    metrics = (of_worker.worker_metrics_host, of_worker.worker_metrics_port)
+    check_port(*metrics, "NEURON_WORKER_METRICS_PORT", socket.AF_INET)
     children = Children()
     failure = None
     try:

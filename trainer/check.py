@@ -179,7 +179,7 @@ def check(
     flags: tuple[str, ...],
     trial: str | None,
 ) -> None:
-    """Compare training on this device with training on its CPU, and time it. Exit code 1 if no options train."""
+    """Compare training on this device with training on its CPU, and time it. Exit code 1 if it does not train."""
     where = ALONE.device(device)
     options = Options("none", units=units, lanes=lanes, window=window, optimizer=optimizer)
     if trial == "train":
@@ -207,9 +207,12 @@ def check(
     if report is not None:
         report.write_text(json.dumps(result, indent=1) + "\n")
     if not passed:
-        click.echo(f"{_name(where)}: no options train as a CPU does", err=True)
+        trains = trials[-1].get("agrees")
+        failure = f"it trains, but not {units} units on {lanes} lanes" if trains else "no options train as a CPU does"
+        click.echo(f"{_name(where)}: {failure}", err=True)
         sys.exit(1)
-    command = ["neuron train RUN --corpus CORPUS", f"--units {units} --lanes {lanes} --window {window}", *flags]
+    size_of = f"--units {units} --lanes {lanes} --window {window} --optimizer {optimizer}"
+    command = ["neuron train RUN --corpus CORPUS", size_of, *flags]
     click.echo(f"{_name(where)}: {' '.join(command)}")
 
 

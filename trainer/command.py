@@ -103,6 +103,8 @@ def train(
     On several devices: torchrun --nproc-per-node=8 --max-restarts=3 -m trainer RUN --resume --corpus CORPUS
     """
     given: dict[str, Any] = {name: str(v) if isinstance(v, Path) else v for name, v in chosen.items() if v is not None}
+    if "total_bytes" in given and "total_seconds" in given:
+        raise click.UsageError("--total-bytes and --total-seconds exclude each other: a run ends by one of them")
     metrics_at = None if metrics_port is None else (metrics_host, metrics_port)
     bar = Progress(
         BarColumn(),
@@ -170,8 +172,11 @@ def _summary(run: Run) -> str:
     if progress.validation_label_accuracy is not None:
         by_all, by_unit = progress.validation_label_accuracy, progress.validation_unit_accuracy
         lines.append(f"labels held out: {by_all:.1%} by all units, {by_unit:.1%} by unit {run.options.label_unit}")
-    if (curve := draw_curve(directory)) is not None:
-        lines.append(f"curve: {curve}")
+    try:
+        if (curve := draw_curve(directory)) is not None:
+            lines.append(f"curve: {curve}")
+    except OSError as error:
+        lines.append(f"no curve: {error}")
     if schedule.done(run.options, progress) < 1:
         lines.append(f"continue: neuron train {directory} --resume")
     elif run.options.publish_to is None:

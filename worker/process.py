@@ -6,6 +6,7 @@ gives them back to the queue, and exits.
 
 import gc
 import logging
+import socket
 import ssl
 import sys
 from typing import Any
@@ -73,7 +74,8 @@ def main() -> None:
     """Run a worker until it gets a signal to stop."""
     try:
         settings = WorkerSettings()
-        check_port(settings.worker_metrics_host, settings.worker_metrics_port, "NEURON_WORKER_METRICS_PORT")
+        address = (settings.worker_metrics_host, settings.worker_metrics_port)
+        check_port(*address, "NEURON_WORKER_METRICS_PORT", socket.AF_INET)
         telemetry.set_up(settings.process)
     except SettingError as error:
         sys.exit(f"The worker cannot start: {error}")

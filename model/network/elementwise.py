@@ -154,7 +154,7 @@ class _Fused:
 
     def __call__(self, *tensors: Tensor) -> None:
         if self._run is not None:
-            self._run(*tensors)
+            self._run_again(*tensors)
             return
         for form in self._forms(tensors[0].device):
             try:
@@ -162,12 +162,27 @@ class _Fused:
             except Exception as error:
                 if form is self._plain:
                     raise
-                # There may be no compiler, no room, or a driver that is too old for what is compiled.
-                reason = str(error).partition("\n")[0]
-                log.warning("%s is not fused, which makes training slower: %s", self._plain.__name__, reason)
+                self._warn(error)  # there may be no compiler, no room, or too old a driver
             else:
                 self._run = form
                 return
+
+    def _run_again(self, *tensors: Tensor) -> None:
+        try:
+            (self._run or self._plain)(*tensors)
+        except Exception as error:
+            from torch._dynamo.exc import BackendCompilerFailed  # noqa: PLC0415 - takes a second to load
+
+            # Of tensors of another shape, before anything was computed.
+            if not isinstance(error, BackendCompilerFailed):
+                raise
+            self._warn(error)
+            self._run = self._plain
+            self._plain(*tensors)
+
+    def _warn(self, error: Exception) -> None:
+        reason = str(error).partition("\n")[0]
+        log.warning("%s is not fused in the fastest way, which makes training slower: %s", self._plain.__name__, reason)
 
     def _forms(self, device: torch.device) -> Iterator[Callable[..., None]]:
         if self._triton and device.type == "cuda" and find_spec("triton") is not None:

@@ -49,7 +49,7 @@ def test_the_first_options_that_agree_are_named(monkeypatch: pytest.MonkeyPatch,
     assert done.exit_code == 0, done.output
     assert "fails: CUDA error" in done.output
     assert "DIFFERS: losses within 1.0e+00" in done.output
-    assert done.output.splitlines()[-1].endswith("--units 1024 --lanes 128 --window 256 --no-graph")
+    assert done.output.splitlines()[-1].endswith("--lanes 128 --window 256 --optimizer adam --no-graph")
     kept = json.loads(report.read_text())
     assert [trial["options"] for trial in kept["trials"]] == ["", "--no-triton", "--no-graph"]
     assert kept["speed"] == SPEED

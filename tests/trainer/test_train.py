@@ -270,17 +270,19 @@ def test_a_run_by_the_clock_ends_by_it_and_goes_on_by_it(corpus: Path, tmp_path:
     assert by_bytes.schedule() == 0.5
 
 
-def test_a_shard_that_is_gone_ends_the_run_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_a_shard_that_is_gone_ends_the_run_where_it_was(tmp_path: Path, accumulate: int) -> None:
     corpus = write_corpus(tmp_path / "corpus")
-    run = Run.create(tmp_path / "run", options(corpus), ignore)
+    chosen = options(corpus, accumulate=accumulate, snapshot_every_s=0.0)  # one is always being written
+    run = Run.create(tmp_path / "run", chosen, ignore)
     second = corpus / run.lanes._lanes._rounds[0][1].file
     second.rename(tmp_path / "elsewhere")
     with pytest.raises((OSError, CorpusError), match=second.name):
         run.train(peak_flops=1e12)
     (tmp_path / "elsewhere").rename(second)
     resumed = Run.resume(tmp_path / "run", ignore)
-    assert resumed.progress.step > 10
-    undisturbed = Run.create(tmp_path / "other", options(corpus), ignore)
+    assert resumed.progress.step > 10 // accumulate
+    undisturbed = Run.create(tmp_path / "other", chosen, ignore)
     for one in (resumed, undisturbed):
         one.train(peak_flops=1e12)
     assert_identical(resumed, undisturbed)

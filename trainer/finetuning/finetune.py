@@ -12,6 +12,7 @@ of its best. Stopped at any time, it continues from its last epoch, on a CPU to 
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,11 @@ class Finetuning:
 
         on_update: gets the number of updates done. After it, `best` has the weights of the best epoch.
         """
-        if self.device.type == "cpu":
-            set_threads(self.start.architecture.cell, self.start.architecture.units, self.options.rows)
-        with exclusively(self.directory / "lock", _LOCK_PATIENCE_S):
+        with ExitStack() as stack:
+            if self.device.type == "cpu":
+                stack.callback(torch.set_num_threads, torch.get_num_threads())
+                set_threads(self.start.architecture.cell, self.start.architecture.units, self.options.rows)
+            stack.enter_context(exclusively(self.directory / "lock", _LOCK_PATIENCE_S))
             while self.epoch < self.options.epochs and not self._patience_is_over():
                 losses = self._train_epoch(on_update)
                 if losses is None:

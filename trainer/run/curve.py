@@ -1,7 +1,10 @@
 """The curve of a run's losses: `draw_curve`, from its log."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 CURVE = "curve.png"
 _FIELDS = {"bits_per_byte": "training", "validation_bits_per_byte": "held out"}
@@ -11,14 +14,13 @@ _WARMING = 0.02  # the share of a run whose high losses would flatten the rest
 def draw_curve(directory: Path) -> Path | None:
     """Draw bits per byte against bytes, as `curve.png` in the run's directory.
 
-    None if there is nothing to draw, or no matplotlib to draw with.
+    None if there is nothing to draw, or no matplotlib to draw with. Raises OSError where it cannot be written.
     """
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - optional
     except ModuleNotFoundError:
         return None
-    records = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
-    records = [record for record in records if "bytes_seen" in record]
+    records = [record for record in _records(directory / "log.jsonl") if "bytes_seen" in record]
     if not records:
         return None
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -34,3 +36,10 @@ def draw_curve(directory: Path) -> Path | None:
     path = directory / CURVE
     figure.savefig(path, dpi=150)
     return path
+
+
+def _records(log: Path) -> Iterator[dict[str, Any]]:
+    """Those that are whole: a process that was killed may have left a part of one."""
+    for line in log.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)

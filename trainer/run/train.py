@@ -12,18 +12,20 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from torch import Tensor
 
 from model.checkpoints.durable import exclusively
 from model.network.backpropagation import Backpropagation
 from model.network.cells import GATES, State
 from model.network.language_model import LanguageModel
+from model.network.objective import Targets
 from model.network.sequence import Window
 from trainer.corpus.corpus import Corpus, CorpusError
 from trainer.run import schedule, snapshot
@@ -125,9 +127,7 @@ class Run:
         """One update. Returns the losses (`Objective.losses`), of which the first is bits per byte, and the gradient
         norm before clipping, over all processes."""
         self.gradients.zero()
-        for _ in range(self.options.accumulate):
-            with self._saved_before_an_error():
-                window, targets, begins = self.lanes.next()
+        for window, targets, begins in self._next_windows():
             state = State(*(part.masked_fill(begins, 0.0) for part in self.state))
             losses, self.state = self._back.run(window, targets, state)
             self.gradients.add_losses(losses)
@@ -179,9 +179,10 @@ class Run:
         """
         if self.options.publish_to is not None and publish is None:
             raise ValueError(f"the run publishes to {self.options.publish_to}: hand in how, as `publish`")
-        if self.device.type == "cpu":
-            set_threads(self.options.cell, self.options.units, len(self._mine), self.options.threads)
         with ExitStack() as stack:
+            if self.device.type == "cpu":
+                stack.callback(torch.set_num_threads, torch.get_num_threads())
+                set_threads(self.options.cell, self.options.units, len(self._mine), self.options.threads)
             if threading.current_thread() is threading.main_thread():
                 for number in (signal.SIGTERM, signal.SIGINT):
                     stack.callback(signal.signal, number, signal.signal(number, lambda *_: self.stop()))
@@ -230,21 +231,33 @@ class Run:
         if book is not None and not stop:
             book.publish_last(last)
 
-    @contextmanager
-    def _saved_before_an_error(self) -> Iterator[None]:
-        """Save the run before an error of what changes no parameter ends it."""
+    def _next_windows(self) -> list[tuple[Tensor, Targets, Tensor]]:
+        """Those of an update. Where a shard is gone, the run is saved as it was before the update."""
+        cursors = self.lanes.cursors
         try:
-            yield
+            return [self.lanes.next() for _ in range(self.options.accumulate)]
         except Exception:
-            if self.world.size == 1:  # with several, the others would not take part
-                self.save()
+            self.lanes.cursors = cursors
+            self._save_before_an_error()
             raise
+
+    def _save_before_an_error(self) -> None:
+        if self.world.size > 1:  # the others would not take part
+            return
+        try:
+            self._saver.collect(wait=True)
+        except (OSError, SafetensorError) as error:
+            self._on_log({"step": self.progress.step, "warning": f"a snapshot could not be written: {error}"})
+        self.save()
 
     def _note_validation(self) -> bool:
         """Validate and record it. Returns whether the model is the best so far."""
         progress = self.progress
-        with self._saved_before_an_error():
+        try:
             found = self.validate()
+        except Exception:
+            self._save_before_an_error()
+            raise
         bits, former = found.bits_per_byte, progress.best_validation_bits_per_byte
         progress.validation_step = progress.step
         progress.validation_bits_per_byte = bits if math.isfinite(bits) else None

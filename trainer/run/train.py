@@ -191,14 +191,8 @@ class Run:
                 self._lock(stack)
                 peak = peak_flops or self._measured_peak()
                 mfu_of_one_byte_per_s = 6 * sum(map(torch.numel, self.model.parameters())) / (peak * self.world.size)
-                journal = Journal(
-                    self.directory,
-                    self.progress,
-                    self._on_log,
-                    on_update,
-                    mfu_of_one_byte_per_s,
-                    self.options.learns_labels,
-                )
+                records, labels = (self._on_log, on_update), self.options.learns_labels
+                journal = Journal(self.directory, self.progress, *records, mfu_of_one_byte_per_s, labels)
                 book = Bookkeeper(self.directory, self.options, journal, self._saver, publish)
                 stack.callback(book.close)
                 if metrics_at is not None:

@@ -26,7 +26,7 @@ def test_the_openapi_document_is_kept(tiny_volume: Path, tmp_path: Path) -> None
     with run_stack(tmp_path, **settings) as stack:
         command = [
             *(str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(HERE / "schemathesis.toml")),
-            *("run", f"{stack.url}/openapi.json", "--checks", "all", "--max-examples", "10", "--seed", "1"),
+            *("run", f"{stack.url}/openapi.json", "--checks", "all", "--max-examples", "20", "--seed", "1"),
             # DELETE cancels a job, which is still there then, to say that it was cancelled.
             *("--exclude-checks", "use_after_free"),
             *("--continue-on-failure", "--header", f"Authorization: Bearer {secret}"),

@@ -33,6 +33,7 @@ def test_a_recipe_is_what_one_says_to_neuron_train(tmp_path: Path) -> None:
         options("--unit 64", Path("corpus"))
 
 
+@pytest.mark.slow
 def test_a_comparison(tmp_path: Path) -> None:
     (tmp_path / "reviews.txt").write_text("\n".join(f"{n} is good and good and good" for n in range(400)))
     build_corpus([tmp_path / "reviews.txt"], tmp_path / "corpus", shards=8)

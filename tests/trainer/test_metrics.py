@@ -123,6 +123,7 @@ def test_the_end_of_a_run_is_published(corpus: Path, tmp_path: Path) -> None:
         assert torch.equal(found, expected.bfloat16().float())
 
 
+@pytest.mark.slow
 def test_a_failure_to_publish_does_not_stop_the_training(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume" / "reviews-mlstm-16").write_text("a file where the checkpoints should be")

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.runs import ROOT, STEP_BYTES, arguments, environment, options, write_corpus
 
 MINIMAL = (ROOT / "requirements" / "trainer-minimal.txt").read_text()
@@ -34,6 +36,7 @@ train(prog_name="python -m trainer")
 """
 
 
+@pytest.mark.slow
 def test_a_run_needs_no_more(tmp_path: Path) -> None:
     names = re.findall(r"^([a-z0-9-]+)==", MINIMAL, re.MULTILINE)
     allowed = {MODULES.get(name, name.replace("-", "_")) for name in names} | OF_TORCH

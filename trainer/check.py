@@ -27,7 +27,7 @@ from model.network.sequence import Window
 from trainer.run.distributed import ALONE, Gradients
 from trainer.run.initial import make_optimizers
 from trainer.run.options import Options
-from trainer.run.peak import measured_peak_flops
+from trainer.run.peak import finish, measured_peak_flops
 
 # Options of `neuron train`, the fastest first.
 ON_A_GPU = ((), ("--no-triton",), ("--no-graph",), ("--no-fuse",), ("--no-fuse", "--no-graph"))
@@ -100,17 +100,17 @@ def timed(device: torch.device, flags: tuple[str, ...], options: Options) -> dic
     text = torch.randint(32, 127, (options.window + 1, options.lanes), device=device)
     seconds = []
     for _ in range(_TIMED + 1):
-        _finish(device)
+        finish(device)
         began = time.perf_counter()
         gradients.zero()
         _, state = step.run(text[:-1], Targets(text[1:]), state)
-        _finish(device)
+        finish(device)
         window_s = time.perf_counter() - began
         _, norm = gradients.average(1)
         gradients.clip(norm, options.clip_norm)
         for optimizer in optimizers:
             optimizer.step()
-        _finish(device)
+        finish(device)
         seconds.append((window_s, time.perf_counter() - began))
     window_s, update_s = sorted(seconds[1:], key=lambda pair: pair[1])[_TIMED // 2]
     bytes_per_s = options.update_bytes / update_s
@@ -136,11 +136,6 @@ def _gradient(parameter: torch.nn.Parameter) -> Tensor:
     if parameter.grad is None:
         raise RuntimeError("a parameter has no gradient")
     return parameter.grad
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _trial(flags: tuple[str, ...], device: torch.device, more: list[str], timeout_s: float) -> dict[str, Any]:

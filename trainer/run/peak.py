@@ -20,15 +20,16 @@ def measured_peak_flops(device: torch.device, dtype: torch.dtype, rows: int, uni
     with torch.no_grad():
         matrix(x)
         while spent_s < _MEASURED_S:
-            _finish(device)
+            finish(device)
             began = time.perf_counter()
             matrix(x)
-            _finish(device)
+            finish(device)
             took_s = time.perf_counter() - began
             best_s, spent_s = min(best_s, took_s), spent_s + took_s
     return 2.0 * rows * units * outputs / best_s
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait for what the device has been given to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

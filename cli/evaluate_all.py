@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from cli.checkpoint_option import checkpoint_option
 from cli.evaluate import evaluate
+from cli.evaluate_options import DIRECTORY
 from cli.protocol import command_line, read_report
 from evaluation import summary
 from evaluation.features import EvaluationError, manifest_sha256
@@ -47,6 +48,11 @@ _TEXTS = (
     type=click.Path(dir_okay=False, path_type=Path),
     help=f"File of that page. Default: {RESULTS} in --out.",
 )
+@click.option("--corpus", type=DIRECTORY, help="As of `answers`: labelled reviews that it holds out.")
+@click.option(
+    "--set", "sets", multiple=True, metavar="NAME=FILE", help="As of `answers`, beside the tests of SST and IMDB."
+)
+@click.option("--beside", type=DIRECTORY, help="Reports of another checkpoint, for a column of the table.")
 @click.option("--draws", type=click.IntRange(2), default=100, show_default=True, help="Of `curve`.")
 @click.option("--samples", type=click.IntRange(1), default=200, show_default=True, help="Of `generation`.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="As of the other commands.")
@@ -57,6 +63,9 @@ def all_(
     data: Path,
     out: Path,
     page: Path | None,
+    corpus: Path | None,
+    sets: tuple[str, ...],
+    beside: Path | None,
     draws: int,
     samples: int,
     cache: Path | None,
@@ -69,12 +78,16 @@ def all_(
     of `growth` in --out/growth goes into the page as well.
     """
     try:
-        imdb_train = str(find_files(data, IMDB)["train"])
+        imdb_train, imdb_test = (str(find_files(data, IMDB)[part]) for part in ("train", "test"))
+        sst_test = str(find_files(data, SST)["test"])
         sst = [word for part, path in find_files(data, SST).items() for word in (f"--{part}", str(path))]
         manifest = manifest_sha256(volumes.resolve(directory))
     except (LabelledError, CheckpointError) as error:
         raise click.ClickException(str(error)) from error
+    answers = [word for one in (f"SST={sst_test}", f"IMDB={imdb_test}", *sets) for word in ("--set", one)]
+    answers += [] if corpus is None else ["--corpus", str(corpus)]
     protocols: dict[str, Sequence[str]] = {
+        "answers": ("answers", *answers),
         "sst": ("sst", "--data", str(data)),
         "sst-mean": ("sst", "--data", str(data), "--pooling", "mean"),
         "units": ("units", *sst),
@@ -99,17 +112,21 @@ def all_(
                 click.echo(f"$ {line}")
                 protocol.invoke(called)
     page = page or out / RESULTS
-    replace_file(page, results_page(out, page.parent))
-    click.echo(f"{summary.summarize(_reports(out)).markdown()}\n\n{page}: this table, and every report")
+    replace_file(page, results_page(out, page.parent, beside))
+    table = summary.summarize(_reports(out), None if beside is None else _reports(beside))
+    click.echo(f"{table.markdown()}\n\n{page}: this table, and every report")
 
 
-def results_page(out: Path, place: Path) -> str:
-    """The page of all reports that lie in `out`, as Markdown. place: the directory of the page."""
+def results_page(out: Path, place: Path, beside: Path | None = None) -> str:
+    """The page of all reports that lie in `out`, as Markdown. place: the directory of the page.
+
+    beside: reports of another checkpoint, for a column of the table.
+    """
     reports = _reports(out)
     bodies = {
         name: embedded((out / name / MARKDOWN).read_text(), os.path.relpath(out / name, place)) for name in reports
     }
-    return summary.page(reports, bodies)
+    return summary.page(reports, bodies, None if beside is None else _reports(beside))
 
 
 def _reports(out: Path) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ _POOLINGS = {"": "", "-mean": ", mean over the text"}
 
 # In the order of the page.
 SECTIONS = {
+    "answers": "What the service answers: the head and the unit as they are served.",
     "sst": "Stanford Sentiment Treebank, final cell: the paper's protocol.",
     "sst-mean": "Stanford Sentiment Treebank, mean of the hidden vector over the text.",
     "imdb": "IMDB, final cell: the paper's protocol.",
@@ -28,9 +29,9 @@ SECTIONS = {
 Reports = Mapping[str, Mapping[str, Any]]  # by the name of the folder they are in: the content of report.json
 
 
-def page(reports: Reports, bodies: Mapping[str, str]) -> str:
-    """Markdown. bodies: the tables, notes and figures of each report."""
-    parts = ["# Results", summarize(reports).markdown()]
+def page(reports: Reports, bodies: Mapping[str, str], beside: Reports | None = None) -> str:
+    """Markdown. bodies: the tables, notes and figures of each report. beside: as in `summarize`."""
+    parts = ["# Results", summarize(reports, beside).markdown()]
     if behind := _behind(reports):
         parts.append(
             f"Below a bag of words and word pairs (tf-idf, the same labels): {'; '.join(behind)}. "
@@ -49,37 +50,62 @@ def _behind(reports: Reports) -> list[str]:
     return [name for name, report in known if report["accuracy_all"] < report["accuracy_tfidf"]]
 
 
-def summarize(reports: Reports) -> Table:
-    """reports: `sst`, `sst-mean`, `imdb`, `imdb-mean` and `generation`; rows of one that is missing are left out."""
+def summarize(reports: Reports, beside: Reports | None = None) -> Table:
+    """Rows of `sst`, `sst-mean`, `imdb`, `imdb-mean` and `generation`, where they are there.
+
+    beside: the same of another checkpoint, for a column of its own.
+    """
+    others = beside or {}
+    rows = [
+        [name, value, *([other] if others else []), tfidf, paper]
+        for (name, value, tfidf, paper), (_, other, _, _) in zip(
+            _rows(reports), _rows({key: others.get(key, {}) for key in reports}), strict=True
+        )
+    ]
+    compared = f"; beside it {_checkpoint(others)}" if others else ""
+    caption = (
+        f"{_checkpoint(reports)}{compared}. Final cell, L1, C chosen without the test part, as in the paper, unless a "
+        "row says otherwise."
+    )
+    columns = ["", "this model", *(["beside it"] if others else []), "tf-idf, same labels", "paper"]
+    return Table(caption, columns, rows)
+
+
+def _checkpoint(reports: Reports) -> str:
     about = next(iter(reports.values()))
+    return f"{about['checkpoint']}: {about['units']:,} units, {about['bytes_seen']:,} bytes read"
+
+
+def _rows(reports: Reports) -> list[list[object]]:
+    """What was measured: of this model, of tf-idf, by the paper. Values of an empty report are unknown."""
+    about = next(iter(reports.values()))
+    bits = about.get("bits_per_byte")
     rows: list[list[object]] = [
-        ["held-out reviews, bits per byte", about["bits_per_byte"], "", _PAPER["bits_per_byte"]]
+        ["held-out reviews, bits per byte", "-" if bits is None else bits, "", _PAPER["bits_per_byte"]]
     ]
     for key, name in _SETS.items():
         cell, mean = reports.get(key), reports.get(f"{key}-mean")
         if cell is not None:
-            tfidf = percent(cell["accuracy_tfidf"])
+            tfidf = percent(cell.get("accuracy_tfidf"))
+            of_unit, paper_unit = percent(cell.get("accuracy_unit")), percent(_PAPER.get(f"{key}_unit"))
             rows += [
-                [f"{name}, all units", percent(cell["accuracy_all"]), tfidf, percent(_PAPER[f"{key}_all"])],
-                [
-                    f"{name}, the one unit, fitted threshold",
-                    percent(cell["accuracy_unit"]),
-                    tfidf,
-                    percent(_PAPER.get(f"{key}_unit")),
-                ],
-                [f"{name}, the one unit, no labels", percent(cell["accuracy_unit_no_labels"]), "", "-"],
+                [f"{name}, all units", percent(cell.get("accuracy_all")), tfidf, percent(_PAPER[f"{key}_all"])],
+                [f"{name}, the one unit, fitted threshold", of_unit, tfidf, paper_unit],
+                [f"{name}, the one unit, no labels", percent(cell.get("accuracy_unit_no_labels")), "", "-"],
             ]
         if mean is not None:
-            tfidf = percent(mean["accuracy_tfidf"])
-            rows.append([f"{name}, all units, mean over the text", percent(mean["accuracy_all"]), tfidf, "-"])
+            tfidf = percent(mean.get("accuracy_tfidf"))
+            rows.append([f"{name}, all units, mean over the text", percent(mean.get("accuracy_all")), tfidf, "-"])
     written = reports.get("generation")
     if written is not None:
-        rows.append(["written on the side asked for, at +1 and -1", percent(written["on_asked_side"]), "", "-"])
-        if written["on_asked_side_ranked"] is not None:
-            name = f"written on it, the best of {written['best_of']} by the head"
-            rows.append([name, percent(written["on_asked_side_ranked"]), "", "-"])
-    caption = (
-        f"{about['checkpoint']}: {about['units']:,} units, {about['bytes_seen']:,} bytes read. "
-        "Final cell, L1, C chosen without the test part, as in the paper, unless a row says otherwise."
-    )
-    return Table(caption, ["", "this model", "tf-idf, same labels", "paper"], rows)
+        rows.append(["written on the side asked for, at +1 and -1", percent(written.get("on_asked_side")), "", "-"])
+        if "on_asked_side_ranked" not in written or written["on_asked_side_ranked"] is not None:
+            rows.append(
+                [
+                    "written on it, the best of several by the head",
+                    percent(written.get("on_asked_side_ranked")),
+                    "",
+                    "-",
+                ]
+            )
+    return rows

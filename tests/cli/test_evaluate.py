@@ -175,7 +175,7 @@ def test_all_protocols_end_in_one_table(everything: Everything) -> None:
     assert everything.result.exit_code == 0, everything.result.stderr
     out = everything.directory / "out"
     reports = {path.parent.name: json.loads(path.read_text()) for path in out.glob("*/report.json")}
-    assert len(reports) == 11
+    assert len(reports) == 12
     assert {name for name, report in reports.items() if report["pooling"] == "mean"} == {"sst-mean", "imdb-mean"}
     text = (out / "results.md").read_text()
     for name, report in reports.items():
@@ -195,6 +195,24 @@ def test_all_protocols_end_in_one_table(everything: Everything) -> None:
     )
 
 
+def test_another_checkpoint_stands_beside_it(everything: Everything, tmp_path: Path) -> None:
+    everything.copy(tmp_path)
+    earlier = shutil.copytree(tmp_path / "out", tmp_path / "earlier")
+    shutil.rmtree(earlier / "imdb")
+    for path in earlier.glob("*/report.json"):
+        report = json.loads(path.read_text())
+        path.write_text(json.dumps(report | {"bits_per_byte": report["bits_per_byte"] + 10}))
+    result = everything.again(tmp_path, "--beside", "earlier")
+    assert result.exit_code == 0, result.stderr
+    text = (tmp_path / "out" / "results.md").read_text()
+    rows = {line.strip("| ").split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in text.splitlines()}
+    ours, other, _, _ = rows["held-out reviews, bits per byte"]
+    assert float(other) == pytest.approx(10 + float(ours), abs=0.01)
+    assert rows["SST, binary, all units"][0] == rows["SST, binary, all units"][1]
+    assert rows["IMDB, all units"][1] == "-"
+    assert "; beside it tiny/step-12: 32 units" in text
+
+
 def test_the_page_may_lie_elsewhere_and_takes_growth_in(
     everything: Everything, neuron: Neuron, data: Path, volume: Path, tmp_path: Path
 ) -> None:
@@ -212,7 +230,7 @@ def test_the_page_may_lie_elsewhere_and_takes_growth_in(
 
 def test_what_is_there_of_all_is_not_made_again(everything: Everything, tmp_path: Path) -> None:
     """But for other options, another checkpoint, and what was left half-way."""
-    assert len(started(everything.result)) == 11
+    assert len(started(everything.result)) == 12
     everything.copy(tmp_path)
     assert started(everything.again(tmp_path)) == []
     (tmp_path / "out" / "shifts" / "report.json").write_text("{")
@@ -221,7 +239,7 @@ def test_what_is_there_of_all_is_not_made_again(everything: Everything, tmp_path
     before = manifest.read_text()
     manifest.write_text(before.replace('"notes": "', '"notes": "another '))
     assert manifest.read_text() != before
-    assert len(started(everything.again(tmp_path, draws=3))) == 11
+    assert len(started(everything.again(tmp_path, draws=3))) == 12
 
 
 def test_the_growth_of_a_volumes_checkpoints(neuron: Neuron, volume: Path, data: Path, tmp_path: Path) -> None:

@@ -51,23 +51,21 @@ def _behind(reports: Reports) -> list[str]:
 
 
 def summarize(reports: Reports, beside: Reports | None = None) -> Table:
-    """Rows of `sst`, `sst-mean`, `imdb`, `imdb-mean` and `generation`, where they are there.
+    """Rows of `answers`, `sst`, `sst-mean`, `imdb`, `imdb-mean` and `generation`, where they are there.
 
     beside: the same of another checkpoint, for a column of its own.
     """
-    others = beside or {}
-    rows = [
-        [name, value, *([other] if others else []), tfidf, paper]
-        for (name, value, tfidf, paper), (_, other, _, _) in zip(
-            _rows(reports), _rows({key: others.get(key, {}) for key in reports}), strict=True
-        )
-    ]
-    compared = f"; beside it {_checkpoint(others)}" if others else ""
+    rows, compared = _rows(reports), ""
+    columns = ["", "this model", "tf-idf, same labels", "paper"]
+    if beside:
+        others = {name: value for name, value, *_ in _rows(beside)}
+        rows = [[name, value, others.get(name, "-"), *rest] for name, value, *rest in rows]
+        columns.insert(2, "beside it")
+        compared = f"; beside it {_checkpoint(beside)}"
     caption = (
         f"{_checkpoint(reports)}{compared}. Final cell, L1, C chosen without the test part, as in the paper, unless a "
         "row says otherwise."
     )
-    columns = ["", "this model", *(["beside it"] if others else []), "tf-idf, same labels", "paper"]
     return Table(caption, columns, rows)
 
 
@@ -76,36 +74,36 @@ def _checkpoint(reports: Reports) -> str:
     return f"{about['checkpoint']}: {about['units']:,} units, {about['bytes_seen']:,} bytes read"
 
 
-def _rows(reports: Reports) -> list[list[object]]:
-    """What was measured: of this model, of tf-idf, by the paper. Values of an empty report are unknown."""
+def _rows(reports: Reports) -> list[tuple[str, object, object, object]]:
+    """What was measured: its name, of this model, of tf-idf, by the paper."""
     about = next(iter(reports.values()))
-    bits = about.get("bits_per_byte")
-    rows: list[list[object]] = [
-        ["held-out reviews, bits per byte", "-" if bits is None else bits, "", _PAPER["bits_per_byte"]]
+    rows: list[tuple[str, object, object, object]] = [
+        ("held-out reviews, bits per byte", about["bits_per_byte"], "", _PAPER["bits_per_byte"])
     ]
+    for one in reports["answers"]["sets"] if "answers" in reports else ():
+        tfidf = percent(one["accuracy_tfidf"])
+        rows += [
+            (f"{one['name']}, the head that is served", percent(one["accuracy_head"]), tfidf, "-"),
+            (f"{one['name']}, the unit as it is served", percent(one["accuracy_unit"]), tfidf, "-"),
+            (f"{one['name']}, calibration error of the head", f"{one['calibration_error']:.3f}", "", "-"),
+        ]
     for key, name in _SETS.items():
         cell, mean = reports.get(key), reports.get(f"{key}-mean")
         if cell is not None:
-            tfidf = percent(cell.get("accuracy_tfidf"))
-            of_unit, paper_unit = percent(cell.get("accuracy_unit")), percent(_PAPER.get(f"{key}_unit"))
+            tfidf = percent(cell["accuracy_tfidf"])
+            of_unit, paper_unit = percent(cell["accuracy_unit"]), percent(_PAPER.get(f"{key}_unit"))
             rows += [
-                [f"{name}, all units", percent(cell.get("accuracy_all")), tfidf, percent(_PAPER[f"{key}_all"])],
-                [f"{name}, the one unit, fitted threshold", of_unit, tfidf, paper_unit],
-                [f"{name}, the one unit, no labels", percent(cell.get("accuracy_unit_no_labels")), "", "-"],
+                (f"{name}, all units", percent(cell["accuracy_all"]), tfidf, percent(_PAPER[f"{key}_all"])),
+                (f"{name}, the one unit, fitted threshold", of_unit, tfidf, paper_unit),
+                (f"{name}, the one unit, no labels", percent(cell["accuracy_unit_no_labels"]), "", "-"),
             ]
         if mean is not None:
-            tfidf = percent(mean.get("accuracy_tfidf"))
-            rows.append([f"{name}, all units, mean over the text", percent(mean.get("accuracy_all")), tfidf, "-"])
+            tfidf = percent(mean["accuracy_tfidf"])
+            rows.append((f"{name}, all units, mean over the text", percent(mean["accuracy_all"]), tfidf, "-"))
     written = reports.get("generation")
     if written is not None:
-        rows.append(["written on the side asked for, at +1 and -1", percent(written.get("on_asked_side")), "", "-"])
-        if "on_asked_side_ranked" not in written or written["on_asked_side_ranked"] is not None:
-            rows.append(
-                [
-                    "written on it, the best of several by the head",
-                    percent(written.get("on_asked_side_ranked")),
-                    "",
-                    "-",
-                ]
-            )
+        rows.append(("written on the side asked for, at +1 and -1", percent(written["on_asked_side"]), "", "-"))
+        if written["on_asked_side_ranked"] is not None:
+            name = f"written on it, the best of {written['best_of']} by the head"
+            rows.append((name, percent(written["on_asked_side_ranked"]), "", "-"))
     return rows

@@ -1,4 +1,4 @@
-"""docs/results.md is of the shipped checkpoint, and every number in it is that of a report beside it."""
+"""docs/results.md is of the shipped checkpoint, and every number in it, and beside it, is that of a report."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from model.checkpoints import volumes
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGE = DOCS / "results.md"
+WITHOUT_LABELS = DOCS / "results-unlabelled"
 REPORTS = {path.parent.name: json.loads(path.read_bytes()) for path in (DOCS / "results").glob("*/report.json")}
 
 
@@ -25,7 +26,14 @@ def test_every_protocol_was_run_on_the_shipped_checkpoint() -> None:
 
 
 def test_the_page_is_what_the_reports_make() -> None:
-    assert PAGE.read_text() == results_page(DOCS / "results", DOCS)
+    assert PAGE.read_text() == results_page(DOCS / "results", DOCS, beside=WITHOUT_LABELS)
+    assert WITHOUT_LABELS.with_suffix(".md").read_text() == results_page(WITHOUT_LABELS, DOCS)
+
+
+def test_the_model_without_labels_is_there_too() -> None:
+    reports = [json.loads(path.read_bytes()) for path in WITHOUT_LABELS.glob("*/report.json")]
+    found = {report["manifest_sha256"] for report in reports if "manifest_sha256" in report}
+    assert found == {manifest_sha256(next((ROOT / "model" / "pretrained" / "reviews-mlstm-1024").iterdir()))}
 
 
 def test_its_figures_are_there_and_its_commands_name_no_machine() -> None:

@@ -96,6 +96,7 @@ def engine(
         for name in ("engine", "read_features", "plain"):
             click.echo(f"{name:>14}{found['texts'][name + '_bytes_per_s']:12,.0f} bytes/s")
         click.echo(f"{'engine : plain':>14}{found['texts']['ratio_vs_plain']:12.1f}")
+        click.echo(f"bits per byte of the texts cost {100 * found['texts']['cost_of_scores']:.1f} % more time")
     report.write(path, found | {"machine": report.machine(on)})
 
 
@@ -146,21 +147,22 @@ def measure_texts(units: int, path: Path, limit: int | None, device: torch.devic
     def prepared() -> tuple[PlainLoop, TorchBackend]:
         model = _model(units, device)
         backend = backend_for(FoldedModel(model, device), _MAX_ROWS)
-        backend.warm_up(_MAX_ROWS)
+        backend.warm_up(_MAX_ROWS, scores=True)
         return PlainLoop(model), backend
 
     plain, backend = on_passing_thread(prepared)
 
-    def through_the_engine() -> None:
+    def through_the_engine(scored: bool = False) -> None:
         loop = Engine(_MAX_ROWS, _BLOCK_STEPS)  # a new one, because an engine remembers what it has read
         loop.start()
-        for row in loop.submit(backend, [RowRequest(text) for text in texts], threading.Event()):
+        for row in loop.submit(backend, [RowRequest(text, scored=scored) for text in texts], threading.Event()):
             row.done.result()
         loop.close()
 
     seconds = _fastest(
         {
             "engine": through_the_engine,
+            "engine_with_scores": lambda: through_the_engine(scored=True),
             "read_features": lambda: on_passing_thread(read_features, backend.model, texts),
             "plain": lambda: on_passing_thread(plain.read_texts, texts),
         },
@@ -175,6 +177,7 @@ def measure_texts(units: int, path: Path, limit: int | None, device: torch.devic
         "units": units,
         **{f"{name}_bytes_per_s": size / elapsed for name, elapsed in seconds.items()},
         "ratio_vs_plain": seconds["plain"] / seconds["engine"],
+        "cost_of_scores": seconds["engine_with_scores"] / seconds["engine"] - 1,
     }
 
 

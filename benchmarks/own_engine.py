@@ -43,7 +43,13 @@ def own_engine() -> Iterator["OwnEngine"]:
     if settings.worker_threads:
         torch.set_num_threads(settings.worker_threads)
     directory = volumes.latest(settings.checkpoint_dir or volumes.SHIPPED)
-    served = serving.load(directory, settings.worker_device, settings.worker_dtype, settings.worker_max_rows)
+    served = serving.load(
+        directory,
+        settings.worker_device,
+        settings.worker_dtype,
+        settings.worker_max_rows,
+        settings.worker_bits_per_byte,
+    )
     engine = Engine(
         settings.worker_max_rows,
         settings.worker_block_steps,

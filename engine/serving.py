@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,20 +28,21 @@ class ServedModel:
         return f"{self.info.name} step {self.info.step}"
 
 
-def load(directory: Path, device: str, dtype: str, max_rows: int) -> ServedModel:
+def load(directory: Path, device: str, dtype: str, max_rows: int, scores: bool = True) -> ServedModel:
     """Read, verify and warm up a checkpoint. device: "auto", "cpu", "cuda"; dtype: "auto", "float32", "bfloat16".
 
+    scores: whether the bits per byte of texts are measured, where the checkpoint knows which texts are familiar.
     Raises CheckpointError (model/checkpoints/checkpoint.py) if anything in the directory does not match its manifest.
     """
     # Only the engine's thread may keep a team of OpenMP threads (openmp.py).
-    return on_passing_thread(_load, directory, device, dtype, max_rows)
+    return on_passing_thread(_load, directory, device, dtype, max_rows, scores)
 
 
-def _load(directory: Path, device: str, dtype: str, max_rows: int) -> ServedModel:
+def _load(directory: Path, device: str, dtype: str, max_rows: int, scores: bool) -> ServedModel:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = checkpoint.read(directory)
-    manifest = loaded.manifest
+    manifest = loaded.manifest if scores else replace(loaded.manifest, familiarity=None)
     folded = FoldedModel(loaded.model, device, None if dtype == "auto" else getattr(torch, dtype))
     backend = backend_for(folded, 2 * max_rows)  # as many interactive rows as bulk rows
     backend.warm_up(max_rows, scores=manifest.familiarity is not None)

@@ -166,7 +166,13 @@ class Service:
 
     def _load(self, directory: Path) -> ServedModel:
         settings = self.settings
-        served = serving.load(directory, settings.worker_device, settings.worker_dtype, settings.worker_max_rows)
+        served = serving.load(
+            directory,
+            settings.worker_device,
+            settings.worker_dtype,
+            settings.worker_max_rows,
+            settings.worker_bits_per_byte,
+        )
         metrics.MODEL.clear()
         metrics.MODEL.labels(served.info.name, str(served.info.step)).set(1)
         log.info("serving %s (%s on %s)", served.version, served.info.dtype, served.info.device)

@@ -64,6 +64,11 @@ class WorkerSettings(ProcessSettings):
     worker_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Numbers in products; auto takes bfloat16 where the device multiplies it natively."
     )
+    worker_bits_per_byte: bool = Field(
+        True,
+        description="Whether `POST /classify` measures `bits_per_byte` of texts and warns of unfamiliar ones. Without, "
+        "both are null, and short texts are read some percent faster.",
+    )
     worker_threads: int = Field(
         0, ge=0, description="CPU threads of one product; 0 leaves torch's own choice, usually one per core."
     )

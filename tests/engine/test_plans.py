@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from engine import serving
 from engine.engine import Engine
 from engine.execute import execute
 from engine.plans import rank_by_sentiment, trace_json
+from model.checkpoints.checkpoint import MANIFEST
 from model.heads.unit import Calibration
 from model.texts.familiarity import Familiarity
 from model.texts.preparation import prepare
@@ -87,3 +89,20 @@ def test_a_text_that_is_unlike_the_models_own_has_a_warning(engine: Engine, tmp_
             )
     assert measured[0] == pytest.approx(measured[1])
     assert all(bits > 0 for bits in measured[0])
+
+
+def test_scores_may_be_left_out(engine: Engine, tmp_path: Path) -> None:
+    directory = publish_tiny(tmp_path, 1)
+    manifest = directory / MANIFEST
+    limits = {"lengths": [16], "bits": [0.0], "share": 0.99, "texts": [900], "data": ""}
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"familiarity": limits}))
+    job = ClassifyJob(
+        id="a-job-of-the-test", timeout_s=60, texts=["A text of some thirty-four bytes."], head="sentiment"
+    )
+    found = []
+    for scores in (True, False):
+        (result,) = execute(job, serving.load(directory, "cpu", "float32", 16, scores), engine)["results"]
+        found.append(result)
+    assert found[0]["bits_per_byte"] > 0
+    assert found[0]["warning"] is not None
+    assert found[1] == found[0] | {"bits_per_byte": None, "warning": None}

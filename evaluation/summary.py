@@ -55,11 +55,13 @@ def summarize(reports: Reports, beside: Reports | None = None) -> Table:
 
     beside: the same of another checkpoint, for a column of its own.
     """
-    rows, compared = _rows(reports), ""
+    rows: list[list[object]] = [list(row) for row in _rows(reports)]
+    compared = ""
     columns = ["", "this model", "tf-idf, same labels", "paper"]
     if beside:
         others = {name: value for name, value, *_ in _rows(beside)}
-        rows = [[name, value, others.get(name, "-"), *rest] for name, value, *rest in rows]
+        for row in rows:
+            row.insert(2, others.get(str(row[0]), "-"))
         columns.insert(2, "beside it")
         compared = f"; beside it {_checkpoint(beside)}"
     caption = (

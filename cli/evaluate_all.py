@@ -78,13 +78,13 @@ def all_(
     of `growth` in --out/growth goes into the page as well.
     """
     try:
-        imdb_train, imdb_test = (str(find_files(data, IMDB)[part]) for part in ("train", "test"))
-        sst_test = str(find_files(data, SST)["test"])
-        sst = [word for part, path in find_files(data, SST).items() for word in (f"--{part}", str(path))]
+        of_imdb, of_sst = find_files(data, IMDB), find_files(data, SST)
+        imdb_train = str(of_imdb["train"])
+        sst = [word for part, path in of_sst.items() for word in (f"--{part}", str(path))]
         manifest = manifest_sha256(volumes.resolve(directory))
     except (LabelledError, CheckpointError) as error:
         raise click.ClickException(str(error)) from error
-    answers = [word for one in (f"SST={sst_test}", f"IMDB={imdb_test}", *sets) for word in ("--set", one)]
+    answers = [word for one in (f"SST={of_sst['test']}", f"IMDB={of_imdb['test']}", *sets) for word in ("--set", one)]
     answers += [] if corpus is None else ["--corpus", str(corpus)]
     protocols: dict[str, Sequence[str]] = {
         "answers": ("answers", *answers),

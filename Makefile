@@ -78,7 +78,7 @@ lint: $(DEVELOP_STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --recursive --skip $(JUDGED_BY_RUFF) api benchmarks cli contract engine evaluation model \
-		monitoring sentiment_neuron trainer worker
+		monitoring sentiment_neuron texts trainer worker
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python .ci/audit.py
 

@@ -30,8 +30,8 @@ from engine.serving import backend_for
 from engine.torch_backend import TorchBackend
 from model.network.language_model import Architecture, LanguageModel
 from model.network.matrix import Matrix, fast_dtype
-from model.texts.labelled import read_labelled
-from model.texts.preparation import prepare
+from texts.preparation import prepare
+from texts.reader import read_file
 from worker.settings import WorkerSettings
 
 _LEAST_S = 0.2  # a round repeats what is shorter
@@ -139,7 +139,9 @@ def measure_steps(units: int, rows: tuple[int, ...], device: torch.device, round
 
 def measure_texts(units: int, path: Path, limit: int | None, device: torch.device, rounds: int) -> dict[str, Any]:
     """Figures of real texts, all there at once."""
-    lines = read_labelled(path).texts if ".csv" in path.suffixes else path.read_text(encoding="utf-8").splitlines()
+    with read_file(path) as records:
+        field = records.text_field(None, "label")
+        lines = [text for chunk in records.chunks([field]) for text in chunk.columns[0] if text is not None]
     texts = [prepare(line) for line in lines[:limit]]
     if not texts:
         raise click.ClickException(f"{path} holds no texts")

@@ -26,7 +26,7 @@ from benchmarks.http_load import Kind, Load, Seen
 from benchmarks.own_engine import CLIENTS, PROMPT, STREAM_BYTES, STREAMS, TEXTS_A_REQUEST, own_engine, percentiles
 from benchmarks.service_stack import Stack, start_stack
 from contract import children
-from sentiment_neuron.files import TextFile
+from texts.reader import read_file
 
 _EXAMPLES = Path(__file__).parent.parent / "examples" / "reviews.txt"
 _IDLE_TEXTS = 100  # different ones, so that the time of each is known alone and through the service
@@ -43,17 +43,19 @@ _IDLE_TEXTS = 100  # different ones, so that the time of each is known alone and
     "texts_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     default=_EXAMPLES,
-    help="Sentences: .txt, .csv or .parquet. Default: those of examples/.",
+    help="Sentences, in any format. Default: those of examples/.",
 )
-@click.option("--column", default="text", show_default=True, help="Of the sentences, in CSV and Parquet.")
+@click.option("--column", help="Of the sentences. Default: the only one.")
 @click.option("--seconds", default=8.0, show_default=True, help="Of each load; all take some 15 times as long.")
 @click.option("--simulated-workers", default=100, show_default=True, help="Workers that compute nothing; 0: leave out.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures to this file.")
 def service(
-    url: str | None, texts_file: Path, column: str, seconds: float, simulated_workers: int, path: Path | None
+    url: str | None, texts_file: Path, column: str | None, seconds: float, simulated_workers: int, path: Path | None
 ) -> None:
     """Measure the service: latency added to the engine's, share of its throughput, streams, and the gateway's limit."""
-    texts = [text for chunk in TextFile(texts_file, column).chunks() for text in chunk if text.strip()]
+    with read_file(texts_file) as records:
+        field = records.text_field(column)
+        texts = [text for chunk in records.chunks([field]) for text in chunk.columns[0] if text and text.strip()]
     if len(texts) < TEXTS_A_REQUEST:
         raise click.ClickException(f"{texts_file} holds {len(texts)} texts; the load needs {TEXTS_A_REQUEST} at least")
     found: dict[str, Any] = {"texts_file": texts_file.name, "texts": len(texts), "seconds": seconds}

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 _CHECKOUT = Path(__file__).parent.parent  # where the wheel is installed, site-packages
-_MODULES = ("training", "cells", "recipes", "engine", "service", "long_texts", "soak")  # each has a command of its name
+# Each has a command of its name.
+_MODULES = ("training", "cells", "recipes", "engine", "service", "long_texts", "rows", "soak")
 
 
 class _Measurements(click.Group):

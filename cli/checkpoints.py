@@ -25,6 +25,14 @@ _directory = click.argument("directory", metavar="DIR", type=click.Path(exists=T
 _out = click.option(
     "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Volume to publish in."
 )
+_dtype = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the published parameters. bfloat16 halves the file, and rounds each parameter to 8 bits (by up to "
+    "0.4 %): features move in their third digit.",
+)
 
 
 @click.group()
@@ -95,14 +103,15 @@ def serve(directory: Path) -> None:
 @checkpoint_group.command("import-openai")
 @_directory
 @_out
-def import_(directory: Path, out: Path) -> None:
+@_dtype
+def import_(directory: Path, out: Path, dtype: str) -> None:
     """Publish the parameters in DIR, 0.npy to 14.npy as the paper's authors released them.
 
     A model of the paper's size gets its sentiment unit. There is no head: `fetch openai` fits one.
     """
     try:
         model = import_openai(directory)
-        published = volumes.publish(out, model, _imported(model.architecture))
+        published = volumes.publish(out, model, _imported(model.architecture), getattr(torch, dtype))
     except CheckpointError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
@@ -114,8 +123,9 @@ def import_(directory: Path, out: Path) -> None:
 @checkpoint_group.command("fetch")
 @click.argument("release", type=click.Choice([OPENAI.name]), expose_value=False)
 @_out
+@_dtype
 @click.option("--mirror", metavar="URL_OR_FOLDER", help="Another place of the published files, under the same paths.")
-def fetch(out: Path, mirror: str | None) -> None:
+def fetch(out: Path, dtype: str, mirror: str | None) -> None:
     """Download, verify and publish the paper's model, with its sentiment unit and a head.
 
     Files that arrived before a failure are kept and not requested again.
@@ -131,7 +141,7 @@ def fetch(out: Path, mirror: str | None) -> None:
             bar.update(tasks[what], completed=done, total=total)
 
         try:
-            published = fetch_openai(out, mirror, on_progress, console.print)
+            published = fetch_openai(out, mirror, on_progress, console.print, dtype=getattr(torch, dtype))
         except (FetchError, CheckpointError, HeadError) as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:

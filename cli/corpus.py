@@ -8,7 +8,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from trainer.corpus.build import REPORTED, BuildProgress, Malformed, build_corpus
+from cli.reading_options import Reading, reading_options
+from texts.faults import REPORTED, Fault
+from trainer.corpus.build import BuildProgress, build_corpus
 from trainer.corpus.corpus import Corpus, CorpusError, CorpusManifest
 from trainer.corpus.labels import Labelling
 
@@ -27,8 +29,7 @@ def corpus() -> None:
     type=click.IntRange(min=1),
     help="Reviews of each held-out shard. Default: as many as the others have.",
 )
-@click.option("--text-field", help="Column or key of the text in CSV, JSON lines and Parquet.")
-@click.option("--label-field", help="Column or key of the label in CSV, JSON lines and Parquet.")
+@click.option("--label-field", metavar="NAME", help="Of the label, as in review.stars.")
 @click.option(
     "--labels",
     "labels_directory",
@@ -49,13 +50,12 @@ def corpus() -> None:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Default: all cores, while --memory-limit gives each 48 MB."
 )
-@click.option("--strict", is_flag=True, help="Stop at the first malformed record instead of counting it.")
+@reading_options()
 def build(
     sources: tuple[Path, ...],
     out: Path,
     shards: int,
     held_out: int | None,
-    text_field: str | None,
     label_field: str | None,
     labels_directory: Path | None,
     positive: str | None,
@@ -64,12 +64,11 @@ def build(
     seed: int,
     memory_limit: str,
     threads: int | None,
-    strict: bool,
+    reading: Reading,
 ) -> None:
     """Clean, de-duplicate and shuffle the reviews of SOURCES into shards.
 
-    SOURCES: files or quoted globs; .csv, .tsv, .jsonl, .ndjson, .json (an object a line) and .parquet by their names,
-    all others are text with a review a line. Each may be packed as .gz, .xz or .zst.
+    SOURCES: files or quoted globs, in any format that is read (docs/files.md), packed or not.
 
     With --label-field or --labels the shards keep the label of every review. A label of no class, or none at all, is
     allowed: then only the text is learnt.
@@ -81,7 +80,7 @@ def build(
         def stage(name: str, size: int) -> None:
             bar.reset(task, description=name, total=size)
 
-        def report(found: Malformed) -> None:
+        def report(found: Fault) -> None:
             bar.console.print(f"left out: {found}", markup=False, highlight=False, soft_wrap=True)
 
         try:
@@ -90,12 +89,13 @@ def build(
                 out,
                 shards,
                 seed,
-                text_field=text_field,
+                text_field=reading.columns.text,
+                dialect=reading.columns.dialect,
                 labelling=labelling,
                 held_out=held_out,
                 memory_limit=memory_limit,
                 threads=threads,
-                strict=strict,
+                strict=reading.faults.strict,
                 progress=BuildProgress(stage, lambda size: bar.advance(task, size), report),
             )
         except CorpusError as error:

@@ -20,6 +20,7 @@ from cli.evaluate_options import (
     valid_option,
 )
 from cli.protocol import read_report, run, write
+from cli.reading_options import Reading, reading_options
 from cli.reviews import labelled_reviews
 from engine.plans import trace_json
 from evaluation import answers as answers_protocol
@@ -35,10 +36,10 @@ from evaluation import shifts as shifts_protocol
 from evaluation import units as units_protocol
 from evaluation.features import Progress, Reader
 from evaluation.report import Report
-from evaluation.sets import IMDB, SST, find_sets
+from evaluation.sets import find_sets
 from model.checkpoints.volumes import published
-from model.texts.labelled import read_labelled
 from sentiment_neuron.heat_maps import heat_maps, html_page
+from texts.sets import IMDB, SST
 
 
 @click.group()
@@ -52,24 +53,37 @@ def evaluate() -> None:
 
 @evaluate.command()
 @data_option
+@column_options
 @model_options
-def sst(data: Path, **where: Any) -> None:
+def sst(data: Path, reading: Reading, **where: Any) -> None:
     """Accuracy on the Stanford Sentiment Treebank, binary.
 
-    DIR holds sst_binary_train.csv, sst_binary_dev.csv and sst_binary_test.csv; or train, valid and test.
+    DIR holds sst_binary_train.csv, sst_binary_dev.csv and sst_binary_test.csv, in any format, or under other names of
+    theirs, such as train, valid and test.
     """
-    run(lambda reader: classify_protocol.evaluate(reader, find_sets(data, SST), folds=5), **where)
+    run(
+        lambda reader: classify_protocol.evaluate(
+            reader, find_sets(data, SST, reading.faults, reading.columns), folds=5
+        ),
+        **where,
+    )
 
 
 @evaluate.command()
 @data_option
+@column_options
 @model_options
-def imdb(data: Path, **where: Any) -> None:
+def imdb(data: Path, reading: Reading, **where: Any) -> None:
     """Accuracy on IMDB. C is chosen on a fifth of the training part.
 
-    DIR holds imdb_train.csv and imdb_test.csv, or train and test; also as .csv.xz.
+    DIR holds imdb_train.csv and imdb_test.csv, or train and test, in any format.
     """
-    run(lambda reader: classify_protocol.evaluate(reader, find_sets(data, IMDB), folds=1), **where)
+    run(
+        lambda reader: classify_protocol.evaluate(
+            reader, find_sets(data, IMDB, reading.faults, reading.columns), folds=1
+        ),
+        **where,
+    )
 
 
 @evaluate.command()
@@ -96,8 +110,9 @@ def classify(folds: int, **options: Any) -> None:
     show_default=True,
     help="Labelled reviews of --corpus that tf-idf is fitted to.",
 )
+@reading_options(label=True, classes=True)
 @model_options
-def answers(sets: tuple[str, ...], corpus: Path | None, baseline_reviews: int, **where: Any) -> None:
+def answers(sets: tuple[str, ...], corpus: Path | None, baseline_reviews: int, reading: Reading, **where: Any) -> None:
     """What the service answers: head `sentiment` and unit as they are served, on any number of sets.
 
     Accuracy of both, how often they agree, the calibration error, and what lower case and tokens cost. With --corpus
@@ -108,7 +123,7 @@ def answers(sets: tuple[str, ...], corpus: Path | None, baseline_reviews: int, *
         raise click.UsageError("give --set NAME=FILE, --corpus, or both")
 
     def protocol(reader: Reader) -> Report:
-        questions = [answers_protocol.Questions(name, read_labelled(Path(path))) for name, _, path in pairs]
+        questions = [answers_protocol.Questions(name, reading.of_sentiment(Path(path))) for name, _, path in pairs]
         if corpus is None:
             return answers_protocol.evaluate(reader, questions)
         train, valid, test = labelled_reviews(corpus, baseline_reviews)
@@ -154,9 +169,9 @@ def lengths(folds: int, **options: Any) -> None:
 @column_options
 @click.option("--unit", type=click.IntRange(0), help="Default: the sentiment unit.")
 @model_options
-def histogram(source: Path, text: str | None, label: str, unit: int | None, **where: Any) -> None:
+def histogram(source: Path, reading: Reading, unit: int | None, **where: Any) -> None:
     """The unit's final value by class."""
-    run(lambda reader: histogram_protocol.evaluate(reader, read_labelled(source, text, label), unit), **where)
+    run(lambda reader: histogram_protocol.evaluate(reader, reading.labelled(source), unit), **where)
 
 
 @evaluate.command()
@@ -165,10 +180,10 @@ def histogram(source: Path, text: str | None, label: str, unit: int | None, **wh
 @click.option("--unit", type=click.IntRange(0), help="Default: the sentiment unit.")
 @click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="Texts, the first of all.")
 @model_options
-def shifts(source: Path, text: str | None, label: str, unit: int | None, limit: int, **where: Any) -> None:
+def shifts(source: Path, reading: Reading, unit: int | None, limit: int, **where: Any) -> None:
     """The size of the unit's changes against position in the text."""
     run(
-        lambda reader: shifts_protocol.evaluate(reader, read_labelled(source, text, label).first(limit).texts, unit),
+        lambda reader: shifts_protocol.evaluate(reader, reading.labelled(source).first(limit).texts, unit),
         **where,
     )
 
@@ -198,10 +213,11 @@ def heatmap(texts: tuple[str, ...], units_: tuple[int, ...], **where: Any) -> No
 @train_option
 @valid_option
 @test_option
+@reading_options(text=False)
 @click.option("--first", required=True, help="Column of the first texts.")
 @click.option("--second", required=True, help="Column of the second texts.")
-@click.option("--label", help="Column of the labels of paraphrases; the second label in order means that it is one.")
-@click.option("--score", help="Column of the scores of relatedness.")
+@click.option("--label-field", "label", help="Of the labels of paraphrases; the second in order means that it is one.")
+@click.option("--score-field", "score", help="Of the scores of relatedness.")
 @folds_option
 @model_options
 def pairs(
@@ -213,16 +229,20 @@ def pairs(
     label: str | None,
     score: str | None,
     folds: int,
+    reading: Reading,
     **where: Any,
 ) -> None:
-    """Paraphrase (--label) or relatedness (--score) of pairs of texts."""
+    """Paraphrase (--label-field) or relatedness (--score-field) of pairs of texts."""
     column = label or score
     if column is None or (label and score):
-        raise click.UsageError("give --label for paraphrase or --score for relatedness, one of them")
+        raise click.UsageError("give --label-field for paraphrase or --score-field for relatedness, one of them")
+
+    def read(path: Path) -> pairs_protocol.Pairs:
+        return pairs_protocol.read_pairs(path, first, second, column, reading.faults, reading.columns.dialect)
 
     def protocol(reader: Reader) -> Report:
-        of_train, of_test = (pairs_protocol.read_pairs(path, first, second, column) for path in (train, test))
-        of_valid = pairs_protocol.read_pairs(valid, first, second, column) if valid else None
+        of_train, of_test = (read(path) for path in (train, test))
+        of_valid = read(valid) if valid else None
         if label:
             return pairs_protocol.paraphrase(reader, of_train, of_valid, of_test, folds)
         return pairs_protocol.relatedness(reader, of_train, of_valid, of_test)
@@ -243,8 +263,7 @@ def pairs(
 def generation(
     train: Path,
     valid: Path | None,
-    text: str | None,
-    label: str,
+    reading: Reading,
     samples: int,
     best_of: int,
     length: int,
@@ -259,8 +278,8 @@ def generation(
     """
 
     def protocol(reader: Reader) -> Report:
-        of_train = read_labelled(train, text, label)
-        of_valid = read_labelled(valid, text, label) if valid else None
+        of_train = reading.labelled(train)
+        of_valid = reading.labelled(valid) if valid else None
         return generation_protocol.evaluate(reader, of_train, of_valid, samples, length, temperature, seed, best_of)
 
     run(protocol, **where)
@@ -269,17 +288,18 @@ def generation(
 @evaluate.command()
 @click.argument("volume", type=DIRECTORY)
 @data_option
+@column_options
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory.")
 @click.option("--earlier", multiple=True, type=FILE, help="A report.json whose points are taken over. Repeatable.")
 @cache_option
-def growth(volume: Path, data: Path, out: Path, earlier: tuple[Path, ...], cache: Path) -> None:
+def growth(volume: Path, data: Path, out: Path, earlier: tuple[Path, ...], cache: Path, reading: Reading) -> None:
     """Bits per byte and accuracy on SST against bytes read, of all checkpoints in VOLUME.
 
     Made by `neuron train --publish-to VOLUME --publish-every-steps N`. DIR as for `sst`.
     """
 
     def protocol(progress: Progress) -> tuple[Report, dict[str, Any]]:
-        sets = find_sets(data, SST)
+        sets = find_sets(data, SST, reading.faults, reading.columns)
         readers = [Reader(directory, cache, progress=progress) for directory in published(volume)]
         return growth_protocol.evaluate(readers, sets, [read_report(path) for path in earlier]), {}
 

@@ -18,11 +18,11 @@ from cli.protocol import command_line, read_report
 from evaluation import summary
 from evaluation.features import EvaluationError, manifest_sha256
 from evaluation.report import JSON, MARKDOWN, embedded
-from evaluation.sets import IMDB, SST, find_files
 from model.checkpoints import volumes
 from model.checkpoints.checkpoint import CheckpointError
 from model.checkpoints.durable import replace_file
-from model.texts.labelled import LabelledError
+from texts.faults import TextsError
+from texts.sets import IMDB, SST, find_parts
 
 RESULTS = "results.md"
 
@@ -78,11 +78,11 @@ def all_(
     of `growth` in --out/growth goes into the page as well.
     """
     try:
-        of_imdb, of_sst = find_files(data, IMDB), find_files(data, SST)
+        of_imdb, of_sst = find_parts(data, IMDB), find_parts(data, SST)
         imdb_train = str(of_imdb["train"])
         sst = [word for part, path in of_sst.items() for word in (f"--{part}", str(path))]
         manifest = manifest_sha256(volumes.resolve(directory))
-    except (LabelledError, CheckpointError) as error:
+    except (TextsError, CheckpointError) as error:
         raise click.ClickException(str(error)) from error
     answers = [word for one in (f"SST={of_sst['test']}", f"IMDB={of_imdb['test']}", *sets) for word in ("--set", one)]
     answers += [] if corpus is None else ["--corpus", str(corpus)]

@@ -8,7 +8,8 @@ import click
 
 from cli.checkpoint_option import checkpoint_option
 from cli.pooling_option import pooling_option
-from evaluation.sets import Sets, read_sets
+from cli.reading_options import Reading, reading_options
+from evaluation.sets import Sets
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,11 +41,8 @@ model_options = _options(
     pooling_option,
     click.option("--dtype", type=click.Choice(_DTYPES), default="auto", show_default=True, help="Of the products."),
 )
-column_options = _options(
-    click.option("--text", help="Column of the texts. Default: the one that is not the label."),
-    click.option("--label", default="label", show_default=True, help="Column of the labels."),
-)
-train_option = click.option("--train", required=True, type=FILE, help="CSV with a header, also .gz or .xz.")
+column_options = reading_options(label=True)
+train_option = click.option("--train", required=True, type=FILE, help="Labelled texts.")
 valid_option = click.option("--valid", type=FILE, help="What C is chosen on; without it, folds of --train.")
 test_option = click.option("--test", required=True, type=FILE, help="What accuracy is measured on, and nothing else.")
 part_options = _options(train_option, valid_option, test_option, column_options)
@@ -55,10 +53,11 @@ folds_option = click.option(
     show_default=True,
     help="Without --valid: how many of five parts of --train are held out in turn. 1 is five times as fast.",
 )
-data_option = click.option("--data", required=True, type=DIRECTORY, help="Directory of the set's CSV files.")
+data_option = click.option("--data", required=True, type=DIRECTORY, help="Directory of the set's files.")
 
 
 def parts_of(options: dict[str, Any]) -> tuple[Callable[[], Sets], dict[str, Any]]:
     """A function that reads the parts, and the other options."""
-    parts = {name: options.pop(name) for name in ("train", "valid", "test", "text", "label")}
-    return lambda: read_sets(**parts), options
+    reading: Reading = options.pop("reading")
+    parts = {name: options.pop(name) for name in ("train", "valid", "test")}
+    return lambda: Sets(**{name: path and reading.labelled(path) for name, path in parts.items()}), options

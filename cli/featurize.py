@@ -3,24 +3,30 @@
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 
 from cli.checkpoint_option import checkpoint_option
 from cli.pooling_option import pooling_option
 from cli.progress import texts_bar
+from cli.reading_options import Reading, reading_options
 from cli.reported import reported
 from engine.folded import FoldedModel
 from engine.reading import read_features
 from model.checkpoints import checkpoint, volumes
 from model.checkpoints.checkpoint import CheckpointError
 from model.heads.pooling import Pooling
-from model.texts.preparation import prepare
-from sentiment_neuron import files
+from sentiment_neuron import rows as rows_of
+from sentiment_neuron.arrays import feature_rows
+from texts.preparation import prepare
+
+_FEATURES = "features"
+_WRITTEN = (".npy", ".parquet", ".jsonl", ".ndjson")
 
 
 @click.command()
-@click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="A .npy or .parquet file.")
+@click.argument("source", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help=f"{', '.join(_WRITTEN)}.")
 @checkpoint_option
 @pooling_option
 @click.option(
@@ -30,26 +36,37 @@ from sentiment_neuron import files
     show_default=True,
     help="Of the products; auto is the fastest of the device. The features are float32.",
 )
-@click.option("--column", default="text", show_default=True, help="Of the texts; the output's in Parquet, too.")
 @click.option("--rows", type=click.IntRange(1), default=128, show_default=True, help="Texts read side by side.")
+@reading_options()
 @reported()
-def featurize(source: Path, out: Path, directory: Path, pooling: Pooling, dtype: str, column: str, rows: int) -> None:
-    """Write the feature vector of every text of INPUT: text with one a line, CSV with a header, or Parquet.
+def featurize(
+    source: Path, out: Path, directory: Path, pooling: Pooling, dtype: str, rows: int, reading: Reading
+) -> None:
+    """Write the feature vector of every text of FILE.
 
-    Text and CSV may be packed: .txt, .txt.gz, .txt.xz, .csv, .csv.gz, .csv.xz, .parquet. Row i of the output belongs
-    to text i of the input. A blank text keeps its row: it is read as the preparation of an empty one. OUT appears
-    whole, in the place of what was there, or not at all.
+    Row i of the output belongs to row i of the input; one that cannot be used has features of NaN in .npy, and an
+    `error` in place of features elsewhere, where the columns of the input are kept. What was stopped is continued.
     """
-    texts = files.TextFile(source, column)
-    total = texts.count()
-    files.check_output(out, source, column)
+    rows_of.check_output(out, source, _WRITTEN)
+    texts = rows_of.RowFile(source, reading.columns.text, reading.columns.dialect)
     try:
-        weights = checkpoint.read(volumes.resolve(directory)).model
+        loaded = checkpoint.read(volumes.resolve(directory))
     except CheckpointError as error:
         raise click.ClickException(str(error)) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = FoldedModel(weights, device, None if dtype == "auto" else getattr(torch, dtype))
-    with texts_bar(total) as advance, files.features_file(out, column, total, model.units) as write:
-        for chunk in texts.chunks():
-            write(chunk, read_features(model, [prepare(text) for text in chunk], pooling, rows, advance))
-    click.echo(f"{out}: {total:,} texts x {model.units:,} units")
+    model = FoldedModel(loaded.model, device, None if dtype == "auto" else getattr(torch, dtype))
+
+    name = f"{loaded.manifest.name}/step-{loaded.manifest.step}"
+    asked = {"command": "featurize", "model": name, "pooling": pooling, "dtype": dtype}
+
+    def features(chosen: list[str]) -> np.ndarray:
+        return read_features(model, [prepare(text) for text in chosen], pooling, rows)
+
+    with texts_bar(texts.total) as advance:
+        if out.suffix.lower() == ".npy":
+            feature_rows(texts, out, model.units, features, asked, reading.faults, advance)
+        else:
+            results: dict[str, rows_of.Kind] = {_FEATURES: "numbers"}
+            answer = lambda chosen: [{_FEATURES: vector.tolist()} for vector in features(chosen)]  # noqa: E731
+            rows_of.answer_file(texts, out, results, answer, asked, reading.faults, advance)
+    click.echo(f"{out}: {texts.total:,} texts x {model.units:,} units")

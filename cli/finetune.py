@@ -12,11 +12,12 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cli.reading_options import Reading, reading_options
 from model.checkpoints import checkpoint, volumes
 from model.checkpoints.checkpoint import CheckpointError
 from model.heads.checks import HeadError
 from model.heads.classifier import SENTIMENT_HEAD
-from model.texts.labelled import Labelled, LabelledError, read_labelled
+from texts.labelled import Labelled
 from trainer.finetuning.finetune import Finetuning
 from trainer.finetuning.options import FinetuningOptions
 from trainer.finetuning.task import digest
@@ -35,7 +36,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Path(exists=True, file_okay=False, resolve_path=True),
     help="Checkpoint or volume to start from. Default: the shipped model.",
 )
-@click.option("--train", "train_file", required=True, type=_FILE, help="Labelled texts: CSV or JSON lines.")
+@click.option("--train", "train_file", required=True, type=_FILE, help="Labelled texts.")
 @click.option(
     "--valid", "valid_file", required=True, type=_FILE, help="Other labelled texts, which decide when to stop."
 )
@@ -43,8 +44,6 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--out", "volume", required=True, type=click.Path(file_okay=False, path_type=Path), help="Volume.")
 @click.option("--name", help="Of what is published. Default: that of --from and -tuned.")
 @click.option("--head", "head_name", default=SENTIMENT_HEAD, show_default=True, help="Name of the head.")
-@click.option("--text-column", help="Default: the one that is not the label.")
-@click.option("--label-column", default="label", show_default=True)
 @click.option("--epochs", default=6, show_default=True, help="At most; the learning rate falls to zero over them.")
 @click.option("--patience", default=2, show_default=True, help="Epochs without a better accuracy before it stops.")
 @click.option("--rows", default=64, show_default=True, help="Texts of an update.")
@@ -62,6 +61,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Path(file_okay=False, path_type=Path),
     help="Directory that it continues from when stopped. Default: OUT/NAME.finetuning, deleted at the end.",
 )
+@reading_options(label=True)
 def finetune(
     start_from: str,
     train_file: Path,
@@ -70,9 +70,8 @@ def finetune(
     volume: Path,
     name: str | None,
     head_name: str,
-    text_column: str | None,
-    label_column: str,
     directory: Path | None,
+    reading: Reading,
     **chosen: Any,
 ) -> None:
     """Train all weights of a checkpoint to predict the labels of texts, 2 to 100 of them, and publish the result.
@@ -81,10 +80,7 @@ def finetune(
     its read-out as the head. Ctrl-C stops it; the same command continues.
     """
     try:
-        parts = [
-            None if path is None else read_labelled(path, text_column, label_column)
-            for path in (train_file, valid_file, test_file)
-        ]
+        parts = [None if path is None else reading.labelled(path) for path in (train_file, valid_file, test_file)]
         train, valid, test = parts[0], parts[1], parts[2]
         if train is None or valid is None:
             raise click.UsageError("--train and --valid are needed")
@@ -99,7 +95,7 @@ def finetune(
         if not _run(tuning):
             raise click.ClickException(f"stopped; the same command continues after epoch {tuning.epoch}")
         published, head = publish_tuned(tuning, volume, name, head_name, train, valid, test)
-    except (TrainingError, SnapshotError, LabelledError, CheckpointError, HeadError, OSError) as error:
+    except (TrainingError, SnapshotError, CheckpointError, HeadError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if directory is None:
         shutil.rmtree(place)

@@ -15,6 +15,7 @@ import torch
 from api.schemas.requests import FitRequest
 from cli.checkpoint_option import checkpoint_option
 from cli.progress import texts_bar
+from cli.reading_options import Reading, reading_options
 from cli.reported import reported
 from engine.folded import FoldedModel
 from engine.reading import read_features
@@ -24,10 +25,9 @@ from model.checkpoints.head_store import HeadStoreError, StoredHead, stored_head
 from model.heads.checks import HeadError
 from model.heads.cross_validation import fit_cv, fit_unit_cv
 from model.heads.pooling import Pooling
-from model.texts.labelled import LabelledError, read_labelled
-from model.texts.preparation import prepare
 from sentiment_neuron.heads import heads_directory
 from sentiment_neuron.requests import valid
+from texts.preparation import prepare
 
 _heads_option = click.option(
     "--heads",
@@ -44,8 +44,6 @@ def head() -> None:
 @head.command("fit")
 @click.argument("source", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--name", required=True, help="What `neuron classify --head` calls it.")
-@click.option("--text", help="Column of the texts. Default: the one that is not the label.")
-@click.option("--label", default="label", show_default=True, help="Column of the labels.")
 @click.option("--unit-only", is_flag=True, help="The single most telling unit and a threshold, for two labels.")
 @click.option(
     "--pooling",
@@ -56,26 +54,26 @@ def head() -> None:
 @_heads_option
 @click.option("--rows", type=click.IntRange(1), default=128, show_default=True, help="Texts read side by side.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of POST /heads.")
+@reading_options(label=True)
 @reported()
 def fit(
     source: Path,
     name: str,
-    text: str | None,
-    label: str,
     unit_only: bool,
     pooling: Pooling | None,
     directory: Path,
     heads: Path | None,
     rows: int,
     as_json: bool,
+    reading: Reading,
 ) -> None:
-    """Fit a head on the labelled texts of FILE: CSV with a header or JSON lines, also packed as .gz or .xz.
+    """Fit a head on the labelled texts of FILE.
 
     All units with L1, C by cross-validation. It belongs to the checkpoint whose features it was fitted on.
     """
     heads = heads_directory(directory) if heads is None else heads
     try:
-        material = read_labelled(source, text, label)
+        material = reading.labelled(source)
         pairs = zip(material.texts, material.labels, strict=True)
         body = valid(
             FitRequest,
@@ -101,7 +99,7 @@ def fit(
         stored = stored_head(name, loaded.manifest, fitted, labels, body.features, len(y), time.time(), made_by="")
         with head_store.alone_in(heads):
             head_store.create(heads, stored)
-    except (LabelledError, CheckpointError, HeadError, HeadStoreError, OSError) as error:
+    except (CheckpointError, HeadError, HeadStoreError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if as_json:
         model_name = {"model": {"name": stored.checkpoint, "step": stored.step}}

@@ -1,24 +1,30 @@
-"""`neuron classify`, `trace` and `generate`: the model in this process, through the front door, without any server."""
+"""`neuron trace` and `neuron generate`: the model in this process, through the front door, without any server."""
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from api.schemas.requests import GenerateRequest
 from cli.checkpoint_option import checkpoint_option
+from cli.console import console as output
+from cli.console import on_terminal
+from cli.progress import texts_bar
+from cli.reading_options import Reading, reading_options
 from cli.reported import reported
-from sentiment_neuron import Neuron, heat_maps
-from sentiment_neuron.requests import StreamOptions, classify_job, generate_job, trace_job
+from sentiment_neuron import Neuron, heat_maps, rows
+from sentiment_neuron.parts import Row
+from sentiment_neuron.requests import StreamOptions, generate_job, trace_job
+from texts.faults import TextsError
+from texts.reader import read_stream
 
-_NAMED = 60  # characters of a text by which a warning names it
-_CLASSIFY_CHUNK = 1024  # texts of one job, so that a long stdin is answered as it is read
+_SIDE_BY_SIDE = 64  # texts of a file that are traced
 _DEFAULTS = GenerateRequest.model_validate({})
 
 
@@ -34,54 +40,35 @@ def _clamps(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 
 
 @click.command()
-@click.argument("texts", nargs=-1, metavar="[TEXT]...")
-@checkpoint_option
-@click.option("--head", default="sentiment", show_default=True, help="The model's, or one by `neuron head fit`.")
-@click.option("--json", "as_json", is_flag=True, help="Print the answer of POST /classify.")
-@reported()
-def classify(texts: tuple[str, ...], directory: Path, head: str, as_json: bool) -> None:
-    """Label every TEXT: a line with label, probability, sentiment and text.
-
-    Without TEXT, stdin gives one a line; blank lines are passed over.
-    """
-    lines = texts or (line for line in _lines_of_stdin() if line.strip())
-    jobs = (classify_job(chunk, head) for chunk in _chunks(lines, _CLASSIFY_CHUNK))
-    first = next(jobs, None)  # checked before a model is loaded
-    if first is None:
-        raise click.UsageError("no text: name some, or give one a line on stdin")
-    console = _console()
-    whole: dict[str, Any] = {}
-    with Neuron.load(directory) as neuron:
-        for job in chain([first], jobs):
-            answer = neuron.run(job)
-            if as_json:
-                whole = answer | {"results": [*whole.get("results", []), *answer["results"]]}
-                continue
-            width = max(map(len, answer["results"][0]["probabilities"]))
-            for text, result in zip(job.texts, answer["results"], strict=True):
-                console.print(_classified(text, result, width))
-                if result["warning"] is not None:
-                    click.echo(f"{heat_maps.visible(text)[:_NAMED]}: {result['warning']}", err=True)
-    if as_json:
-        click.echo(json.dumps(whole))
-
-
-@click.command()
-@click.argument("text", required=False)
+@click.argument("text", required=False, metavar="[TEXT | FILE]")
 @checkpoint_option
 @click.option("--unit", "units", type=click.IntRange(0), multiple=True, help="May be repeated. Default: sentiment.")
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Also write a page of HTML.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write FILE with the values after every byte beside each row: .jsonl or .parquet.",
+)
+@reading_options()
 @reported()
-def trace(text: str | None, directory: Path, units: tuple[int, ...], page: Path | None) -> None:
+def trace(
+    text: str | None, directory: Path, units: tuple[int, ...], page: Path | None, out: Path | None, reading: Reading
+) -> None:
     """Show the value of units after every character of TEXT, or of stdin, as a heat map.
 
     The sentiment unit is coloured from -1 to 1, calibrated; any other by its largest absolute value. Without colour,
-    as in a pipe, the value after every word is printed.
+    as in a pipe, the value after every word is printed. With --out, every row of FILE comes out once, in order, with
+    its columns and the values, or an `error`; what was stopped is continued.
     """
-    job = trace_job(_stdin() if text is None else text, units or None)  # checked before a model is loaded
+    if out is not None:
+        if text is None or page is not None:
+            raise click.UsageError("--out goes with a FILE, and without --html")
+        _trace_file(Path(text), out, directory, units, reading)
+        return
+    job = trace_job(_stdin(reading) if text is None else text, units or None)  # checked before a model is loaded
     with Neuron.load(directory) as neuron:
         traced = neuron.trace(job.text, job.units)
-    heat_maps.show(_console(), traced.heat_maps)
+    heat_maps.show(output(), traced.heat_maps)
     if page is not None:
         try:
             page.write_text(traced.html(), encoding="utf-8")
@@ -134,7 +121,7 @@ def generate(directory: Path, as_json: bool, **options: Any) -> None:
     options["stop"] = [stop for stop in options["stop"] if stop]
     prompt = options.pop("prompt")
     job = generate_job(prompt, options)
-    console = _console()
+    console = output()
     safe = _safe if console.is_terminal else str
     with Neuron.load(directory) as neuron:
         if job.best_of == 1 and job.rank_by == "likelihood" and not as_json:
@@ -154,44 +141,49 @@ def generate(directory: Path, as_json: bool, **options: Any) -> None:
         click.echo(f"{number}  {rank}  {safe(sample['text'])}")
 
 
-def _classified(text: str, result: dict[str, Any], width: int) -> Text:
-    line = Text(f"{result['label']:<{width}}", "bold")
-    line.append(f"  {result['score']:6.1%}  ", "not bold")
-    if result["expected_value"] is not None:
-        line.append(f"{result['expected_value']:.2f}  ", "not bold")
-    if result["unit_sentiment"] is not None:
-        line.append(f"{result['unit_sentiment']:+.2f}", heat_maps.style(result["unit_sentiment"]))
-    return line.append(f"  {heat_maps.visible(text)}", "not bold")
-
-
-def _console() -> Console:
-    """stdout; a line is never cut or wrapped by us, so that what a pipe gets does not depend on a width."""
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-
-
 def _safe(text: str) -> str:
     """For a terminal: a generated escape sequence must not reach it."""
     return "\n".join(map(heat_maps.visible, text.split("\n")))
 
 
-def _chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    remaining = iter(texts)
-    while chunk := list(islice(remaining, size)):
-        yield chunk
+def _stdin(reading: Reading) -> str:
+    """All of it as one text, without the newline that ends it. Raises TextsError for what is not of the encoding."""
+    on_terminal("reading the terminal; end with Ctrl-D")
+    lines: list[str] = []
+    with read_stream(sys.stdin.buffer, "stdin", replace(reading.columns.dialect, format="text")) as records:
+        for chunk in records.chunks([]):
+            for place, line, fault in zip(chunk.places, chunk.values, chunk.faults, strict=True):
+                if fault is not None:
+                    raise TextsError(f"stdin, {records.place(place)}: {fault}")
+                lines.append(line)
+    return "\n".join(lines)
 
 
-def _stdin() -> str:
-    """All of it as one text, without the newline that ends it."""
-    return "\n".join(_lines_of_stdin())
+def _trace_file(path: Path, out: Path, directory: Path, units: tuple[int, ...], reading: Reading) -> None:
+    if not path.is_file():
+        raise click.UsageError(f"{path} is no file")
+    rows.check_output(out, path, (".jsonl", ".ndjson", ".parquet"))
+    source = rows.RowFile(path, reading.columns.text, reading.columns.dialect)
+    with Neuron.load(directory) as neuron, ThreadPoolExecutor(_SIDE_BY_SIDE) as threads:
+        chosen = units or tuple(unit for unit in [neuron.info.sentiment_unit] if unit is not None)
+        if not chosen:
+            raise click.UsageError(f"{directory} has no sentiment unit: name one with --unit")
+
+        def answer(texts: list[str]) -> Sequence[Row]:
+            return list(threads.map(lambda text: _values(neuron.run(trace_job(text, chosen))), texts))
+
+        asked = {"command": "trace", "model": f"{neuron.info.name}/step-{neuron.info.step}"}
+        with texts_bar(source.total) as advance:
+            results: dict[str, rows.Kind] = {_traced(unit): "numbers" for unit in chosen}
+            names = rows.answer_file(source, out, results, answer, asked, reading.faults, advance)
+    click.echo(f"{out}: {source.total:,} rows, with {', '.join(names.values())}")
 
 
-def _lines_of_stdin() -> Iterator[str]:
-    """Read as UTF-8 whatever the locale says."""
-    stream = sys.stdin.buffer
-    if stream.isatty():
-        click.echo("reading the terminal; end with Ctrl-D", err=True)
-    for number, line in enumerate(stream, start=1):
-        try:
-            yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise click.ClickException(f"stdin, line {number}: not UTF-8 ({error.reason})") from error
+def _values(traced: dict[str, Any]) -> Row:
+    """By unit, the value after every byte."""
+    columns = zip(*(step["values"] for step in traced["bytes"]), strict=True)
+    return {_traced(unit): list(values) for unit, values in zip(traced["units"], columns, strict=True)}
+
+
+def _traced(unit: int) -> str:
+    return f"unit_{unit}"

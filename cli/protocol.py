@@ -20,7 +20,6 @@ from evaluation.report import JSON, MARKDOWN, Report
 from model.checkpoints.checkpoint import CheckpointError
 from model.heads.checks import HeadError
 from model.heads.pooling import Pooling
-from model.texts.labelled import LabelledError
 
 
 def run(
@@ -41,7 +40,7 @@ def write(protocol: Callable[[Progress], tuple[Report, dict[str, Any]]], out: Pa
         with _bars() as progress:
             report, about = protocol(progress)
         report.write(out, {**about, "command": command_line(click.get_current_context())})
-    except (EvaluationError, LabelledError, HeadError, CheckpointError) as error:
+    except (EvaluationError, HeadError, CheckpointError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"{error.filename or out}: {error.strerror or error}") from error

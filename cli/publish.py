@@ -8,10 +8,12 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from cli.reading_options import Reading, reading_options
 from model.checkpoints.checkpoint import CheckpointError, read_manifest
 from model.checkpoints.manifest import Manifest
 from model.heads.checks import HeadError
-from model.texts.labelled import LabelledError, Sentiment, joined, read_labelled, read_sentiment
+from texts.labelled import joined
+from texts.sets import Sentiment, read_sentiment
 from trainer.corpus.corpus import CorpusError
 from trainer.publishing.heads import HeadSpec
 from trainer.publishing.publish import REVIEWS, publish_run
@@ -29,7 +31,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     "--eval",
     "evaluation",
     type=_DIRECTORY,
-    help="Labelled texts: train.csv, valid.csv and optionally test.csv, also as .csv.gz and .csv.xz.",
+    help="Directory of labelled texts: train.csv, valid.csv and perhaps test.csv, in any format, under any known name.",
 )
 @click.option("--step", type=int, help="The snapshot of this step.")
 @click.option("--best", "take_best", is_flag=True, help="The snapshot that predicts held-out text best.")
@@ -50,6 +52,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--head-reviews", type=click.IntRange(1), default=REVIEWS, show_default=True, help="Reviews that --head takes."
 )
+@reading_options(label=True, classes=True)
 def publish(
     run_directory: Path,
     volume: Path,
@@ -65,10 +68,11 @@ def publish(
     limit: int | None,
     heads: tuple[str, ...],
     head_reviews: int,
+    reading: Reading,
 ) -> None:
     """Publish the newest snapshot of RUN, which may continue training.
 
-    With labelled texts (CSV with the columns `label`, 0 or 1, and the text) the sentiment unit is found and calibrated
+    With labelled texts, negative and positive, the sentiment unit is found and calibrated
     and the head `sentiment` is fitted on the training part, its C chosen and its probabilities calibrated on the
     validation part. With --head that is done on labelled reviews of the run's corpus, and these texts join them.
     Workers on the volume serve the model within seconds.
@@ -83,12 +87,12 @@ def publish(
     try:
         sentiment = None
         if evaluation is not None:
-            sentiment = read_sentiment(evaluation)
+            sentiment = read_sentiment(evaluation, reading.faults, reading.sentiment)
         elif valid_file is not None:
             sentiment = Sentiment(
-                joined(read_labelled(path).first(limit) for path in train_files),
-                read_labelled(valid_file),
-                None if test_file is None else read_labelled(test_file),
+                joined(reading.of_sentiment(path).first(limit) for path in train_files),
+                reading.of_sentiment(valid_file),
+                None if test_file is None else reading.of_sentiment(test_file),
             )
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task("reading labelled texts", total=None)
@@ -105,7 +109,7 @@ def publish(
                 on_progress=lambda texts, total: bar.update(task, advance=texts, total=total),
             )
         manifest = read_manifest(directory)
-    except (TrainingError, SnapshotError, LabelledError, HeadError, CorpusError, CheckpointError) as error:
+    except (TrainingError, SnapshotError, HeadError, CorpusError, CheckpointError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"{error.filename or volume}: {error.strerror or error}") from error

@@ -5,7 +5,7 @@ from pathlib import Path
 from click import ClickException
 
 from model.heads.classifier import SENTIMENT_LABELS
-from model.texts.labelled import Labelled
+from texts.labelled import Labelled
 from trainer.corpus.corpus import Corpus, CorpusError
 from trainer.publishing.examples import Examples, drawn, held_out
 

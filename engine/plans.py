@@ -24,10 +24,10 @@ from engine.rows import RowRequest, RowResult, Sampling
 from engine.serving import ServedModel
 from model.checkpoints.head_store import StoredHead
 from model.heads.classifier import SENTIMENT_HEAD, Head, head_probabilities
+from model.heads.familiarity import Familiarity
 from model.heads.pooling import pool
 from model.heads.unit import Calibration
-from model.texts.familiarity import Familiarity
-from model.texts.preparation import align, prepare, prepare_prompt
+from texts.preparation import align, prepare, prepare_prompt
 
 # The stride between the seeds of a job's samples, which keeps their draws apart (the golden ratio of 2^63).
 _SEED_STRIDE = 5700357409661599241

@@ -17,7 +17,7 @@ from evaluation.features import EvaluationError, Reader
 from evaluation.report import Report, Table, percent
 from model.heads.calibration import expected_calibration_error
 from model.heads.classifier import SENTIMENT_HEAD, SENTIMENT_LABELS, Head, head_probabilities
-from model.texts.labelled import Labelled, joined
+from texts.labelled import Labelled, joined
 
 _REWRITTEN = 2000  # texts of a set that are read in another form, the first
 _FEWEST = 10  # reviews of each label, for an accuracy of their source

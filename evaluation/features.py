@@ -22,7 +22,7 @@ from engine.reading import read_texts
 from model.checkpoints import checkpoint, volumes
 from model.heads.pooling import Pooling, pool
 from model.heads.unit import Calibration
-from model.texts.preparation import prepare
+from texts.preparation import prepare
 
 CHUNK = 2048  # texts of one file: 64 MiB with 4,096 units
 

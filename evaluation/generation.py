@@ -24,8 +24,8 @@ from evaluation.report import COLOURS, Report, Table, percent, plot
 from evaluation.rows import run_rows
 from evaluation.sets import Sets
 from model.heads.classifier import SENTIMENT_HEAD, Head, head_probabilities
-from model.texts.labelled import Labelled
-from model.texts.preparation import prepare_prompt
+from texts.labelled import Labelled
+from texts.preparation import prepare_prompt
 
 PROMPTS = ("", "I couldn't figure out")
 SENTIMENTS = (1.0, 0.0, -1.0)

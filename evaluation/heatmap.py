@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from evaluation.features import Reader
 from evaluation.report import Report, Table
 from evaluation.traces import read_traces
-from model.texts.preparation import align, prepare
+from texts.preparation import align, prepare
 
 _COLUMNS = 90
 _COLOURS = LinearSegmentedColormap.from_list("sentiment", ["#e96c54", "#eeeeee", "#40b88c"])

@@ -7,7 +7,7 @@ import numpy as np
 from evaluation.features import Reader
 from evaluation.report import COLOURS, Report, Table, plot
 from evaluation.traces import check_unit
-from model.texts.labelled import Labelled
+from texts.labelled import Labelled
 
 _BINS = 50
 

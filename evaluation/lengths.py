@@ -9,7 +9,7 @@ from evaluation.classify import fit_all, read_material
 from evaluation.features import Reader
 from evaluation.report import COLOURS, Report, Table, percent, plot
 from evaluation.sets import Sets
-from model.texts.preparation import prepare
+from texts.preparation import prepare
 
 _PARTS = 5
 

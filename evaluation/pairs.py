@@ -18,7 +18,9 @@ from evaluation.logistic import choose, recipes
 from evaluation.report import COLOURS, Report, Table, percent, plot
 from evaluation.sets import Sets
 from model.heads.standardization import Standardization
-from model.texts.labelled import Labelled, read_labelled
+from texts.dialect import AS_IT_IS, Dialect
+from texts.faults import Faults
+from texts.labelled import Labelled, read_columns
 
 GRID = tuple(2.0**exponent for exponent in range(-12, 3, 2))
 
@@ -35,10 +37,10 @@ class Pairs:
     labels: list[str]
 
 
-def read_pairs(path: Path, first: str, second: str, label: str) -> Pairs:
-    """A CSV with a header and these columns. Raises model.texts.labelled.LabelledError."""
-    one, other = read_labelled(path, first, label), read_labelled(path, second, label)
-    return Pairs(one.texts, other.texts, one.labels)
+def read_pairs(path: Path, first: str, second: str, label: str, faults: Faults, dialect: Dialect = AS_IT_IS) -> Pairs:
+    """A file with these columns. faults: gets the records that cannot be used. Raises TextsError."""
+    (one, other), labels = read_columns(path, faults, [first, second], label, dialect)
+    return Pairs(one, other, labels)
 
 
 def paraphrase(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs, folds: int) -> Report:

@@ -1,4 +1,4 @@
-"""Labelled sets of any number of classes: `read_sets` from CSV files, `find_sets` in a directory, and their splits."""
+"""Labelled sets of any number of classes, and their splits: `Sets`, `find_sets` in a directory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,20 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.texts.labelled import Labelled, LabelledError, read_labelled
+from texts.faults import Faults, TextsError
+from texts.labelled import WHERE_THEY_ARE, Columns, Labelled, read_labelled
+from texts.sets import find_parts
 
 Rows = NDArray[np.int64]
 Split = tuple[Rows, Rows]
 
 _FOLDS = 5
-
-# Part -> file names in a directory, without .csv and .gz or .xz; *_binary_sent are those of the paper's repository.
-SST = {
-    "train": ("sst_binary_train", "train_binary_sent", "train"),
-    "valid": ("sst_binary_dev", "dev_binary_sent", "valid"),
-    "test": ("sst_binary_test", "test_binary_sent", "test"),
-}
-IMDB = {"train": ("imdb_train", "train"), "test": ("imdb_test", "test")}
 
 
 @dataclass(frozen=True)
@@ -34,11 +28,11 @@ class Sets:
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:
-            raise LabelledError(f"train: all rows have the label {self.labels[0]!r}: at least two are needed")
+            raise TextsError(f"train: all rows have the label {self.labels[0]!r}: at least two are needed")
         for name, part in (("valid", self.valid), ("test", self.test)):
             unknown = sorted(set(part.labels if part else ()) - set(self.labels))
             if unknown:
-                raise LabelledError(f"{name}: labels {unknown[:10]} are not among the training part's: {self.labels}")
+                raise TextsError(f"{name}: labels {unknown[:10]} are not among the training part's: {self.labels}")
 
     @property
     def labels(self) -> list[str]:
@@ -70,7 +64,7 @@ class Sets:
         y = self.numbers(self.train)
         rarest = int(np.bincount(y).min())
         if rarest < _FOLDS:
-            raise LabelledError(
+            raise TextsError(
                 f"train: a label has {rarest} rows; without a validation part every label needs {_FOLDS}: "
                 "give --valid or more rows"
             )
@@ -88,29 +82,12 @@ class Sets:
         }
 
 
-def read_sets(train: Path, valid: Path | None, test: Path, text: str | None = None, label: str = "label") -> Sets:
-    """text, label: columns; None takes the one that is not the label. Raises LabelledError."""
-    return Sets(
-        read_labelled(train, text, label),
-        read_labelled(valid, text, label) if valid else None,
-        read_labelled(test, text, label),
-    )
+def find_sets(
+    directory: Path, names: Mapping[str, Sequence[str]], faults: Faults, columns: Columns = WHERE_THEY_ARE
+) -> Sets:
+    """The parts that lie in `directory` under any of their names (texts/sets.py). Raises TextsError.
 
-
-def find_sets(directory: Path, names: Mapping[str, Sequence[str]]) -> Sets:
-    """The parts that lie in `directory` under any of their names (SST, IMDB), also as .csv.gz and .csv.xz."""
-    parts = find_files(directory, names)
-    return read_sets(parts["train"], parts.get("valid"), parts["test"])
-
-
-def find_files(directory: Path, names: Mapping[str, Sequence[str]]) -> dict[str, Path]:
-    """As `find_sets`, by part, without reading them. Raises LabelledError for a part that is not there, or twice."""
-    parts = {}
-    for part, stems in names.items():
-        known = [f"{stem}.csv{packed}" for stem in stems for packed in ("", ".gz", ".xz")]
-        found = [directory / name for name in known if (directory / name).exists()]
-        if len(found) != 1:
-            there = " and ".join(path.name for path in found) or "none of them"
-            raise LabelledError(f"{directory} must hold one of {', '.join(known)}; it holds {there}")
-        parts[part] = found[0]
-    return parts
+    faults: gets the records that cannot be used.
+    """
+    parts = {part: read_labelled(path, faults, columns) for part, path in find_parts(directory, names).items()}
+    return Sets(parts["train"], parts.get("valid"), parts["test"])

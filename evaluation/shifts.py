@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from evaluation.features import Reader
 from evaluation.report import COLOURS, Report, Table, plot
 from evaluation.traces import check_unit, read_traces
-from model.texts.preparation import prepare
+from texts.preparation import prepare
 
 _BYTES = 25  # of a bin by number
 _BINS = 20  # by share of the text

@@ -16,7 +16,7 @@ from sentiment_neuron.neuron import Neuron
 from sentiment_neuron.results import Classification, Sample, Trace
 
 if TYPE_CHECKING:
-    from sentiment_neuron.estimators import NeuronFeatures
+    from sentiment_neuron.estimators import NeuronClassifier, NeuronFeatures
 
 __all__ = [
     "Classification",
@@ -24,6 +24,7 @@ __all__ = [
     "InvalidRequestError",
     "LoadError",
     "Neuron",
+    "NeuronClassifier",
     "NeuronError",
     "NeuronFeatures",
     "RequestFailedError",
@@ -33,8 +34,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name != "NeuronFeatures":
+    if name not in ("NeuronClassifier", "NeuronFeatures"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sentiment_neuron.estimators import NeuronFeatures  # noqa: PLC0415 - it loads torch and scikit-learn
+    from sentiment_neuron import estimators  # noqa: PLC0415 - it loads torch and scikit-learn
 
-    return NeuronFeatures
+    return getattr(estimators, name)

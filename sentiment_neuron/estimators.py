@@ -1,8 +1,9 @@
-"""`NeuronFeatures`: texts to the model's features as a step of a scikit-learn pipeline.
+"""The model for scikit-learn: `NeuronFeatures`, a step of a pipeline, and `NeuronClassifier`, a classifier of texts.
 
     make_pipeline(NeuronFeatures(), StandardScaler(), LogisticRegression()).fit(texts, labels)
+    NeuronClassifier().fit(texts, labels).predict(more)
 
-Importing this module needs scikit-learn; `sentiment_neuron` imports it when `NeuronFeatures` is first used.
+Importing this module needs scikit-learn; `sentiment_neuron` imports it when one of them is first used.
 """
 
 from collections.abc import Iterable
@@ -13,8 +14,9 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import Tags
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.utils import Tags, check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from engine.folded import FoldedModel
@@ -22,9 +24,14 @@ from engine.reading import read_features
 from model.checkpoints import checkpoint, volumes
 from model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from model.checkpoints.manifest import WEIGHTS
+from model.heads.checks import HeadError
+from model.heads.classifier import head_probabilities
+from model.heads.cross_validation import accuracy_interval, fit_cv
 from model.heads.pooling import Pooling
-from model.texts.preparation import prepare
+from sentiment_neuron.columns import column
 from sentiment_neuron.errors import LoadError
+from texts.preparation import prepare
+from texts.records import not_of_the_encoding
 
 
 class NeuronFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -44,11 +51,19 @@ class NeuronFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, texts: Iterable[str], y: object = None) -> "NeuronFeatures":  # noqa: ARG002 - scikit-learn gives it
         """Load the checkpoint; nothing is learned from the texts. Raises LoadError, ValueError, TypeError."""
+        _checked(texts)
+        return self._load()
+
+    def fit_transform(self, texts: Iterable[str], y: object = None) -> NDArray[np.float32]:  # noqa: ARG002 - as above
+        """Both, of texts that may come once only, as from a generator."""
+        found = _checked(texts)
+        return self._load().transform(found)
+
+    def _load(self) -> "NeuronFeatures":
         if self.pooling not in get_args(Pooling):
             raise ValueError(f"pooling is {self.pooling!r}, not one of {', '.join(get_args(Pooling))}")
         if not isinstance(self.batch_rows, int) or self.batch_rows < 1:
             raise ValueError(f"batch_rows is {self.batch_rows!r}, not a whole number of 1 or more")
-        _checked(texts)
         place = volumes.SHIPPED if self.checkpoint is None else Path(self.checkpoint)
         try:
             self.checkpoint_ = str(volumes.resolve(place).absolute())
@@ -79,11 +94,7 @@ class NeuronFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return state
 
     def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = True
-        tags.requires_fit = True
+        tags = _of_texts(super().__sklearn_tags__())
         tags.transformer_tags.preserves_dtype = []
         return tags
 
@@ -95,6 +106,70 @@ class NeuronFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 f"{self.checkpoint_} holds weights with SHA-256 {found}, and {self.sha256_} were fitted: fit again"
             )
         return loaded
+
+
+class NeuronClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A classifier of texts: L1 logistic regression on the model's features, C by cross-validation (`neuron head fit`).
+
+    checkpoint, pooling, batch_rows: as of `NeuronFeatures`. seed: of the folds. After `fit`, `classes_` has the labels
+    in their order, `accuracy_` an honest estimate, None where there are too few texts for one, and
+    `accuracy_interval_` where the true one lies.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | PathLike[str] | None = None,
+        pooling: Pooling = "mean",
+        batch_rows: int = 128,
+        seed: int = 0,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.pooling = pooling
+        self.batch_rows = batch_rows
+        self.seed = seed
+
+    def fit(self, texts: Iterable[str], y: Iterable[object]) -> "NeuronClassifier":
+        """y: a label of every text, of two kinds or more. Raises as `NeuronFeatures.fit`."""
+        found = _checked(texts)
+        labels = column_or_1d(y, warn=True)
+        check_consistent_length(found, labels)
+        check_classification_targets(labels)
+        self.classes_, numbers = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"there is one class, {self.classes_[0]}: at least two are needed")
+        self.features_ = NeuronFeatures(self.checkpoint, self.pooling, self.batch_rows)
+        features = self.features_.fit_transform(found)
+        try:
+            fitted = fit_cv(features, numbers.astype(np.int64), len(self.classes_), self.seed)
+        except HeadError as error:
+            raise ValueError(str(error)) from error
+        self.head_ = fitted.head([str(number) for number in range(len(self.classes_))], self.pooling)
+        self.accuracy_ = fitted.accuracy
+        rows = len(found)
+        self.accuracy_interval_ = None if fitted.accuracy is None else accuracy_interval(fitted.accuracy, rows)
+        return self
+
+    def predict_proba(self, texts: Iterable[str]) -> NDArray[np.float64]:
+        """(texts, classes), in the order of `classes_`."""
+        check_is_fitted(self)
+        return head_probabilities(self.head_, self.features_.transform(texts))
+
+    def predict(self, texts: Iterable[str]) -> NDArray[Any]:
+        """The likeliest label of every text."""
+        check_is_fitted(self)
+        found: NDArray[Any] = self.classes_[self.predict_proba(texts).argmax(axis=1)]
+        return found
+
+    def __sklearn_tags__(self) -> Tags:
+        return _of_texts(super().__sklearn_tags__())
+
+
+def _of_texts(tags: Tags) -> Tags:
+    tags.input_tags.string = True
+    tags.input_tags.two_d_array = False
+    tags.input_tags.one_d_array = True
+    tags.requires_fit = True
+    return tags
 
 
 def _read(directory: str) -> Checkpoint:
@@ -109,12 +184,16 @@ def _folded(loaded: Checkpoint) -> FoldedModel:
 
 
 def _checked(texts: Iterable[str]) -> list[str]:
-    if isinstance(texts, str | bytes):
-        raise TypeError("texts is one text: give a list of them")
-    found = list(texts)
+    try:
+        found = column(texts)
+    except TypeError as error:
+        raise TypeError(f"texts is {error}") from error
     for number, text in enumerate(found):
         if not isinstance(text, str):
-            raise TypeError(f"text {number} is {type(text).__name__}, not str: give a column of texts")
+            missing = " (missing?)" if text is None or (isinstance(text, float) and text != text) else ""
+            raise TypeError(f"text {number} is {type(text).__name__}{missing}, not str: give a column of texts")
+        if fault := not_of_the_encoding(text, None):
+            raise ValueError(f"text {number} cannot be read: {fault}")
     if not found:
         raise ValueError("there are 0 texts, at least 1 is needed")
     return found

@@ -5,13 +5,14 @@ Each function raises InvalidRequestError. The limits of a gateway (`NEURON_API_M
 
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from api.schemas.requests import ClassifyRequest, FeaturizeRequest, GenerateRequest, TraceRequest
 from contract.jobs import ClassifyJob, FeaturizeJob, GenerateJob, Pooling, TraceJob
+from sentiment_neuron.columns import column
 from sentiment_neuron.errors import InvalidRequestError
 
 LocalJob = ClassifyJob | FeaturizeJob | TraceJob | GenerateJob  # what needs no more than a model
@@ -94,12 +95,10 @@ def _text(name: str, value: object) -> str:
 
 def _listed(name: str, values: Any) -> list[Any]:
     """Only what has an order: results come in the order of what was given."""
-    if isinstance(values, bytes | str | Set | Mapping):
-        raise InvalidRequestError(f"{name} is {type(values).__name__}, not a list")
     try:
-        return list(values)
+        return column(values)
     except TypeError as error:
-        raise InvalidRequestError(f"{name} is {type(values).__name__}, not a list") from error
+        raise InvalidRequestError(f"{name} is {error}") from error
 
 
 def _whole(unit: object) -> int:

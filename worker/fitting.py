@@ -27,7 +27,7 @@ from model.checkpoints.head_store import HeadExistsError, HeadStoreError, NoSuch
 from model.heads.checks import HeadError
 from model.heads.l1 import Matrix
 from model.heads.pooling import pool
-from model.texts.preparation import prepare
+from texts.preparation import prepare
 from worker import metrics
 from worker.fit_process import FitProcess, FitProcessError, FitStopped
 from worker.known_heads import KnownHeads

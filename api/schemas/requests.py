@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from contract.jobs import Pooling, RankBy
+from texts.preparation import clean
 
 
 def _encodable(text: str) -> str:
@@ -28,8 +29,9 @@ def _encodable(text: str) -> str:
 
 
 def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("the text is empty")
+    if not clean(text):
+        of_what = "" if not text.strip() else ": its HTML character references stand for spaces"
+        raise ValueError(f"the text is empty{of_what}")
     return text
 
 

@@ -11,11 +11,11 @@ from typing import Any, get_args
 
 from model.checkpoints.untrusted import is_finite, is_text, is_whole, parse_json, require
 from model.heads.classifier import Calibrated, Head, Method
+from model.heads.familiarity import Familiarity
 from model.heads.pooling import Pooling
 from model.heads.unit import Calibration
 from model.network.cells import CellName
 from model.network.language_model import Architecture
-from model.texts.familiarity import Familiarity
 
 FORMAT_VERSION = 2
 _READ = (1, 2)  # version 1 knew neither calibration of heads nor familiarity

@@ -11,7 +11,7 @@ from engine.folded import FoldedModel
 from engine.reading import read_features
 from model.checkpoints import checkpoint, volumes
 from model.heads.classifier import head_probabilities
-from model.texts.preparation import prepare
+from texts.preparation import prepare
 
 TEXTS = ["A delightful film.", "A waste of time!", "Ünïcode, &amp; entities\nand lines.", "x" * 500]
 

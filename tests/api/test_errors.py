@@ -29,6 +29,7 @@ def check(response: httpx.Response, status: int, kind: str) -> dict[str, object]
     [
         (b'{"text": ""}', "the text is empty"),
         (b'{"text": " \\n\\t "}', "the text is empty"),
+        (b'{"text": "&nbsp;&#x20;\\n"}', "the text is empty: its HTML character references stand for spaces"),
         (b'{"texts": ["fine", ""]}', "texts.1"),
         (b'{"texts": []}', "at least 1 item"),
         (b'{"text": 5}', "valid string"),

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from engine.folded import FoldedModel
 from engine.reading import read_features
 from model.checkpoints import checkpoint, volumes
-from model.texts.preparation import prepare
 from tests.support.exact import mean_hidden
+from texts.preparation import prepare
 
 TEXTS = ["Short.", "A somewhat longer text about nothing in particular.", "中文 and 🎬"]
 

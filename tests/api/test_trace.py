@@ -8,8 +8,8 @@ import torch
 
 from model.checkpoints import checkpoint, volumes
 from model.network.cells import State, step
-from model.texts.preparation import prepare
 from tests.conftest import SENTIMENT_UNIT
+from texts.preparation import prepare
 
 TEXT = " Fish &amp; chips,\n 中 good "
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
 
 from cli import checkpoints
@@ -145,9 +146,17 @@ def test_import_openai(neuron: Neuron, tmp_path: Path) -> None:
     assert (manifest.name, manifest.step, manifest.sentiment) == ("openai", 1_000_000, None)
     expected = import_openai(source).state_dict()
     for name, tensor in published.model.state_dict().items():
-        np.testing.assert_allclose(tensor, expected[name], rtol=2**-8)
+        assert torch.equal(tensor, expected[name]), "float32 is kept, to the last digit"
     again = neuron("checkpoint", "import-openai", source, "--out", out)
     assert again.exit_code == 0, "the same content is only made LATEST"
+
+
+def test_import_openai_rounds_where_it_is_asked_to(neuron: Neuron, tmp_path: Path) -> None:
+    source, out = write_parameters(tmp_path / "model", 12, 4), tmp_path / "volume"
+    assert neuron("checkpoint", "import-openai", source, "--out", out, "--dtype", "bfloat16").exit_code == 0
+    expected = import_openai(source).state_dict()
+    for name, tensor in checkpoint.read(volumes.latest(out)).model.state_dict().items():
+        assert torch.equal(tensor, expected[name].bfloat16().float())
 
 
 def test_a_model_of_the_papers_size_gets_its_sentiment_unit() -> None:
@@ -176,7 +185,7 @@ def test_import_openai_where_nothing_can_be_written(neuron: Neuron, tmp_path: Pa
 def test_fetch_says_how_to_serve(neuron: Neuron, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def fetched(out: Path, mirror: str | None, on_progress: Any, on_message: Any) -> Path:
+    def fetched(out: Path, mirror: str | None, on_progress: Any, on_message: Any, *, dtype: torch.dtype) -> Path:
         calls.append((out, mirror))
         on_progress("0.npy", 10, None)
         on_progress("0.npy", 20, 20)
@@ -195,7 +204,7 @@ def test_fetch_says_how_to_serve(neuron: Neuron, tmp_path: Path, monkeypatch: py
     "error", [FetchError("no such mirror"), checkpoint.CheckpointError("no such mirror"), OSError(28, "no such mirror")]
 )
 def test_fetch_that_fails(neuron: Neuron, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def failing(*_: object) -> Path:
+    def failing(*_: object, **_more: object) -> Path:
         raise error
 
     monkeypatch.setattr(checkpoints, "fetch_openai", failing)

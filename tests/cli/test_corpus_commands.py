@@ -58,9 +58,11 @@ def test_no_more_than_twenty_malformed_records_are_named(tmp_path: Path, neuron:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--strict", "--text-field", "reviewText"], "a.jsonl, line 21: not JSON (--strict)"),
-        (["--text-field", "text"], "has no text field 'text' (--text-field); there are: overall, reviewText"),
-        ([], "name the field that holds the text with --text-field; there are: overall, reviewText"),
+        (
+            ["--strict", "--text-field", "reviewText"],
+            "a.jsonl, line 21: not JSON (unexpected character, expected a JSON value at column 1) (--strict)",
+        ),
+        (["--text-field", "text"], "a.jsonl, line 1: no field 'text'; there are: overall, reviewText"),
         (["--text-field", "reviewText", "--shards", "31"], "30 different reviews do not fill 31 shards"),
         (["--text-field", "reviewText", "--memory-limit", "lots"], "'lots' is not a size"),
         (["--text-field", "reviewText", "--memory-limit", "50MB", "--threads", "2"], "too low for 2 threads"),

@@ -98,15 +98,15 @@ def pair_files(data: Path) -> list[object]:
     [
         ("sst", lambda data: ["--data", data], {"accuracy_all", "accuracy_unit_no_labels", "C"}, 1),
         ("imdb", lambda data: ["--data", data], {"accuracy_tfidf", "nonzero"}, 1),
-        ("classify", lambda data: [*parts(data), "--text", "sentence"], {"accuracy_shipped_head"}, 1),
+        ("classify", lambda data: [*parts(data), "--text-field", "sentence"], {"accuracy_shipped_head"}, 1),
         ("curve", lambda data: [*parts(data), "--draws", 2], {"curve"}, 1),
         ("units", parts, {"weights", "top"}, 2),
         ("lengths", parts, {"lengths", "by_length"}, 1),
         ("histogram", lambda data: [data / "test.csv"], {"classes", "area_under_roc"}, 1),
         ("shifts", lambda data: [data / "test.csv", "--limit", 5], {"by_byte", "by_share"}, 2),
         ("heatmap", lambda _: ["It is <great>.", "Dreadful", "--unit", 5, "--unit", 3], {"texts"}, 2),
-        ("pairs", lambda data: [*pair_files(data), "--label", "same"], {"accuracy", "f1"}, 1),
-        ("pairs", lambda data: [*pair_files(data), "--score", "score"], {"r", "rho", "mse"}, 1),
+        ("pairs", lambda data: [*pair_files(data), "--label-field", "same"], {"accuracy", "f1"}, 1),
+        ("pairs", lambda data: [*pair_files(data), "--score-field", "score"], {"r", "rho", "mse"}, 1),
         (
             "generation",
             lambda data: ["--train", data / "train.csv", "--samples", 3, "--length", 8],
@@ -288,13 +288,16 @@ def test_it_writes_what_generate_writes(neuron: Neuron, volume: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (lambda data: ["classify", *parts(data), "--text", "body"], "name those of the text and the label"),
-        (lambda data: ["imdb", "--data", data.parent], "must hold one of imdb_train.csv"),
+        (
+            lambda data: ["classify", *parts(data), "--text-field", "body"],
+            "the text field 'body' is not there (--text-field)",
+        ),
+        (lambda data: ["imdb", "--data", data.parent], "holds no imdb_train.csv or train.csv"),
         (lambda data: ["histogram", data / "test.csv", "--unit", 32], "unit 32 does not exist"),
         (lambda _: ["heatmap", "a", "--unit", 32], "unit 32 does not exist"),
-        (lambda data: ["all", "--data", data.parent], "must hold one of imdb_train.csv"),
-        (lambda data: ["pairs", *pair_files(data)], "give --label for paraphrase or --score"),
-        (lambda data: ["pairs", *pair_files(data), "--label", "score"], "paraphrase has two labels"),
+        (lambda data: ["all", "--data", data.parent], "holds no imdb_train.csv or train.csv"),
+        (lambda data: ["pairs", *pair_files(data)], "give --label-field for paraphrase or --score-field"),
+        (lambda data: ["pairs", *pair_files(data), "--label-field", "score"], "paraphrase has two labels"),
     ],
 )
 def test_refusals(

@@ -49,7 +49,7 @@ def test_a_head_is_fitted_listed_used_and_deleted(neuron: Neuron, volume: Path, 
 def test_json_is_the_answer_of_the_service(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
     """But for when it was fitted: the same head, from the same texts."""
     source = write_packed(tmp_path / "rows.jsonl.gz", LINES.encode())
-    fit = ("head", "fit", source, "--text", "body", "--checkpoint", volume, "--json")
+    fit = ("head", "fit", source, "--text-field", "body", "--checkpoint", volume, "--json")
     here = json.loads(neuron(*fit, "--name", "here").stdout)
     one = json.loads(neuron(*fit, "--name", "one", "--unit-only").stdout)
     assert one["unit_only"]
@@ -110,9 +110,13 @@ def test_the_shipped_model_has_its_heads_where_a_worker_keeps_them(
     [
         (CSV, ["--name", "sentiment"], "the checkpoint has a head 'sentiment' of its own"),
         (CSV, ["--name", "Mine"], "name: "),
-        (CSV, ["--name", "mine", "--label", "verdict"], "its columns are ['label', 'text']"),
+        (
+            CSV,
+            ["--name", "mine", "--label-field", "verdict"],
+            "the label field 'verdict' is not there (--label-field); there are: ",
+        ),
         ("label,text\na,x\na,y\n", ["--name", "mine"], "all 2 examples have the label 'a'"),
-        ("label,text\na,x\nb, \n", ["--name", "mine"], "examples 1 text: the text is empty"),
+        ("label,text\na,x\nb, \n", ["--name", "mine"], "line 3: the text is empty"),
         ("label,text\na,x\nb,x\n", ["--name", "mine"], "none of 48 units differs"),
         ("label,text\na,x\nb,y\nc,z\n", ["--name", "mine", "--unit-only"], "here are 3"),
         (CSV, ["--name", "mine", "--checkpoint", "nowhere"], "nowhere"),

@@ -124,7 +124,7 @@ def test_going_back_on_purpose(neuron: Neuron, run: RunOnDisk, tmp_path: Path) -
             "step-11 does not exist; a run keeps its newest snapshots and its best, now: step-10, step-20",
         ),
         (("--name", "../evil"), "name '../evil'"),
-        (("--eval", "."), "holds no train.csv"),
+        (("--eval", "."), "or train.csv (nor the same in another format, or packed)"),
     ],
 )
 def test_what_does_not_go_is_said(

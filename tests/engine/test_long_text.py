@@ -14,8 +14,8 @@ from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
 from model.heads.classifier import Head
 from model.network.language_model import Architecture, LanguageModel
-from model.texts.preparation import prepare
 from tests.conftest import run_stack, wait_until
+from texts.preparation import prepare
 
 SENTENCE = "All work and no play makes a dull film. "
 WIDE = Architecture("mlstm", units=256, embedding_size=16)

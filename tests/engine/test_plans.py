@@ -11,10 +11,10 @@ from engine.engine import Engine
 from engine.execute import execute
 from engine.plans import rank_by_sentiment, trace_json
 from model.checkpoints.checkpoint import MANIFEST
+from model.heads.familiarity import Familiarity
 from model.heads.unit import Calibration
-from model.texts.familiarity import Familiarity
-from model.texts.preparation import prepare
 from tests.conftest import publish_tiny
+from texts.preparation import prepare
 
 
 def test_the_sample_nearest_to_the_asked_sentiment_comes_first_and_of_equals_the_likelier() -> None:

@@ -13,9 +13,9 @@ from engine.folded import FoldedModel
 from engine.reading import read_features, read_texts
 from model.heads.pooling import Pooling, pool
 from model.network.language_model import Architecture, LanguageModel
-from model.texts.preparation import prepare
 from tests.support.exact import mean_hidden
 from tests.support.examples import examples
+from texts.preparation import prepare
 
 UNITS = 16
 

@@ -13,8 +13,8 @@ from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
 from model.heads.classifier import SENTIMENT_LABELS, Head
 from model.heads.unit import Calibration
-from model.texts.labelled import Labelled
 from tests.support.carrier import UNIT, carrier, flipped, labelled
+from texts.labelled import Labelled
 
 SURE = 1 / (1 + np.exp(-2.0))  # of a head of weight 2 on a unit that goes to 1 and -1, nearly
 

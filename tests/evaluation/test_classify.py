@@ -13,8 +13,8 @@ from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
 from model.heads.classifier import C_GRID, Head
 from model.heads.pooling import Pooling
-from model.texts.labelled import Labelled
 from tests.support.carrier import UNIT, assert_pictures, carrier, flipped, labelled, sets
+from texts.labelled import Labelled
 
 _MEASURED = {"accuracy_all", "accuracy_unit", "accuracy_unit_no_labels", "accuracy_unit_calibrated", "accuracy_tfidf"}
 

@@ -11,8 +11,8 @@ from evaluation.features import EvaluationError, Reader
 from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
 from model.heads.unit import Calibration
-from model.texts.preparation import prepare
 from tests.support.carrier import UNIT, UNITS, carrier, labelled, letters
+from texts.preparation import prepare
 
 
 def test_the_mark_is_what_the_unit_holds(reader: Reader) -> None:

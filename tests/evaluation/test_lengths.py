@@ -3,8 +3,8 @@ from pathlib import Path
 
 from evaluation import lengths
 from evaluation.features import Reader
-from model.texts.labelled import Labelled
 from tests.support.carrier import assert_pictures, flipped, labelled, sets
+from texts.labelled import Labelled
 
 
 def test_lengths_tell_that_long_texts_go_wrong(reader: Reader, tmp_path: Path) -> None:

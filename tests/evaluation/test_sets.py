@@ -4,10 +4,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.sets import IMDB, SST, Sets, find_sets, read_sets
-from model.texts.labelled import Labelled, LabelledError
+from evaluation.sets import Sets, find_sets
 from tests.conftest import write_packed
 from tests.support.carrier import labelled, sets
+from texts.faults import Faults, TextsError
+from texts.labelled import Columns, Labelled
+from texts.sets import IMDB, SST
 
 
 def test_labels_are_in_the_order_of_numbers_or_names() -> None:
@@ -21,12 +23,12 @@ def test_labels_are_in_the_order_of_numbers_or_names() -> None:
 
 def test_sets_that_will_not_do() -> None:
     good = labelled(20, 0)
-    with pytest.raises(LabelledError, match="all rows have the label '1'"):
+    with pytest.raises(TextsError, match="all rows have the label '1'"):
         Sets(Labelled(["a", "b"], ["1", "1"]), None, good)
-    with pytest.raises(LabelledError, match=r"test: labels \['2'\] are not among the training part's"):
+    with pytest.raises(TextsError, match=r"test: labels \['2'\] are not among the training part's"):
         Sets(good, None, Labelled(["a"], ["2"]))
     rare = Labelled([*good.texts, "a"], [*good.labels, "2"])
-    with pytest.raises(LabelledError, match="a label has 1 rows"):
+    with pytest.raises(TextsError, match="a label has 1 rows"):
         Sets(rare, None, good).splits(5)
 
 
@@ -46,18 +48,18 @@ def test_splits_hold_the_test_part_out() -> None:
 def test_parts_are_found_by_their_names(tmp_path: Path, names: dict[str, Any], stems: list[str]) -> None:
     for number, stem in enumerate(stems):
         (tmp_path / f"{stem}.csv").write_text(f"label,text\n0,a{number}\n1,b{number}\n")
-    found = find_sets(tmp_path, names)
+    found = find_sets(tmp_path, names, Faults())
     parts = [found.train, found.valid, found.test] if len(stems) == 3 else [found.train, found.test]
     assert [part.texts[0] for part in parts if part] == [f"a{number}" for number in range(len(stems))]
     (tmp_path / f"{stems[0]}.csv").unlink()
-    with pytest.raises(LabelledError, match=r"must hold one of .*; it holds none of them"):
-        find_sets(tmp_path, names)
+    with pytest.raises(TextsError, match=r"holds no .*\.csv \(nor the same in another format, or packed\)"):
+        find_sets(tmp_path, names, Faults())
 
 
 def test_packed_files_and_columns(tmp_path: Path) -> None:
     content = b"stars,review,id\nbad,one,1\ngood,two,2\n"
-    train = write_packed(tmp_path / "train.csv.xz", content)
-    test = write_packed(tmp_path / "test.csv.gz", content)
-    found = read_sets(train, None, test, "review", "stars")
+    write_packed(tmp_path / "train.csv.xz", content)
+    write_packed(tmp_path / "test.csv.gz", content)
+    found = find_sets(tmp_path, IMDB, Faults(), Columns("review", "stars"))
     assert found.labels == ["bad", "good"]
     assert found.test.texts == ["one", "two"]

@@ -3,8 +3,8 @@ import pytest
 
 from evaluation.features import Reader
 from evaluation.traces import read_traces
-from model.texts.preparation import prepare
 from tests.support.carrier import UNIT, labelled
+from texts.preparation import prepare
 
 
 def test_traces_end_where_features_are(reader: Reader) -> None:

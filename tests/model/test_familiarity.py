@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.texts.familiarity import Familiarity, find_limits
+from model.heads.familiarity import Familiarity, find_limits
 
 POSITIONS = np.arange(3, 512, 2)
 

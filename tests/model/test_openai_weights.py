@@ -16,9 +16,9 @@ from engine.folded import FoldedModel
 from engine.reading import read_features
 from model.checkpoints.checkpoint import CheckpointError
 from model.checkpoints.openai_weights import FILES, import_openai
-from model.texts.preparation import prepare
 from tests.support.examples import examples
 from tests.support.hostile import damaged
+from texts.preparation import prepare
 from trainer.publishing.openai import GOLDEN_TOLERANCE, OPENAI
 
 TEXTS = ["it was a nice day", "Ärgerlich &amp; bad", "", "A much longer text than the others.\nOn two lines. " * 5]

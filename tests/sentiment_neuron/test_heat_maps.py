@@ -4,8 +4,8 @@ import re
 from html import unescape
 from typing import Any
 
-from model.texts.preparation import align
 from sentiment_neuron.heat_maps import Cell, heat_maps, html_fragment, html_page, style, visible, words
+from texts.preparation import align
 
 TEXT = ' <script>alert("1 & 2")</script> næsten\n&amp; 👩🏽‍🚀e\u0301\x1b\' '
 

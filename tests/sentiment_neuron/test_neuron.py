@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from api.schemas.requests import GenerateRequest
@@ -135,6 +136,7 @@ def test_generate_and_stream(neuron: Neuron, by_worker: Callable[[AnyJob], dict[
         (lambda neuron: neuron.classify({"Good.", "Bad."}), "texts is set, not a list"),
         (lambda neuron: neuron.classify({"Good.": 1}), "texts is dict, not a list"),
         (lambda neuron: neuron.classify(None), "texts is NoneType, not a list"),
+        (lambda neuron: neuron.classify(pd.DataFrame({"text": ["Good."]})), "DataFrame, not a list: give one column"),
         (lambda neuron: neuron.featurize(np.array("Good.")), "texts is ndarray, not a list"),
         (lambda neuron: neuron.trace(b"Good."), "text is bytes, not str"),
         (lambda neuron: neuron.trace("Good.", 3), "units is int, not a list"),

@@ -8,7 +8,7 @@ import torch
 
 from evaluation.sets import Sets
 from model.network.language_model import Architecture, LanguageModel
-from model.texts.labelled import Labelled
+from texts.labelled import Labelled
 
 UNITS, UNIT = 12, 5
 

@@ -12,9 +12,9 @@ import torch
 from model.checkpoints import checkpoint
 from model.checkpoints.manifest import WEIGHTS, Manifest
 from model.heads.classifier import Calibrated, Head
+from model.heads.familiarity import Familiarity
 from model.heads.unit import Calibration
 from model.network.language_model import Architecture, LanguageModel
-from model.texts.familiarity import Familiarity
 
 Json = dict[str, Any]
 

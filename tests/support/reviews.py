@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainer.corpus.build import BuildProgress, Malformed, build_corpus
+from texts.faults import Fault
+from trainer.corpus.build import BuildProgress, build_corpus
 from trainer.corpus.corpus import CorpusManifest
 
 REVIEWS = [f"review number {number}, {'good' if number % 3 else 'bad'}" for number in range(53)]
@@ -72,9 +73,9 @@ def all_reviews(corpus: Path) -> list[str]:
 
 
 def build_noting(files: list[Path], out: Path, **options: Any) -> tuple[CorpusManifest, list[tuple[str, int, str]]]:
-    noted: list[Malformed] = []
+    noted: list[Fault] = []
     manifest = build_corpus(files, out, 3, progress=BuildProgress(malformed=noted.append), **options)
-    return manifest, [(found.path.name, found.line, found.reason) for found in noted]
+    return manifest, [(Path(found.file).name, int(found.place.split()[1]), found.reason) for found in noted]
 
 
 def left_in(directory: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Labelled texts of a task, for fine-tunings."""
 
-from model.texts.labelled import Labelled
+from texts.labelled import Labelled
 
 WORDS = {"0": ["dull", "slow", "bad"], "1": ["fine", "fast", "good"], "2": ["red", "blue", "green"]}
 

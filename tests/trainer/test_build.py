@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from model.texts.preparation import clean, prepare_prompt
 from tests.support.reviews import (
     FORMATS,
     PACKED,
@@ -27,6 +26,7 @@ from tests.support.reviews import (
     shard_bytes,
     write,
 )
+from texts.preparation import clean, prepare_prompt
 from trainer.corpus.build import BuildProgress, build_corpus
 from trainer.corpus.cleaning import parse_size
 from trainer.corpus.corpus import Corpus, CorpusError
@@ -36,7 +36,7 @@ from trainer.corpus.shuffle import Buckets, Shards, shard_counts
 @pytest.mark.parametrize("packed", PACKED)
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_every_format_gives_the_same_shards(tmp_path: Path, suffix: str, packed: str) -> None:
-    reference = build_corpus([write(tmp_path / "reference", REVIEWS)], tmp_path / "a", 5)
+    reference = build_corpus([write(tmp_path / "reference.txt", REVIEWS)], tmp_path / "a", 5)
     source = write(tmp_path / f"reviews{suffix}{packed}", REVIEWS)
     manifest = build_corpus([source], tmp_path / "b", 5, text_field=field_of(source))
     assert manifest.shards == reference.shards
@@ -96,12 +96,12 @@ def test_any_text_is_cleaned_as_the_service_does(
 
 def test_every_different_review_once(tmp_path: Path) -> None:
     one = write(tmp_path / "one.txt", REVIEWS[:30] + REVIEWS[5:10])
-    two = write(tmp_path / "two.gz", [f" {text} " for text in REVIEWS[20:]])
+    two = write(tmp_path / "two.txt.gz", [f" {text} " for text in REVIEWS[20:]])
     manifest = build_corpus([two, one], tmp_path / "corpus", shards=5)
     assert sorted(all_reviews(tmp_path / "corpus")) == sorted(REVIEWS)
     assert manifest.reviews == 53
     assert manifest.duplicates == 5 + 10
-    assert [(source.file, source.reviews) for source in manifest.sources] == [("one.txt", 35), ("two.gz", 33)]
+    assert [(source.file, source.reviews) for source in manifest.sources] == [("one.txt", 35), ("two.txt.gz", 33)]
 
 
 @given(count=st.integers(3, 60), shards=st.integers(3, 20))
@@ -142,7 +142,7 @@ def test_the_order_is_that_of_the_keyed_hash(tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     forward = write(tmp_path / "forward.txt", REVIEWS)
-    backward = write(tmp_path / "backward.xz", REVIEWS[::-1])
+    backward = write(tmp_path / "backward.txt.xz", REVIEWS[::-1])
     for name, source, seed in (("a", forward, 1), ("b", forward, 1), ("c", backward, 1), ("d", forward, 2)):
         build_corpus([source], tmp_path / name, shards=4, seed=seed)
     a, b, c, d = (shard_bytes(tmp_path / name) for name in "abcd")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from model.heads.checks import HeadError
-from model.texts.labelled import Labelled, Sentiment
-from model.texts.preparation import prepare
+from texts.labelled import Labelled
+from texts.preparation import prepare
+from texts.sets import Sentiment
 from trainer.corpus.build import build_corpus
 from trainer.corpus.corpus import Corpus, CorpusError
 from trainer.corpus.labels import Labelling

@@ -15,9 +15,9 @@ from model.checkpoints.manifest import Manifest
 from model.heads.classifier import accuracy
 from model.heads.unit import Calibration
 from model.network.language_model import Architecture, LanguageModel
-from model.texts.labelled import Labelled
-from model.texts.preparation import prepare
 from tests.support.tasks import labelled
+from texts.labelled import Labelled
+from texts.preparation import prepare
 from trainer.finetuning import finetune
 from trainer.finetuning.finetune import Finetuning
 from trainer.finetuning.options import FinetuningOptions

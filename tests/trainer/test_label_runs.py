@@ -13,7 +13,6 @@ from model.checkpoints.manifest import Manifest
 from model.heads.unit import Calibration
 from model.network import cells
 from model.network.language_model import Architecture, LanguageModel
-from model.texts.labelled import Labelled, Sentiment
 from tests.support.runs import (
     LANES,
     STEP_BYTES,
@@ -25,6 +24,8 @@ from tests.support.runs import (
     write_corpus,
     write_labelled_corpus,
 )
+from texts.labelled import Labelled
+from texts.sets import Sentiment
 from trainer.corpus.corpus import Corpus
 from trainer.publishing.heads import HeadSpec
 from trainer.publishing.publish import publish_run

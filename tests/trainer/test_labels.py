@@ -126,7 +126,7 @@ def test_files_of_text_without_a_file_of_labels_have_none(tmp_path: Path) -> Non
     [
         ("1\n" * 39, r"labels/a\.txt ends after 39 lines, .*a\.txt continues"),
         ("1\n" * 42, r"labels/a\.txt has 42 lines, .*a\.txt 40"),
-        ("5\xff\n" * 40, r"labels/a\.txt cannot be read"),
+        ("5\xff\n" * 40, r"labels/a\.txt, line 1: not UTF-8 \(byte 0xff\)"),
         ("x" * 65 + "\n" * 40, "a label has 65 characters, at most 64"),
         ("".join(f"{n}\n" for n in range(40)), "class negative has '2'"),
     ],
@@ -151,7 +151,9 @@ def test_what_is_no_label(tmp_path: Path) -> None:
         CorpusError, match=r"a\.csv: there are more than 255 different labels \('0', '1', .*is this the label"
     ):
         build_corpus([source], tmp_path / "built", 3, text_field="text", labelling=Labelling("id"))
-    with pytest.raises(CorpusError, match=r"a\.csv has no label field 'stars' \(--label-field\); there are: text, id"):
+    with pytest.raises(
+        CorpusError, match=r"the label field 'stars' is not there \(--label-field\); there are: text, id"
+    ):
         build_corpus([source], tmp_path / "built", 3, text_field="text", labelling=Labelling("stars"))
     with pytest.raises(CorpusError, match=r"holds no file named as one of the sources, such as a\.csv"):
         build_corpus(

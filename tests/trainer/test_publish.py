@@ -23,10 +23,12 @@ from model.checkpoints.volumes import latest
 from model.heads.classifier import accuracy, fit_l1
 from model.network.cells import step
 from model.network.language_model import Architecture
-from model.texts.labelled import Labelled, LabelledError, Sentiment
-from model.texts.preparation import prepare
 from tests.conftest import wait_until
 from tests.support.snapshots import UNITS, RunOnDisk, untrained
+from texts.faults import TextsError
+from texts.labelled import Labelled
+from texts.preparation import prepare
+from texts.sets import Sentiment
 from trainer.corpus.build import build_corpus
 from trainer.corpus.corpus import MANIFEST, Corpus
 from trainer.publishing.material import of_files
@@ -276,7 +278,7 @@ def test_what_cannot_be_published_is_named(run: RunOnDisk, tmp_path: Path) -> No
     run.save(10)
     with pytest.raises(SnapshotError, match=r"step-3 does not exist; .* now: step-10"):
         publish_run(run.directory, volume, snapshot=run.snapshots / "step-3")
-    with pytest.raises(LabelledError, match=r"holds no train\.csv"):
+    with pytest.raises(TextsError, match=r"holds no sst_binary_train\.csv"):
         publish_run(run.directory, volume, evaluation=tmp_path)
     with pytest.raises(CheckpointError, match="name 'Not A Name'"):
         publish_run(run.directory, volume, name="Not A Name")

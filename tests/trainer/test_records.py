@@ -7,14 +7,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.reviews import PACKED, all_reviews, build_noting, left_in, pack
-from trainer.corpus import records
-from trainer.corpus.build import REPORTED, build_corpus
+from texts import opening
+from texts.faults import REPORTED
+from trainer.corpus.build import build_corpus
 from trainer.corpus.corpus import CorpusError
 
 
 @pytest.mark.parametrize("block_bytes", [1, 7, 64])
 def test_lines_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
-    monkeypatch.setattr(records, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(opening, "BLOCK_BYTES", block_bytes)
     content = b"one\n\nthree is long, long, long\nbroken \xff\nfive"
     manifest, noted = build_noting([pack(tmp_path / "a.txt", content)], tmp_path / "corpus")
     assert sorted(all_reviews(tmp_path / "corpus")) == ["five", "one", "three is long, long, long"]
@@ -22,10 +23,10 @@ def test_lines_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_file_without_newlines_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "MAX_RECORD_BYTES", 1000)
-    monkeypatch.setattr(records, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(opening, "MAX_RECORD_BYTES", 1000)
+    monkeypatch.setattr(opening, "BLOCK_BYTES", 100)
     source = pack(tmp_path / "a.txt", b"short\n" + b"x" * 2000)
-    with pytest.raises(CorpusError, match=r"a\.txt, line 2: it is longer than 1,000 bytes"):
+    with pytest.raises(CorpusError, match=r"a\.txt, line 2: it is longer than 1,000 characters"):
         build_corpus([source], tmp_path / "corpus", 3)
 
 
@@ -37,35 +38,38 @@ LINES = (
 ROWS = b'id,text\n1,a\n2,"b\nb"\n\n3\n4,c,d\n5,x\xff\n6,"d"e\n7,c\n'
 
 
+NOT_UTF8 = "not UTF-8 (byte 0xff): if it is 'ÿ' of Windows-1252, give --encoding cp1252"
+
+
 @pytest.mark.parametrize("packed", PACKED)
 def test_malformed_records_are_counted_and_named(tmp_path: Path, packed: str) -> None:
     files = [
         pack(tmp_path / f"lines.jsonl{packed}", LINES + b'{"text": "cut'),
         pack(tmp_path / f"rows.csv{packed}", ROWS + b'8,"never ends\n\n'),
-        pack(tmp_path / f"text{packed}", b"fine\nfine too\nbad \xff byte\n"),
+        pack(tmp_path / f"text.txt{packed}", b"fine\nfine too\nbad \xff byte\n"),
     ]
     manifest, noted = build_noting(files, tmp_path / "corpus", text_field="text")
     assert noted == [
-        (files[0].name, 4, "field text is ubigint, not a string"),
-        (files[0].name, 5, "no field text"),
-        (files[0].name, 6, "field text is null, not a string"),
-        (files[0].name, 7, "no field text"),
-        (files[0].name, 8, "not JSON"),
-        (files[0].name, 9, "not UTF-8 (invalid start byte at byte 10)"),
-        (files[0].name, 10, "not JSON"),
-        (files[1].name, 6, "it has 1 columns, the header has 2"),
+        (files[0].name, 4, "field 'text' is a number, not a string"),
+        (files[0].name, 5, "no field 'text'; there are: other"),
+        (files[0].name, 6, "the text is null"),
+        (files[0].name, 7, "not an object but an array"),
+        (files[0].name, 8, "not JSON (invalid literal, expected 'null' at column 1)"),
+        (files[0].name, 9, NOT_UTF8),
+        (files[0].name, 10, "not JSON (unexpected end of data at column 14)"),
+        (files[1].name, 6, "it has 1 column, the header has 2"),
         (files[1].name, 7, "it has 3 columns, the header has 2"),
-        (files[1].name, 8, "not UTF-8"),
+        (files[1].name, 8, NOT_UTF8),
         (files[1].name, 9, "not CSV (',' expected after '\"')"),
-        (files[1].name, 11, "not CSV (unexpected end of data)"),
-        (files[2].name, 3, "not UTF-8 (invalid start byte at byte 4)"),
+        (files[1].name, 11, "a quote that it opens is not closed as one (unexpected end of data)"),
+        (files[2].name, 3, NOT_UTF8),
     ]
     assert sorted(all_reviews(tmp_path / "corpus")) == ["a", "b", "b b", "c", "fine", "fine too"]
-    assert (manifest.reviews, manifest.duplicates, manifest.empty, manifest.malformed) == (6, 1, 2, 13)
+    assert (manifest.reviews, manifest.duplicates, manifest.empty, manifest.malformed) == (6, 1, 0, 13)
     assert sorted((source.reviews, source.empty, source.malformed) for source in manifest.sources) == [
         (2, 0, 1),
-        (2, 1, 7),
-        (3, 1, 5),
+        (2, 0, 7),
+        (3, 0, 5),
     ]
 
 

@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.reviews import PACKED, REVIEWS, all_reviews, left_in, pack, write
+from tests.support.reviews import REVIEWS, all_reviews, left_in, pack, write
 from trainer.corpus.build import build_corpus
 from trainer.corpus.corpus import CorpusError
 
@@ -16,11 +17,26 @@ from trainer.corpus.corpus import CorpusError
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".csv.gz", ".parquet.xz"])
 def test_a_wrong_text_field_names_those_that_there_are(tmp_path: Path, suffix: str) -> None:
     source = write(tmp_path / f"a{suffix}", REVIEWS)
-    with pytest.raises(CorpusError, match=r"has no text field 'reviewText' .* there are: id, text"):
+    with pytest.raises(CorpusError, match=r"a\..*'reviewText'.* there are: id, text"):
         build_corpus([source], tmp_path / "corpus", 3, text_field="reviewText")
-    with pytest.raises(CorpusError, match="--text-field; there are: id, text"):
-        build_corpus([source], tmp_path / "corpus", 3)
     assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_of_several_fields_one_is_to_be_named(tmp_path: Path, suffix: str) -> None:
+    table = pa.table({"title": ["a", "b", "c"], "body": ["one", "two", "three"]})
+    source = tmp_path / f"a{suffix}"
+    match suffix:
+        case ".csv":
+            pacsv.write_csv(table, source)
+        case ".jsonl":
+            source.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+        case _:
+            pq.write_table(table, source)
+    with pytest.raises(CorpusError, match="with --text-field; there are: title, body"):
+        build_corpus([source], tmp_path / "corpus", 3)
+    build_corpus([source], tmp_path / "corpus", 3, text_field="body")
+    assert sorted(all_reviews(tmp_path / "corpus")) == ["one", "three", "two"]
 
 
 def test_the_only_column_needs_no_name(tmp_path: Path) -> None:
@@ -28,7 +44,7 @@ def test_the_only_column_needs_no_name(tmp_path: Path) -> None:
     pq.write_table(pa.table({"stars": [1, 2], "body": ["three", "four"]}), tmp_path / "b.parquet")
     build_corpus([rows, tmp_path / "b.parquet"], tmp_path / "corpus", 3)
     assert sorted(all_reviews(tmp_path / "corpus")) == ["four", "one", "three", "two"]
-    with pytest.raises(CorpusError, match=r"has no text field 'stars' .* there are: body"):
+    with pytest.raises(CorpusError, match=r"the text field 'stars' holds no text .* there are: body"):
         build_corpus([tmp_path / "b.parquet"], tmp_path / "other", 3, text_field="stars")
     with pytest.raises(CorpusError, match="text files have no fields"):
         build_corpus([write(tmp_path / "c.txt", REVIEWS)], tmp_path / "other", 3, text_field="body")
@@ -62,7 +78,7 @@ def test_globs_directories_and_missing_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cut", "wrong"])
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst", ".jsonl.gz", ".parquet"])
+@pytest.mark.parametrize("suffix", [".txt.gz", ".txt.xz", ".txt.zst", ".jsonl.gz", ".parquet"])
 def test_a_source_that_cannot_be_read_is_named(tmp_path: Path, kind: str, suffix: str) -> None:
     source = tmp_path / f"broken{suffix}"
     if kind == "cut":
@@ -71,5 +87,5 @@ def test_a_source_that_cannot_be_read_is_named(tmp_path: Path, kind: str, suffix
     else:
         source.write_bytes(b"plain text\n" * 9)
     with pytest.raises(CorpusError, match=rf"broken{suffix} cannot be read"):
-        build_corpus([source], tmp_path / "corpus", 3, text_field=None if suffix in PACKED else "text")
+        build_corpus([source], tmp_path / "corpus", 3, text_field=None if ".txt" in suffix else "text")
     assert left_in(tmp_path) == []

@@ -20,8 +20,8 @@ from engine.serving import ServedModel
 from model.checkpoints import checkpoint, head_store, volumes
 from model.heads.cross_validation import fit_cv
 from model.heads.pooling import Pooling
-from model.texts.preparation import prepare
 from tests.conftest import wait_until
+from texts.preparation import prepare
 from worker import fit_process
 from worker.fit_process import FitProcess
 from worker.fitting import Fitter

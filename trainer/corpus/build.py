@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.checkpoints.durable import new_directory
-from model.texts.packed import PACKED
+from texts.dialect import AS_IT_IS, Dialect
+from texts.faults import Fault, Faults, TextsError
+from texts.formats import packing_named, place
 from trainer.corpus.cleaning import cleaned, connect, parse_size, thread_count
 from trainer.corpus.codes import Codes
 from trainer.corpus.corpus import FEWEST_SHARDS, MANIFEST, CorpusError, CorpusManifest, SourceEntry
@@ -20,24 +22,11 @@ from trainer.corpus.labels import MAX_SOURCES, Labelling, Labels, LabelsError
 from trainer.corpus.shuffle import Buckets, Marks, Shards, shard_counts
 from trainer.corpus.sources import Source, find_files, open_source
 
-REPORTED = 20  # malformed records that are reported one by one; the others are only counted
 # Reviews shrink by less when packed: too many buckets cost little, too large ones cost memory.
 _PACKED_RATIO = 8
 # A bucket takes this part of the memory limit: some six buckets are in memory while they are sorted, each twice.
 _BUCKETS_IN_MEMORY = 16
 _MAX_WORKERS = 4
-
-
-@dataclass(frozen=True)
-class Malformed:
-    """A record that is left out. line: from 1; for Parquet the row."""
-
-    path: Path
-    line: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}, line {self.line}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -50,7 +39,7 @@ class BuildProgress:
 
     stage: Callable[[str, int], None] = lambda _name, _bytes: None
     advance: Callable[[int], None] = lambda _bytes: None
-    malformed: Callable[[Malformed], None] = lambda _record: None
+    malformed: Callable[[Fault], None] = lambda _record: None
 
 
 def build_corpus(
@@ -60,6 +49,7 @@ def build_corpus(
     seed: int = 0,
     *,
     text_field: str | None = None,
+    dialect: Dialect = AS_IT_IS,
     labelling: Labelling | None = None,
     held_out: int | None = None,
     memory_limit: str = "1GB",
@@ -69,12 +59,12 @@ def build_corpus(
 ) -> CorpusManifest:
     """De-duplicate the reviews, shuffle them by a hash and write `shards` shards of equal review count into `out`.
 
-    sources: files or globs; text with a review a line, CSV, JSON lines and Parquet by their suffixes, each also
-    packed. out: a new or an empty directory; it appears whole or not at all. text_field: the column or key of the
-    text. labelling: where labels are and what they mean; without it the corpus has none. held_out: reviews of
-    each of the two shards that are held out; None for as many as the others have. memory_limit: what DuckDB, and then
-    the sorting, may use. threads: None for as many as there are cores and memory for. strict: stop at the
-    first malformed record, which is otherwise counted and left out. Raises CorpusError.
+    sources: files or globs, in any format of `texts`. out: a new or an empty directory; it appears whole or not at
+    all. text_field: the column or key of the text. dialect: how all files are to be read. labelling: where labels are
+    and what they mean; without it the corpus has none. held_out: reviews of each of the two shards that are held out;
+    None for as many as the others have. memory_limit: what DuckDB, and then the sorting, may use. threads: None for as
+    many as there are cores and memory for. strict: stop at the first malformed record, which is otherwise counted and
+    left out. Raises CorpusError.
 
     The same reviews and seed give the same bytes, whatever the other arguments, the order and the format of the
     sources, with labels or without.
@@ -96,17 +86,25 @@ def build_corpus(
             spill = directory / "spill"
             spill.mkdir()
             asked = labelling or Labelling()
-            opened = [open_source(path, text_field, spill, asked.label_field, asked.directory) for path in files]
-            if text_field is not None and all(source.field is None for source in opened):
+            opened = [
+                open_source(path, text_field, spill, asked.label_field, asked.directory, dialect) for path in files
+            ]
+            if text_field is not None and all(source.format == "text" for source in opened):
                 raise CorpusError(f"--text-field {text_field}: text files have no fields")
             with connect(memory_bytes, threads, spill) as connection:
                 workers = min(_MAX_WORKERS, thread_count(connection))
                 bucket_bytes = memory_bytes // _BUCKETS_IN_MEMORY
                 buckets = Buckets(spill / "buckets", _expected_bytes(opened), bucket_bytes, labelling is not None)
                 codes = None if labelling is None else Codes()
-                entries = _read(connection, opened, seed, spill, buckets, codes, strict, progress)
+                faults = Faults(progress.malformed, strict)
+                entries = _read(connection, opened, seed, spill, buckets, codes, faults, progress)
             reviews = buckets.count(workers)
             counts = shard_counts(reviews, shards, held_out)
+            if reviews == 0:
+                first = "" if faults.first is None else f" ({faults.first})"
+                raise CorpusError(
+                    f"no review is left: {faults.count:,} records are malformed{first}, the others are empty"
+                )
             if min(counts) < 1:
                 held = "" if held_out is None else f" beside twice {held_out} held out"
                 raise CorpusError(f"{reviews} different reviews do not fill {shards} shards{held}: lower --shards")
@@ -158,22 +156,17 @@ def _read(
     spill: Path,
     buckets: Buckets,
     codes: Codes | None,
-    strict: bool,
+    faults: Faults,
     progress: BuildProgress,
 ) -> list[SourceEntry]:
     """Fill the buckets and count what every file gave. codes: of the labels, None for a corpus without labels."""
     sizes = [source.path.stat().st_size for source in sources]
     progress.stage("reading", sum(sizes))
     entries = []
-    reported = 0
     for index, (source, size) in enumerate(zip(sources, sizes, strict=True)):
         entry = SourceEntry(source.path.name, size, 0, 0, 0)
         for batch in cleaned(connection, source, seed, spill, progress.advance):
-            for found in _malformed(source, batch, 1 if strict else REPORTED - reported):
-                if strict:
-                    raise CorpusError(f"{found} (--strict)")
-                progress.malformed(found)
-                reported += 1
+            _report(source, batch, faults)
             reviews = batch.filter(pc.greater(pc.binary_length(batch["review"]), len("\n ")))
             malformed = len(batch) - batch["fault"].null_count
             entry = replace(
@@ -197,13 +190,18 @@ def _read(
 
 def _expected_bytes(sources: list[Source]) -> int:
     return sum(
-        source.path.stat().st_size * (_PACKED_RATIO if source.path.suffix.lower() in (*PACKED, ".parquet") else 1)
+        source.path.stat().st_size
+        * (_PACKED_RATIO if source.format == "parquet" or packing_named(source.path.name) else 1)
         for source in sources
     )
 
 
-def _malformed(source: Source, batch: pa.RecordBatch, most: int) -> list[Malformed]:
-    if batch["fault"].null_count == len(batch) or most <= 0:
-        return []
-    found = batch.filter(pc.is_valid(batch["fault"])).slice(0, most)
-    return [Malformed(source.path, row["line"], row["fault"]) for row in found.select(["line", "fault"]).to_pylist()]
+def _report(source: Source, batch: pa.RecordBatch, faults: Faults) -> None:
+    """Raises CorpusError where the first is an error."""
+    if batch["fault"].null_count == len(batch):
+        return
+    for row in batch.filter(pc.is_valid(batch["fault"])).select(["line", "fault"]).to_pylist():
+        try:
+            faults.add(Fault(str(source.path), place(source.format, row["line"]), row["fault"]))
+        except TextsError as error:
+            raise CorpusError(str(error)) from error

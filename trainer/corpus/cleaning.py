@@ -1,7 +1,7 @@
 """Raw records to cleaned, hashed reviews, by DuckDB on all cores: `connect` and `cleaned`.
 
 A review comes out as the shards hold it, `"\\n " + clean(raw)`, with its place in the shuffle: the MD5 of the
-seed's digits and the review, as two 64-bit numbers. The result is that of `clean` (model/texts/preparation.py) to the
+seed's digits and the review, as two 64-bit numbers. The result is that of `clean` (texts/preparation.py) to the
 byte: a record with a character reference, or whose first or last character is not visible ASCII, goes through `clean`
 itself; in all others `clean` could only replace newlines, which SQL does.
 """
@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 from duckdb.func import PythonUDFType
 
-from model.texts.preparation import clean
+from texts.preparation import clean
 from trainer.corpus.corpus import CorpusError
 from trainer.corpus.records import SCHEMA, batches
 from trainer.corpus.sources import Source
@@ -26,33 +26,6 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "
 _MEMORY_OF_A_THREAD_BYTES = 48 * 10**6
 _ROWS_PER_BATCH = 20_000
 
-_TEXT = "SELECT line, fault, record AS text, label FROM records"
-
-# The field is a JSON pointer: everything that it may hold is escaped (RFC 6901).
-_JSON = """
-WITH parsed AS (
-    SELECT line, fault, record, json_valid(record) AS valid,
-           CASE WHEN valid THEN false ELSE trim(record, ' \t\r') = '' END AS blank,
-           CASE WHEN valid THEN json_type(record, getvariable('pointer')) END AS kind
-    FROM records
-)
-SELECT
-    line,
-    CASE
-        WHEN fault IS NOT NULL THEN fault
-        WHEN blank THEN NULL
-        WHEN NOT valid THEN 'not JSON'
-        WHEN kind IS NULL THEN 'no field ' || getvariable('field')
-        WHEN kind <> 'VARCHAR' THEN 'field ' || getvariable('field') || ' is ' || lower(kind) || ', not a string'
-    END AS fault,
-    CASE
-        WHEN blank THEN ''
-        WHEN kind = 'VARCHAR' THEN json_extract_string(record, getvariable('pointer'))
-    END AS text,
-    CASE WHEN valid THEN json_extract_string(record, getvariable('label_pointer')) END AS label
-FROM parsed
-"""
-
 _CLEANED = """
 WITH cleaned AS (
     SELECT line, fault, label, chr(10) || ' ' || CASE
@@ -60,7 +33,7 @@ WITH cleaned AS (
         THEN clean(text)
         ELSE replace(text, chr(10), ' ')
     END AS review
-    FROM ({records})
+    FROM records
 ), placed AS (
     SELECT *, md5_number(getvariable('seed') || review) AS place FROM cleaned
 )
@@ -117,11 +90,7 @@ def cleaned(
 
     Where `fault` is not null the record is malformed; an empty review is `"\\n "`. Raises CorpusError.
     """
-    field = source.field or ""
     connection.execute("SET VARIABLE seed = ?", [str(seed)])
-    connection.execute("SET VARIABLE field = ?", [field])
-    connection.execute("SET VARIABLE pointer = ?", [_pointer(field)])
-    connection.execute("SET VARIABLE label_pointer = ?", [source.label_field and _pointer(source.label_field)])
     failed: list[Exception] = []
 
     def read() -> Generator[pa.RecordBatch]:
@@ -132,18 +101,13 @@ def cleaned(
             failed.append(error)
             raise
 
-    query = _CLEANED.format(records=_JSON if source.kind == "json" else _TEXT)
     with contextlib.closing(read()) as found:
         records = pa.RecordBatchReader.from_batches(SCHEMA, found)
         try:
-            relation = cast(duckdb.DuckDBPyRelation, connection.from_arrow(records).query("records", query))
+            relation = cast(duckdb.DuckDBPyRelation, connection.from_arrow(records).query("records", _CLEANED))
             yield from relation.to_arrow_reader(_ROWS_PER_BATCH)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise (failed[0] if failed else _explained(error)) from error
-
-
-def _pointer(field: str) -> str:
-    return "/" + field.replace("~", "~0").replace("/", "~1")
 
 
 def _explained(error: Exception) -> Exception:

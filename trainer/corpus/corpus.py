@@ -1,7 +1,7 @@
 """A corpus of training shards as it lies on disk: `Corpus` reads it. build.py makes it; reading needs no DuckDB.
 
 A corpus is a directory of `shard-00000.bin` ... and `manifest.json`. A shard is plain bytes: every review prepared
-as in model/texts/preparation.py without the space at its end, so that the newline before a review separates it
+as in texts/preparation.py without the space at its end, so that the newline before a review separates it
 from the review before. The last two shards are held out: one for validation, one for test (Radford et al. 2017, section
 3). Reviews may have labels, in a file beside each shard: labels.py.
 """

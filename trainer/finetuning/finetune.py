@@ -28,7 +28,7 @@ from model.network.cells import State
 from model.network.language_model import LanguageModel
 from model.network.objective import Objective, ReadOut, Targets, label_bits
 from model.network.sequence import Window
-from model.texts.labelled import Labelled
+from texts.labelled import Labelled
 from trainer.finetuning.options import FinetuningOptions
 from trainer.finetuning.task import NOTHING, Task
 from trainer.run import snapshot

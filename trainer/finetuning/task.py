@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.network.objective import Targets
-from model.texts.labelled import Labelled
-from model.texts.preparation import prepare
+from texts.labelled import Labelled
+from texts.preparation import prepare
 
 NOTHING = -100  # a target that torch's cross-entropy leaves out: after the last byte of a text nothing is predicted
 _POOL_BATCHES = 50  # shuffled texts are sorted by length within this many batches

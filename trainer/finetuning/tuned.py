@@ -15,8 +15,8 @@ from model.heads.classifier import Head, accuracy
 from model.heads.standardization import mean_and_deviation
 from model.heads.unit import Calibration, calibrate
 from model.network.objective import ReadOut
-from model.texts.labelled import Labelled
-from model.texts.preparation import prepare
+from texts.labelled import Labelled
+from texts.preparation import prepare
 from trainer.finetuning.finetune import Finetuning
 from trainer.run.options import TrainingError
 

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.heads.classifier import SENTIMENT_LABELS
-from model.texts.labelled import Labelled
-from model.texts.preparation import SUFFIX, prepare
+from texts.labelled import Labelled
+from texts.preparation import SUFFIX, prepare
 from trainer.corpus.corpus import Corpus, CorpusError, ShardEntry
 
 
@@ -25,7 +25,7 @@ class Examples:
 
 
 def of_file(labelled: Labelled, source: str) -> Examples:
-    """Texts labelled 0 or 1, as `negative` and `positive`. Raises LabelledError for any other label."""
+    """Texts labelled 0 or 1, as `negative` and `positive`. Raises TextsError for any other label."""
     values = [SENTIMENT_LABELS[label] for label in labelled.binary()]
     return Examples([prepare(text) for text in labelled.texts], values, [source] * len(values))
 

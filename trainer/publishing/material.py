@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from model.heads.checks import HeadError
 from model.heads.classifier import SENTIMENT_HEAD, SENTIMENT_LABELS
-from model.texts.labelled import Sentiment
+from texts.sets import Sentiment
 from trainer.corpus.corpus import Corpus
 from trainer.publishing.examples import Examples, drawn, held_out, joined, of_file
 from trainer.publishing.heads import SENTIMENT, HeadSpec

@@ -23,8 +23,9 @@ from model.heads.classifier import SENTIMENT_HEAD, SENTIMENT_LABELS, Head
 from model.heads.standardization import mean_and_deviation
 from model.heads.unit import Calibration
 from model.network.language_model import LanguageModel
-from model.texts.labelled import LabelledError, read_labelled
-from model.texts.preparation import prepare
+from texts.faults import Faults, TextsError
+from texts.labelled import Columns, read_labelled
+from texts.preparation import prepare
 from trainer.publishing.download import FetchError, OnProgress, download, room, verify_local
 
 OnMessage = Callable[[str], None]
@@ -105,7 +106,7 @@ def fetch_openai(
     on_message: OnMessage = lambda _text: None,
     *,
     release: Release = OPENAI,
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     backoff_s: float = 1.0,
 ) -> Path:
@@ -149,9 +150,12 @@ def fetch_openai(
     _check_golden(model, release)
     on_message(f"{len(release.golden)} golden values reproduced to {GOLDEN_TOLERANCE:g} in float32")
 
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.to(dtype))  # as the checkpoint will hold them
+    if dtype is not torch.float32:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(parameter.to(dtype))  # as the checkpoint will hold them
+        off = max(abs(value - release.golden[text]) for text, value in _golden(model, release).items())
+        on_message(f"rounded to {str(dtype).removeprefix('torch.')}: golden values are off by up to {off:.1g}")
     manifest = _describe(model, release, source, device, on_progress, on_message)
     with room(out):
         published = volumes.publish(out, model, manifest, dtype)
@@ -163,22 +167,28 @@ def fetch_openai(
 def read_sentences(path: Path) -> tuple[list[bytes], NDArray[np.int64]]:
     """Prepared texts and labels (texts,) of a CSV file with the columns `label` (0 or 1) and `sentence`."""
     try:
-        labelled = read_labelled(path, text_column="sentence")
+        labelled = read_labelled(path, Faults(strict=True), Columns("sentence"))
         return [prepare(text) for text in labelled.texts], labelled.binary()
-    except LabelledError as error:
+    except TextsError as error:
         raise FetchError(str(error)) from error
 
 
 def _check_golden(model: LanguageModel, release: Release) -> None:
-    folded = FoldedModel(model, dtype=torch.float32)
-    found = read_features(folded, [prepare(text) for text in release.golden])[:, release.sentiment_unit]
-    for value, (text, expected) in zip(found.tolist(), release.golden.items(), strict=True):
+    for text, value in _golden(model, release).items():
+        expected = release.golden[text]
         if not abs(value - expected) <= GOLDEN_TOLERANCE:
             raise FetchError(
                 f"golden value of {text!r}: unit {release.sentiment_unit} is {value:.6f}, expected {expected:.6f} to "
                 f"{GOLDEN_TOLERANCE:g}. The files are the published ones, so this machine computes wrongly or this "
                 "program has a fault: run its tests and report it. Nothing was published"
             )
+
+
+def _golden(model: LanguageModel, release: Release) -> dict[str, float]:
+    """The value of the unit in every golden text."""
+    folded = FoldedModel(model, dtype=torch.float32)
+    found = read_features(folded, [prepare(text) for text in release.golden])[:, release.sentiment_unit].tolist()
+    return dict(zip(release.golden, found, strict=True))
 
 
 def _describe(

@@ -18,11 +18,12 @@ from engine.folded import FoldedModel
 from engine.reading import SCORED
 from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
+from model.heads.familiarity import find_limits
 from model.heads.standardization import mean_and_deviation
 from model.heads.unit import calibrate, find_unit
 from model.network.language_model import LanguageModel
-from model.texts.familiarity import find_limits
-from model.texts.labelled import Sentiment, read_sentiment
+from texts.faults import Faults
+from texts.sets import Sentiment, read_sentiment
 from trainer.corpus.corpus import Corpus, CorpusError
 from trainer.publishing.heads import HeadSpec, Read, fit, judged
 from trainer.publishing.material import Material, of_corpus, of_files
@@ -56,12 +57,12 @@ def publish_run(
     rollback: LATEST may go back to an earlier step. on_progress: gets the number of labelled texts just read, and
     of all.
 
-    Raises TrainingError or SnapshotError if there is nothing to publish, LabelledError, HeadError or CorpusError if the
+    Raises TrainingError or SnapshotError if there is nothing to publish, TextsError, HeadError or CorpusError if the
     labelled texts cannot be used, CheckpointError if the volume refuses it.
     """
     options = Options.read(run_directory)
     name = name or f"reviews-{options.cell}-{options.units}"
-    files = read_sentiment(evaluation) if isinstance(evaluation, Path) else evaluation
+    files = read_sentiment(evaluation, Faults(strict=True)) if isinstance(evaluation, Path) else evaluation
     material = None if files is None else of_files(files)
     if heads:
         corpus = Corpus(Path(options.corpus))

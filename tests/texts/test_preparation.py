@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from model.texts.preparation import align, prepare, prepare_prompt
 from tests.support.examples import examples
+from texts.preparation import align, clean, prepare, prepare_prompt
 
 REFERENCES = ["&amp;", "&amp", "&lt;br&gt;", "&#10;", "&#x1F600;", "&nbsp;", "&notit;", "&NotEqualTilde;", "&#1;", "&;"]
 REFERENCES += ["&bogus;", "&amp;amp;", "&#xD800;", "&#0;", "& amp;", "&ThickSpace;", "&#"]
@@ -37,6 +37,13 @@ TEXTS = st.lists(PIECES, max_size=12).map("".join)
 )
 def test_preparation_is_the_published_one(text: str, prepared: bytes) -> None:
     assert prepare(text) == prepared
+
+
+@given(TEXTS)
+@example("&#x110000;&#xD800;&#0;&#128;&notin;&notinva;&amp" + 40 * "x")
+@settings(max_examples=300)
+def test_references_are_those_of_the_standard_library(text: str) -> None:
+    assert clean(text) == html.unescape(text).replace("\n", " ").strip()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ code): unescape HTML entities, newlines to spaces, strip, then a newline and a s
 as UTF-8. A newline separates reviews in the training text, so the leading one says that a review starts.
 """
 
+import functools
 import html
 import re
 from dataclasses import dataclass
@@ -18,7 +19,15 @@ _REFERENCE = re.compile(r"&(#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?
 
 def clean(text: str) -> str:
     """Unescape HTML entities, turn newlines into spaces and strip the ends."""
-    return html.unescape(text).replace("\n", " ").strip()
+    return _unescape(text).replace("\n", " ").strip()
+
+
+def _unescape(text: str) -> str:
+    """As html.unescape, in half its time."""
+    return _REFERENCE.sub(lambda reference: _stands_for(reference.group()), text) if "&" in text else text
+
+
+_stands_for = functools.lru_cache(4096)(html.unescape)  # references are few, and often the same
 
 
 def prepare(text: str) -> bytes:
@@ -31,7 +40,7 @@ def prepare_prompt(prompt: str) -> bytes:
 
     A space at the end of the prompt is kept: the caller decides whether the next word starts there.
     """
-    cleaned = html.unescape(prompt).replace("\n", " ").lstrip()
+    cleaned = _unescape(prompt).replace("\n", " ").lstrip()
     return (PREFIX + cleaned).encode("utf-8")
 
 
@@ -52,7 +61,7 @@ def align(text: str) -> list[ByteOrigin]:
     characters: list[tuple[str, int, int]] = []
     position = 0
     for match in _REFERENCE.finditer(text):
-        unescaped = html.unescape(match.group())
+        unescaped = _stands_for(match.group())
         if unescaped == match.group():
             continue
         characters += [(text[i], i, i + 1) for i in range(position, match.start())]

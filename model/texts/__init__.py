@@ -1,1 +1,0 @@
-"""Texts: prepared as the model reads them, packed files, and labelled sets."""

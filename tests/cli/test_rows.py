@@ -1,0 +1,252 @@
+"""Rows in, rows out: `neuron classify`, `featurize` and `trace` on files, as a tiny checkpoint answers them."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import Result
+
+from contract import children
+from sentiment_neuron import rows
+
+Neuron = Callable[..., Result]
+
+TEXTS = ["A fine film.", "", "Dreadful & 'stale', \"they\" said", "næsten 🙂", "&nbsp;", "two\nlines", "short"]
+UNUSABLE = [index for index, text in enumerate(TEXTS) if text in ("", "&nbsp;")]
+RESULTS = {"label", "score", "margin", "unit_sentiment", "unit_value", "probability_negative", "probability_positive"}
+
+
+def write_rows(path: Path) -> Path:
+    """The texts beside an id, and a column that is called like a result."""
+    match path.suffix:
+        case ".csv" | ".tsv":
+            with path.open("w", newline="") as file:
+                writer = csv.writer(file, delimiter="," if path.suffix == ".csv" else "\t")
+                writer.writerows([("id", "text"), *enumerate(TEXTS)])
+        case ".jsonl":
+            lines = (json.dumps({"id": number, "text": text}) + "\n" for number, text in enumerate(TEXTS))
+            path.write_text("".join(lines))
+        case _:
+            pq.write_table(pa.table({"id": range(len(TEXTS)), "text": TEXTS}), path)
+    return path
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    match path.suffix:
+        case ".csv" | ".tsv":
+            with path.open(newline="") as file:
+                found = list(csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t"))
+            return [{name: value or None for name, value in row.items()} for row in found]
+        case ".jsonl":
+            return [json.loads(line) for line in path.read_text().splitlines()]
+        case _:
+            return list(pq.read_table(path).to_pylist())
+
+
+@pytest.mark.parametrize("into", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("of", [".csv", ".jsonl", ".parquet"])
+def test_every_row_comes_out_once_in_order(
+    neuron: Neuron, volume: Path, tmp_path: Path, of: str, into: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "ROWS", 3)
+    source, out = write_rows(tmp_path / f"in{of}"), tmp_path / f"out{into}"
+    result = neuron("classify", source, "--out", out, "--checkpoint", volume)
+    assert result.exit_code == 0, result.output
+    found = read_rows(out)
+    assert [str(row["id"]) for row in found] == [str(number) for number in range(len(TEXTS))]
+    assert [row["text"] or "" for row in found] == TEXTS
+    usable = [index for index in range(len(TEXTS)) if index not in UNUSABLE]
+    answers = json.loads(neuron("classify", "--json", *[TEXTS[i] for i in usable], "--checkpoint", volume).stdout)
+    for index, answer in zip(usable, answers["results"], strict=True):
+        assert found[index].keys() >= RESULTS
+        assert found[index]["label"] == answer["label"]
+        assert float(found[index]["score"]) == pytest.approx(answer["score"], abs=1e-3)
+        assert found[index]["error"] is None
+    for index in UNUSABLE:
+        assert found[index]["error"] == rows.EMPTY
+        assert found[index]["label"] is None
+    told = [line for line in result.stderr.splitlines() if line.startswith("left out: ")]
+    assert [line.rpartition(": ")[2] for line in told] == [rows.EMPTY] * len(UNUSABLE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([source.name, out.name])
+
+
+def test_parquet_keeps_its_types(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    table = pa.table(
+        {"text": pa.array(["a", "b"]).dictionary_encode(), "when": pa.array([1, 2], pa.timestamp("ms")), "x": [[1], []]}
+    )
+    pq.write_table(table, tmp_path / "in.parquet")
+    assert (
+        neuron("classify", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet", "--checkpoint", volume).exit_code
+        == 0
+    )
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.schema.field("when").type == pa.timestamp("ms")
+    assert found.column("x").to_pylist() == [[1], []]
+
+
+def test_results_do_not_take_the_place_of_columns(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("text,label\ngood,pos\n")
+    result = neuron("classify", tmp_path / "in.csv", "--out", tmp_path / "o.csv", "--checkpoint", volume)
+    assert result.exit_code == 0, result.output
+    (row,) = read_rows(tmp_path / "o.csv")
+    assert row["label"] == "pos"
+    assert row["neuron_label"] in ("negative", "positive")
+    assert float(row["neuron_score"]) >= 0.5
+    assert "neuron_label" in result.stdout
+
+
+def test_a_broken_row_keeps_its_place(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes(b'text,n\ngood,1\nbad,2,3\n"open,4\nfine,5\n\x93x,6\n')
+    assert neuron("classify", tmp_path / "in.csv", "--out", tmp_path / "o.jsonl", "--checkpoint", volume).exit_code == 0
+    found = read_rows(tmp_path / "o.jsonl")
+    assert [row["error"] and row["error"][:14] for row in found] == [
+        None,
+        "it has 3 colum",
+        "a quote that i",
+        None,
+        "not UTF-8 (byt",
+    ]
+    assert [row["n"] if "n" in row else row["text"] for row in found][:4] == ["1", "bad,2,3", '"open,4', "5"]
+
+
+def test_strict_stops_at_the_first(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.csv")
+    result = neuron("classify", source, "--out", tmp_path / "o.csv", "--strict", "--checkpoint", volume)
+    assert result.exit_code == 1
+    assert "in.csv, line 3: the text is empty (--strict)" in result.stderr
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_traces_of_a_file(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.csv")
+    out = tmp_path / "o.jsonl"
+    result = neuron("trace", source, "--out", out, "--unit", 3, "--unit", 5, "--checkpoint", volume)
+    assert result.exit_code == 0, result.output
+    found = read_rows(out)
+    assert [len(row["unit_3"] or []) for row in found][:2] == [len("\n A fine film. "), 0]
+    assert found[1]["error"] == rows.EMPTY
+    assert found[0]["unit_3"] != found[0]["unit_5"]
+
+
+def test_features_of_a_file(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl")
+    for name in ("o.npy", "o.parquet"):
+        assert neuron("featurize", source, "--out", tmp_path / name, "--checkpoint", volume).exit_code == 0
+    features = np.load(tmp_path / "o.npy")
+    assert features.shape == (len(TEXTS), 32)
+    assert np.flatnonzero(np.isnan(features).all(axis=1)).tolist() == UNUSABLE
+    found = read_rows(tmp_path / "o.parquet")
+    assert [row["features"] is None for row in found] == [index in UNUSABLE for index in range(len(TEXTS))]
+    np.testing.assert_allclose(found[0]["features"], features[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["classify", "in.csv", "--out", "o.xlsx"], "results are written as .csv"),
+        (["classify", "in.csv", "--out", "in.csv"], "in.csv is the input itself"),
+        (["classify", "in.csv", "--out", "nowhere/o.csv"], "nowhere is not a directory"),
+        (["classify", "in.csv", "in.csv", "--out", "o.csv"], "--out goes with one FILE, not with 2"),
+        (["classify", "none.csv", "--out", "o.csv"], "none.csv is no file"),
+        (["classify", "empty.csv", "--out", "o.csv"], "empty.csv holds no texts"),
+        (["classify", "twice.csv", "--out", "o.csv"], "more than one column called id"),
+        (["trace", "in.csv", "--out", "o.csv"], "results are written as .jsonl"),
+        (["featurize", "in.csv", "--out", "o.csv"], "results are written as .npy"),
+    ],
+)
+def test_what_cannot_be_done_is_said_first(
+    neuron: Neuron, volume: Path, tmp_path: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "in.csv")
+    (tmp_path / "empty.csv").write_text("text\n")
+    (tmp_path / "twice.csv").write_text("id,text,id\n1,a,2\n")
+    result = neuron(*arguments, "--checkpoint", volume)
+    assert result.exit_code != 0
+    assert message in result.stderr
+    assert not list(tmp_path.glob("o.*"))
+
+
+def test_a_text_that_is_the_name_of_a_file(
+    neuron: Neuron, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "in.csv")
+    assert (
+        "to classify the file of that name, give --out" in neuron("classify", "in.csv", "--checkpoint", volume).stderr
+    )
+
+
+class TestStopped:
+    """What was killed continues: nothing is answered twice, and no row is missing."""
+
+    ROWS = 60_000
+
+    def command(self, tmp_path: Path, volume: Path, *more: str) -> list[str]:
+        files = [str(tmp_path / "in.txt"), "--out", str(tmp_path / "o.jsonl")]
+        return [sys.executable, "-m", "cli.main", "classify", *files, "--checkpoint", str(volume), *more]
+
+    @pytest.mark.slow
+    def test_a_command_that_was_killed_goes_on(self, volume: Path, tmp_path: Path) -> None:
+        (tmp_path / "in.txt").write_text("".join(f"text {number}\n" for number in range(self.ROWS)))
+        parts = tmp_path / "o.jsonl.parts"
+        for kept in (2, 5):
+            process = subprocess.Popen(self.command(tmp_path, volume), env=children.environment(os.environ))
+            try:
+                while len(list(parts.glob("*.part"))) < kept:
+                    assert process.poll() is None
+                    time.sleep(0.01)
+            finally:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+        there = {path: path.stat().st_mtime_ns for path in parts.glob("*.part")}
+        assert len(there) >= 5
+        last = subprocess.Popen(self.command(tmp_path, volume), env=children.environment(os.environ))
+        while parts.exists() and last.poll() is None:
+            assert {path: path.stat().st_mtime_ns for path in there if path.exists()}.items() <= there.items()
+            time.sleep(0.05)
+        assert last.wait() == 0
+        found = read_rows(tmp_path / "o.jsonl")
+        assert [row["text"] for row in found] == [f"text {number}" for number in range(self.ROWS)]
+        assert not parts.exists()
+
+    def test_another_question_does_not_go_on(self, neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+        source, out = write_rows(tmp_path / "in.csv"), tmp_path / "o.csv"
+        parts = tmp_path / "o.csv.parts"
+        parts.mkdir()
+        (parts / "asked.json").write_text("{}")
+        result = neuron("classify", source, "--out", out, "--checkpoint", volume)
+        assert result.exit_code == 1
+        assert "holds the beginning of another result" in result.stderr
+
+
+def test_stdin_keeps_the_place_of_every_line(neuron: Neuron, volume: Path) -> None:
+    lines = b"\xef\xbb\xbffirst\r\n\nth\x81ird\n&nbsp;\nfifth"
+    answer = json.loads(neuron("classify", "--json", "--checkpoint", volume, input=lines).stdout)
+    assert [result.get("error", "")[:24] for result in answer["results"]] == [
+        "",
+        "line 2: the text is empt",
+        "line 3: not UTF-8 (byte ",
+        "line 4: the text is empt",
+        "",
+    ]
+    plain = neuron("classify", "--checkpoint", volume, input=lines).stdout.splitlines()
+    assert [line.split()[-1] for line in plain] == ["first", "empty", "0x81)", "empty", "fifth"]
+    assert neuron("classify", "--checkpoint", volume, input=b"\n\n").exit_code == 0
+
+
+def test_stdin_in_another_format(neuron: Neuron, volume: Path) -> None:
+    asked = ("--format", "csv", "--text-field", "b", "--json", "--checkpoint", volume)
+    answer = json.loads(neuron("classify", *asked, input=b"a;b\n1;good\n2;bad\n").stdout)
+    assert len(answer["results"]) == 2

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,18 @@ from cli.console import console, on_terminal
 from cli.progress import texts_bar
 from cli.reading_options import Reading, reading_options
 from cli.reported import reported
+from model.checkpoints import head_store, volumes
+from model.checkpoints.checkpoint import manifest_sha256
 from sentiment_neuron import Neuron, heat_maps, rows
+from sentiment_neuron.heads import heads_directory
 from sentiment_neuron.parts import Row
 from sentiment_neuron.requests import classify_job
-from texts.dialect import Dialect
+from texts.faults import Fault
 from texts.preparation import clean
 from texts.reader import read_stream
 
 _NAMED = 60  # characters of a text by which a warning names it
-_AT_ONCE = 1024  # texts of one job, so that a long stdin is answered as it is read
+_AT_ONCE = 1024  # texts of one job
 _PLAIN = ("label", "score", "margin", "expected_value", "unit_sentiment", "unit_value", "bits_per_byte", "warning")
 _WORDS = ("label", "warning")
 
@@ -57,23 +61,32 @@ def classify(
         return
     if len(texts) == 1 and Path(texts[0]).is_file():
         click.echo(f"{texts[0]} is read as a text; to classify the file of that name, give --out", err=True)
-    asked = ((text, None) for text in texts) if texts else _of_stdin(reading)
-    batches = _batches(asked)
+    batches = _batches([[(text, None) for text in texts]] if texts else _of_stdin(reading))
     first = next(batches, None)
     if first is None:
         raise click.UsageError("no text: name some, or give one a line on stdin")
     if any(why is None for _, why in first):  # checked before a model is loaded
         classify_job([text for text, why in first if why is None], head)
-    whole: dict[str, Any] = {}
+    about: dict[str, Any] = {}
+    results: list[dict[str, Any]] = []
     with Neuron.load(directory) as neuron:
         for batch in chain([first], batches):
             answer = _answered(neuron, batch, head)
             if as_json:
-                whole = {**answer, "results": [*whole.get("results", []), *answer["results"]]}
+                about |= {name: value for name, value in answer.items() if name != "results"}
+                results += answer["results"]
                 continue
             _print(batch, answer["results"])
+        if as_json:
+            about = about or _about(neuron, head)
     if as_json:
-        click.echo(json.dumps(whole))
+        click.echo(json.dumps(about | {"results": results}))
+
+
+def _about(neuron: Neuron, head: str) -> dict[str, Any]:
+    """What an answer says beside its results."""
+    answer: dict[str, Any] = neuron.run(classify_job(["a"], head))
+    return {name: value for name, value in answer.items() if name != "results"}
 
 
 def _answered(neuron: Neuron, batch: list[_Asked], head: str) -> dict[str, Any]:
@@ -106,28 +119,26 @@ def _line(text: str, result: dict[str, Any], width: int) -> Text:
     return line.append(f"  {heat_maps.visible(text)}", "not bold")
 
 
-def _of_stdin(reading: Reading) -> Iterator[_Asked]:
-    """Every record of stdin: a line, unless --format says otherwise."""
+def _of_stdin(reading: Reading) -> Iterator[list[_Asked]]:
+    """Every record of stdin, as they come: a line, unless --format says otherwise. Tells those that cannot be used."""
     on_terminal("reading the terminal; end with Ctrl-D")
     asked = reading.columns.dialect
-    dialect = Dialect(asked.format or "text", asked.delimiter, asked.quote, asked.escape, asked.encoding, asked.header)
-    with read_stream(sys.stdin.buffer, "stdin", dialect) as records:
+    with read_stream(sys.stdin.buffer, "stdin", replace(asked, format=asked.format or "text")) as records:
         field = records.text_field(reading.columns.text)
         for chunk in records.chunks([field]):
-            for place, text, fault in zip(chunk.places, chunk.columns[0], chunk.faults, strict=True):
+            found: list[_Asked] = []
+            for number, text, fault in zip(chunk.places, chunk.columns[0], chunk.faults, strict=True):
                 why = fault or (None if clean(text or "") else rows.EMPTY)
-                yield text or "", None if why is None else f"{records.place(place)}: {why}"
+                place = records.place(number)
+                if why is not None:
+                    reading.faults.add(Fault("stdin", place, why))
+                found.append((text or "", None if why is None else f"{place}: {why}"))
+            yield found
 
 
-def _batches(asked: Iterator[_Asked]) -> Iterator[list[_Asked]]:
-    batch: list[_Asked] = []
-    for one in asked:
-        batch.append(one)
-        if len(batch) == _AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _batches(asked: Iterable[list[_Asked]]) -> Iterator[list[_Asked]]:
+    for some in asked:
+        yield from (some[begin : begin + _AT_ONCE] for begin in range(0, len(some), _AT_ONCE))
 
 
 def _classify_file(path: Path, out: Path, directory: Path, head: str, reading: Reading) -> None:
@@ -141,7 +152,9 @@ def _classify_file(path: Path, out: Path, directory: Path, head: str, reading: R
             **{name: "string" if name in _WORDS else "number" for name in _PLAIN},
             **{_probability(label): "number" for label in labels},
         }
-        asked = {"command": "classify", "model": f"{neuron.info.name}/step-{neuron.info.step}", "head": head}
+        asked = {"command": "classify", "model": manifest_sha256(volumes.resolve(directory)), "head": head}
+        if head not in neuron.info.heads:
+            asked["fitted"] = str(head_store.fingerprint(heads_directory(directory), head))
         with texts_bar(source.total) as advance:
             names = rows.answer_file(
                 source, out, results, lambda texts: _results(neuron, texts, head), asked, reading.faults, advance

@@ -16,10 +16,10 @@ from cli.evaluate import evaluate
 from cli.evaluate_options import DIRECTORY
 from cli.protocol import command_line, read_report
 from evaluation import summary
-from evaluation.features import EvaluationError, manifest_sha256
+from evaluation.features import EvaluationError
 from evaluation.report import JSON, MARKDOWN, embedded
 from model.checkpoints import volumes
-from model.checkpoints.checkpoint import CheckpointError
+from model.checkpoints.checkpoint import CheckpointError, manifest_sha256
 from model.checkpoints.durable import replace_file
 from texts.faults import TextsError
 from texts.sets import IMDB, SST, find_parts

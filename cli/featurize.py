@@ -56,8 +56,8 @@ def featurize(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = FoldedModel(loaded.model, device, None if dtype == "auto" else getattr(torch, dtype))
 
-    name = f"{loaded.manifest.name}/step-{loaded.manifest.step}"
-    asked = {"command": "featurize", "model": name, "pooling": pooling, "dtype": dtype}
+    identity = checkpoint.manifest_sha256(volumes.resolve(directory))
+    asked = {"command": "featurize", "model": identity, "pooling": pooling, "dtype": dtype}
 
     def features(chosen: list[str]) -> np.ndarray:
         return read_features(model, [prepare(text) for text in chosen], pooling, rows)

@@ -17,6 +17,7 @@ from model.checkpoints import checkpoint, volumes
 from model.checkpoints.checkpoint import CheckpointError
 from model.heads.checks import HeadError
 from model.heads.classifier import SENTIMENT_HEAD
+from texts.faults import shown
 from texts.labelled import Labelled
 from trainer.finetuning.finetune import Finetuning
 from trainer.finetuning.options import FinetuningOptions
@@ -110,7 +111,7 @@ def _labels(train: Labelled, others: dict[str, Labelled | None]) -> list[str]:
     for name, part in others.items():
         unknown = sorted(set(part.labels) - found) if part is not None else []
         if unknown:
-            raise click.ClickException(f"--{name} has labels that --train does not have: {', '.join(unknown[:10])}")
+            raise click.ClickException(f"--{name} has labels that --train does not have: {shown(unknown)}")
     return sorted(found, key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0, label))
 
 

@@ -18,6 +18,8 @@ from cli.console import on_terminal
 from cli.progress import texts_bar
 from cli.reading_options import Reading, reading_options
 from cli.reported import reported
+from model.checkpoints import volumes
+from model.checkpoints.checkpoint import manifest_sha256
 from sentiment_neuron import Neuron, heat_maps, rows
 from sentiment_neuron.parts import Row
 from sentiment_neuron.requests import StreamOptions, generate_job, trace_job
@@ -172,7 +174,7 @@ def _trace_file(path: Path, out: Path, directory: Path, units: tuple[int, ...], 
         def answer(texts: list[str]) -> Sequence[Row]:
             return list(threads.map(lambda text: _values(neuron.run(trace_job(text, chosen))), texts))
 
-        asked = {"command": "trace", "model": f"{neuron.info.name}/step-{neuron.info.step}"}
+        asked = {"command": "trace", "model": manifest_sha256(volumes.resolve(directory))}
         with texts_bar(source.total) as advance:
             results: dict[str, rows.Kind] = {_traced(unit): "numbers" for unit in chosen}
             names = rows.answer_file(source, out, results, answer, asked, reading.faults, advance)

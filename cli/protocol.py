@@ -75,6 +75,9 @@ def command_line(context: click.Context) -> str:
             continue
         value = context.params[str(parameter.name)]
         values = value if isinstance(value, tuple) else [value]
+        if isinstance(parameter, click.Option) and parameter.is_flag:
+            words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+            continue
         option = [parameter.opts[0]] if isinstance(parameter, click.Option) else []
         words += [word for one in values for word in (*option, str(one))]
     return shlex.join(words)

@@ -41,11 +41,6 @@ class Progress:
     advance: Callable[[int], None] = lambda _count: None
 
 
-def manifest_sha256(directory: Path) -> str:
-    """Identifies a checkpoint, in hexadecimal digits."""
-    return hashlib.sha256((directory / checkpoint.MANIFEST).read_bytes()).hexdigest()
-
-
 class Reader:
     """A checkpoint that reads texts, and the cache of the features that it has read."""
 
@@ -64,7 +59,7 @@ class Reader:
         directory = volumes.resolve(directory)
         loaded = checkpoint.read(directory)
         self.manifest = loaded.manifest
-        self.manifest_sha256 = manifest_sha256(directory)
+        self.manifest_sha256 = checkpoint.manifest_sha256(directory)
         self.model = FoldedModel(loaded.model, "cuda" if torch.cuda.is_available() else "cpu", dtype)
         self.progress = progress or Progress()
         self.pooling = pooling

@@ -19,7 +19,7 @@ from evaluation.report import COLOURS, Report, Table, percent, plot
 from evaluation.sets import Sets
 from model.heads.standardization import Standardization
 from texts.dialect import AS_IT_IS, Dialect
-from texts.faults import Faults
+from texts.faults import Faults, shown
 from texts.labelled import Labelled, read_columns
 
 GRID = tuple(2.0**exponent for exponent in range(-12, 3, 2))
@@ -47,7 +47,9 @@ def paraphrase(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs, f
     """Labels are two; the second in order, such as 1, is that of paraphrases."""
     sets = Sets(_one(train), _one(valid) if valid else None, _one(test))
     if len(sets.labels) != 2:
-        raise EvaluationError(f"paraphrase has two labels, these are {sets.labels}: give --score for scores")
+        raise EvaluationError(
+            f"paraphrase has two labels, these are {shown(sets.labels)}: give --score-field for scores"
+        )
     splits = sets.splits(folds)
     x = np.concatenate([_features(reader, part) for part in (train, valid) if part is not None])
     y, rows = sets.numbers(sets.fitting), len(train.first)

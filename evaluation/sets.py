@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from texts.faults import Faults, TextsError
+from texts.faults import Faults, TextsError, shown
 from texts.labelled import WHERE_THEY_ARE, Columns, Labelled, read_labelled
 from texts.sets import find_parts
 
@@ -32,7 +32,9 @@ class Sets:
         for name, part in (("valid", self.valid), ("test", self.test)):
             unknown = sorted(set(part.labels if part else ()) - set(self.labels))
             if unknown:
-                raise TextsError(f"{name}: labels {unknown[:10]} are not among the training part's: {self.labels}")
+                raise TextsError(
+                    f"{name}: labels {shown(unknown)} are not among the training part's: {shown(self.labels)}"
+                )
 
     @property
     def labels(self) -> list[str]:

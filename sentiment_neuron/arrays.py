@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sentiment_neuron.parts import ArrayFormat, parts
-from sentiment_neuron.rows import RowFile
+from sentiment_neuron.rows import RowFile, skipped
 from texts.faults import Fault, Faults
 
 
@@ -25,16 +25,20 @@ def feature_rows(
 
     features: of some texts, (texts, units). The others are those of `rows.answer_file`. Raises FileError, TextsError.
     """
-    with parts(out, ArrayFormat(units, source.total), {**source.described(), **asked}) as writing:
-        advance(writing.done)
-        for rows in source.chunks(writing.done):
+    whole = {**source.described(), **asked, "strict": faults.strict}
+    with parts(out, ArrayFormat(units, source.total), whole) as writing:
+        advance(done := writing.done)
+        for rows in source.chunks():
+            for place, fault in zip(rows.places, rows.faults, strict=True):
+                if fault is not None:
+                    faults.add(Fault(str(source.path), place, fault))
+            if done:
+                done = skipped(done, rows)
+                continue
             usable = [index for index, fault in enumerate(rows.faults) if fault is None]
             found = np.full((len(rows), units), np.nan, np.float32)
             if usable:
                 found[usable] = features([rows.texts[index] for index in usable])
-            for place, fault in zip(rows.places, rows.faults, strict=True):
-                if fault is not None:
-                    faults.add(Fault(str(source.path), place, fault))
             writing.write(found, len(rows))
             advance(len(rows))
         writing.finish(source.total)

@@ -6,7 +6,7 @@
 Importing this module needs scikit-learn; `sentiment_neuron` imports it when one of them is first used.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
@@ -131,7 +131,7 @@ class NeuronClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, texts: Iterable[str], y: Iterable[object]) -> "NeuronClassifier":
         """y: a label of every text, of two kinds or more. Raises as `NeuronFeatures.fit`."""
         found = _checked(texts)
-        labels = column_or_1d(y, warn=True)
+        labels = column_or_1d(_labels(y), warn=True)
         check_consistent_length(found, labels)
         check_classification_targets(labels)
         self.classes_, numbers = np.unique(labels, return_inverse=True)
@@ -181,6 +181,15 @@ def _read(directory: str) -> Checkpoint:
 
 def _folded(loaded: Checkpoint) -> FoldedModel:
     return FoldedModel(loaded.model, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _labels(y: Any) -> Any:
+    """Labels as scikit-learn takes them; a generator's as a list. Raises ValueError for one that is missing."""
+    listed = list(y) if isinstance(y, Iterator) else y
+    for number, label in enumerate(listed if isinstance(listed, Iterable) else ()):
+        if label is None or type(label).__name__ == "NAType" or (isinstance(label, float) and label != label):
+            raise ValueError(f"label {number} is missing ({label})")
+    return listed
 
 
 def _checked(texts: Iterable[str]) -> list[str]:

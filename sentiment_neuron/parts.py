@@ -7,6 +7,7 @@ rows are there, the parts become OUT, and the directory goes.
 import csv
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from model.checkpoints.durable import exclusively, replace_file
+from model.checkpoints.durable import exclusively, replace_file, sync
 from sentiment_neuron.errors import FileError
 
 Row = dict[str, Any]
@@ -55,21 +56,26 @@ class Parts:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+            sync(self._directory)
         self._count += 1
         self._rows += count
 
     def finish(self, total: int) -> None:
         """Make the file of `total` rows. Raises FileError, also where there are fewer or more."""
-        if self._rows != total:
-            raise FileError(f"the input changed while it was read: {self._rows:,} rows, {total:,} before")
+        parts = _parts(self._directory)
+        there = sum(map(_rows_of, parts))
+        if there != total:
+            raise FileError(f"{self._directory} holds {there:,} rows, not {total:,}: delete it to begin anew")
         with _writing(self._out):
             whole = self._directory / "whole"
             with whole.open("wb") as file:
-                self._format.join(file, _parts(self._directory))
+                self._format.join(file, parts)
                 file.flush()
                 os.fsync(file.fileno())
             whole.replace(self._out)
-            shutil.rmtree(self._directory)
+            (self._directory / _ASKED).unlink()  # first: what is left without it is not continued
+            sync(self._directory)
+            shutil.rmtree(self._directory, ignore_errors=True)
 
 
 @contextmanager
@@ -78,30 +84,47 @@ def parts(out: Path, form: Format, asked: dict[str, Any]) -> Iterator[Parts]:
 
     Raises FileError where another process is at it, or what is there was asked otherwise.
     """
-    if not out.parent.is_dir():
-        raise FileError(f"{out.parent} is not a directory")
     directory = out.with_name(f"{out.name}.parts")
     with _writing(out):
         directory.mkdir(exist_ok=True)
     try:
         with exclusively(directory / "lock", 0):
             note = directory / _ASKED
-            if not note.exists():
-                with _writing(out):
+            with _writing(out):
+                if not note.exists():
+                    for path in directory.glob("*.part"):
+                        path.unlink()
                     replace_file(note, json.dumps(asked, indent=1))
-            elif json.loads(note.read_text()) != asked:
+                there = _parts(directory)
+            if _noted(note) != asked:
                 raise FileError(
                     f"{directory} holds the beginning of another result: of another input, model or options. Delete it "
                     "to begin anew, or name another --out"
                 )
-            there = _parts(directory)
-            yield Parts(out, directory, sum(int(path.name.split(".")[1]) for path in there), len(there), form)
+            yield Parts(out, directory, sum(map(_rows_of, there)), len(there), form)
     except TimeoutError as error:
         raise FileError(f"another process is writing {out}") from error
 
 
 def _parts(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.part"))
+    """The parts from the first on, without a gap; those behind one are removed."""
+    found = sorted(directory.glob("*.part"))
+    whole = [path for number, path in enumerate(found) if path.name.startswith(f"{number:08}.")]
+    for path in found[len(whole) :]:
+        path.unlink()
+    return whole
+
+
+def _rows_of(part: Path) -> int:
+    return int(part.name.split(".")[1])
+
+
+def _noted(note: Path) -> object:
+    """What was asked; None where that cannot be read."""
+    try:
+        return json.loads(note.read_text())
+    except ValueError:
+        return None
 
 
 @contextmanager
@@ -134,7 +157,11 @@ class CsvFormat:
 
     def _write(self, file: IO[bytes], rows: Any) -> None:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="", write_through=True)
-        csv.writer(text, delimiter=self._delimiter, lineterminator="\n").writerows(rows)
+        plain = csv.writer(text, delimiter=self._delimiter, lineterminator="\n")
+        quoted = csv.writer(text, delimiter=self._delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        for row in rows:
+            # Python before 3.13 does not quote a carriage return, which ends a row for those who read it.
+            (quoted if any(isinstance(cell, str) and "\r" in cell for cell in row) else plain).writerow(row)
         text.detach()
 
 
@@ -143,7 +170,7 @@ class JsonFormat:
 
     def part(self, file: IO[bytes], rows: Sequence[Row]) -> None:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n")
+            file.write(_json(row) + b"\n")
 
     def join(self, out: IO[bytes], parts: Sequence[Path]) -> None:
         _append(out, parts)
@@ -164,7 +191,8 @@ class ParquetFormat:
     def join(self, out: IO[bytes], parts: Sequence[Path]) -> None:
         import pyarrow.parquet as pq  # noqa: PLC0415 - optional: for Parquet alone
 
-        with pq.ParquetWriter(out, self._schema) as writer:
+        # The schema of a part: Parquet keeps some types as others.
+        with pq.ParquetWriter(out, pq.read_schema(parts[0])) as writer:
             for path in parts:
                 with pq.ParquetFile(path, pre_buffer=False) as part:
                     for batch in part.iter_batches():
@@ -187,6 +215,24 @@ class ArrayFormat:
 
 
 def _cell(value: object) -> object:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return value if value is None or isinstance(value, str) else _json(value).decode()
+
+
+def _json(value: Any) -> bytes:
+    """NaN and infinities as null; a lone surrogate, which has no UTF-8, by its number."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError:
+        text = json.dumps(_finite(value), ensure_ascii=False, default=str)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(_finite(value), default=str).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return list(map(_finite, value))
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cli.evaluate_all import results_page
 from evaluation import summary
-from evaluation.features import manifest_sha256
 from model.checkpoints import volumes
+from model.checkpoints.checkpoint import manifest_sha256
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -24,9 +24,10 @@ _DELIMITERS = ",;\t"
 
 # A carriage return within a line that no quote protects, as pandas writes it, would end the record for the csv module.
 # It stands as a code that no decoder gives.
-_LONE_RETURN = re.compile(r"\r(?!\n|$)")
+_LONE_RETURNS = re.compile(r"(?<!\r)\r++(?=[^\r\n])")
 _STANDS_FOR_IT = "\udc0d"
 
+_QUOTED = re.compile('"[^"]*"')
 _END = "unexpected end of data"  # what the csv module says of a quote that is open where the lines end
 
 
@@ -38,6 +39,11 @@ class _Block:
     ends: list[int] = field(default_factory=list)
     values: list[list[str]] = field(default_factory=list)
     faults: list[str | None] = field(default_factory=list)
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Leave the other records out."""
+        for name, column in vars(self).items():
+            setattr(self, name, [column[index] for index in kept])
 
 
 class Delimited:
@@ -53,24 +59,24 @@ class Delimited:
         plain = opened.format == "tsv" and dialect.quote is None
         quote = '"' if dialect.quote is None else dialect.quote
         self._form: dict[str, Any] = {
-            "delimiter": dialect.delimiter or ("\t" if opened.format == "tsv" else _delimiter("".join(first[:1]))),
+            "delimiter": dialect.delimiter or ("\t" if opened.format == "tsv" else _delimiter(first)),
             "quotechar": quote or None,
             "quoting": csv.QUOTE_NONE if plain or not quote else csv.QUOTE_MINIMAL,
             "escapechar": dialect.escape,
             "strict": True,
         }
+        self.names: list[str] = []
         self._blocks = self._read(first)
         self._begun = next(self._blocks, _Block())
-        self.names: list[str] = []
-        if self._begun.values:
-            self.names, fault = self._begun.values[0], self._begun.faults[0]
-            if fault := fault or not_of_the_encoding("".join(self.names), dialect.encoding):
+        if self._begun.values and dialect.header:
+            names, fault = self._begun.values[0], self._begun.faults[0]
+            if fault := fault or not_of_the_encoding("".join(names), dialect.encoding):
                 raise TextsError(f"{opened.name}, line {self._begun.begins[0]}: {fault}")
-            if dialect.header:
-                for column in vars(self._begun).values():
-                    del column[0]
-            else:
-                self.names = [str(number) for number in range(1, len(self.names) + 1)]
+            self._begun.keep(range(1, len(self._begun.values)))
+            self.names = names
+        elif self._begun.values:
+            whole = [value for value, why in zip(self._begun.values, self._begun.faults, strict=True) if why is None]
+            self.names = [str(number) for number in range(1, len(whole[0] if whole else [""]) + 1)]
 
     def fields(self) -> list[str]:
         """Names of the columns."""
@@ -136,8 +142,8 @@ class Delimited:
                         continue
                     if not ended:
                         break  # more lines are to come
-                if any(map(_LONE_RETURN.search, lines[max(end, hidden) : taken])):
-                    lines[hidden:] = [_LONE_RETURN.sub(_STANDS_FOR_IT, line) for line in lines[hidden:]]
+                if any(map(_LONE_RETURNS.search, lines[max(end, hidden) : taken])):
+                    lines[hidden:] = list(map(_without_returns, lines[hidden:]))
                     hidden = len(lines)
                     continue
                 window = _FEW_LINES
@@ -156,8 +162,11 @@ class Delimited:
                 block.faults.append(fault)
                 begin += 1
             if block.values:
-                width = len(block.values[0]) if width is None else width
-                self._check_widths(block, width, lines, before)
+                if width is None:
+                    block.keep(_from_first(block.values))
+                    rows = zip(block.values, block.faults, strict=True)
+                    width = next((len(value) for value, why in rows if value and not why), None)
+                self._check_widths(block, width or 1, lines, before)
                 if hidden:
                     block.values = [[text.replace(_STANDS_FOR_IT, "\r") for text in value] for value in block.values]
                 yield block
@@ -176,28 +185,41 @@ class Delimited:
         try:
             for row in reader:
                 first, last = last, before + 1 + reader.line_num
-                if row:
-                    block.begins.append(first)
-                    block.ends.append(last - 1)
-                    block.values.append(row)
+                block.begins.append(first)
+                block.ends.append(last - 1)
+                block.values.append(row)
         except csv.Error as error:
             fault = str(error)
         block.faults += [None] * (len(block.values) - len(block.faults))
         return last - before - 1, reader.line_num, fault
 
     def _check_widths(self, block: _Block, width: int, lines: list[str], before: int) -> None:
-        """A record of another width than the header has is broken."""
+        """A record of another width than the header has is broken. A blank line is one if there is a single column."""
         if set(map(len, block.values)) == {width}:
             return
+        if width > 1:
+            block.keep([index for index, value in enumerate(block.values) if value])
         for index, (begin, end, value) in enumerate(zip(block.begins, block.ends, block.values, strict=True)):
-            if block.faults[index] is None and len(value) != width:
+            if not value:
+                block.values[index] = [""]
+            elif block.faults[index] is None and len(value) != width:
                 count = f"{len(value)} column" if len(value) == 1 else f"{len(value)} columns"
                 over = f" over {end - begin + 1} lines" if end > begin else ""
                 block.faults[index] = f"it has {count}{over}, the header has {width}"
                 block.values[index] = ["".join(lines[begin - before - 1 : end - before]).rstrip("\r\n")]
 
 
-def _delimiter(header: str) -> str:
-    """A comma, unless the header has none and one of the others."""
+def _from_first(values: list[list[str]]) -> range:
+    """All rows but the blank lines before the first."""
+    return range(next((index for index, value in enumerate(values) if value), len(values)), len(values))
+
+
+def _without_returns(line: str) -> str:
+    return _LONE_RETURNS.sub(lambda found: len(found.group()) * _STANDS_FOR_IT, line)
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """A comma, unless the header has none outside of quotes, and one of the others."""
+    header = _QUOTED.sub("", next((line for line in lines if line.strip()), ""))
     others = [delimiter for delimiter in _DELIMITERS[1:] if delimiter in header]
     return others[0] if "," not in header and len(others) == 1 else ","

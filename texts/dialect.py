@@ -31,10 +31,19 @@ class Dialect:
         given = [value for value in (self.delimiter, self.quote, self.escape) if value]
         if len(set(given)) < len(given):
             raise TextsError("--delimiter, --quote and --escape must differ")
-        try:
-            codecs.lookup(self.encoding or "utf-8")
-        except LookupError as error:
-            raise TextsError(f"--encoding {self.encoding}: Python knows no such encoding") from error
+        if not _decodes(self.encoding or "utf-8"):
+            raise TextsError(f"--encoding {self.encoding}: Python knows no such encoding of texts")
+
+
+def _decodes(encoding: str) -> bool:
+    """Whether it is one of texts, and not of bytes in other bytes, as base64 is."""
+    try:
+        codecs.getincrementaldecoder(encoding)("surrogateescape").decode(b"a", final=True)
+    except UnicodeError:
+        return True
+    except Exception:  # noqa: BLE001 - each of those encodings fails in its own way
+        return False
+    return bool(getattr(codecs.lookup(encoding), "_is_text_encoding", True))
 
 
 AS_IT_IS = Dialect()

@@ -4,6 +4,7 @@ A file is what its content says where that is certain (gzip, Parquet ...), other
 known format, archives, other encodings than the one asked for and binary files are refused by name of what they are.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -38,7 +39,11 @@ FORMATS = (
     Known("text", (".txt", ".text"), "a text a line"),
     Known("csv", (".csv",), "comma-separated, a header, quotes doubled; semicolons or tabs where the header has those"),
     Known("tsv", (".tsv", ".tab"), "tab-separated, a header; a quote is a character like any other (IANA)"),
-    Known("json", (".jsonl", ".ndjson", ".json"), "an object a line, objects one after another, or one array of them"),
+    Known(
+        "json",
+        (".jsonl", ".ndjson", ".json"),
+        "an object a line; or objects over several lines, one after another; or one array of them",
+    ),
     Known("parquet", (".parquet", ".pq"), "Parquet, with strings of any kind, dictionaries and nested structs"),
     Known("arrow", (".arrow", ".feather", ".ipc", ".arrows"), "Arrow IPC, a file or a stream"),
 )
@@ -55,10 +60,11 @@ PACKINGS = (
 )
 
 _BY_SUFFIX = {suffix: known.name for known in FORMATS for suffix in known.suffixes}
-_BY_MAGIC: tuple[tuple[bytes, Format], ...] = (
-    (b"PAR1", "parquet"),
-    (b"ARROW1", "arrow"),
-    (b"\xff\xff\xff\xff", "arrow"),
+_BINARY = rb"(?s:(?=.{0,64}[\x00-\x08\x0e-\x1a]))"  # texts may begin with the letters of a magic number
+_BY_MAGIC: tuple[tuple[re.Pattern[bytes], Format], ...] = (
+    (re.compile(rb"PAR1" + _BINARY), "parquet"),
+    (re.compile(rb"ARROW1\0\0"), "arrow"),
+    (re.compile(rb"\xff\xff\xff\xff"), "arrow"),
 )
 
 # What is no file of texts, by its first bytes; and what to do.
@@ -78,8 +84,8 @@ _REFUSED = (
     (re.compile(rb"\x89HDF"), "an HDF5 file", "export a table as Parquet"),
     (re.compile(rb"\x93NUMPY"), "a NumPy array", "save its texts as .txt"),
     (re.compile(rb"Obj\x01"), "an Avro file", "export it as Parquet"),
-    (re.compile(rb"ORC"), "an ORC file", "export it as Parquet"),
-    (re.compile(rb"FEA1"), "a Feather file of version 1", "write it again as version 2"),
+    (re.compile(rb"ORC" + _BINARY), "an ORC file", "export it as Parquet"),
+    (re.compile(rb"FEA1" + _BINARY), "a Feather file of version 1", "write it again as version 2"),
     (re.compile(rb"\x04\x22\x4d\x18"), "packed by LZ4", "pack it as .zst or .gz"),
 )
 _ENCODINGS = (
@@ -87,6 +93,7 @@ _ENCODINGS = (
     (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16"),
 )
 _FEW_NULS = 8
+_LINES_LOOKED_AT = 20
 _SPACES = b"\xef\xbb\xbf \t\r\n"
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\x08\x0b\x0c\x1b\0"))
 
@@ -111,7 +118,7 @@ def format_of(name: str, head: bytes, given: Format | None, encoding: str | None
         if pattern.match(head):
             raise TextsError(f"{name} is {what}: {advice}")
     for magic, found in _BY_MAGIC:
-        if head.startswith(magic):
+        if magic.match(head):
             if given is not None and given != found:
                 raise TextsError(f"{name} is {found}, not {given} (--format)")
             return found
@@ -145,8 +152,21 @@ def suffix_of(name: str) -> str:
 
 def is_one_document(head: str) -> bool:
     """Whether JSON is read value by value, as an array or objects over several lines are, instead of line by line."""
-    first, newline, _ = head.lstrip("\ufeff \t\r\n").partition("\n")
-    return first.startswith("[") or (newline != "" and first.startswith("{") and not first.rstrip().endswith("}"))
+    lines = [line for line in head.removeprefix("\ufeff").splitlines()[:_LINES_LOOKED_AT] if line.strip()]
+    first, second = (*lines, "", "")[:2]
+    if first.lstrip().startswith("["):
+        array = _value(first)
+        return not (isinstance(array, list) and not any(isinstance(value, dict) for value in array) and second)
+    pretty = first.lstrip().startswith("{") and not first.rstrip().endswith("}")
+    return bool(pretty and second and not isinstance(_value(second), dict))
+
+
+def _value(line: str) -> object:
+    """Of a line that is one in JSON; None otherwise."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _check_text(name: str, head: bytes) -> None:

@@ -26,6 +26,8 @@ from texts.records import (
 
 _LOOKED_AT = 100  # records, for the fields that a file has
 _BETWEEN = " \t\r\n,"
+_DEPTH = 16  # of fields that are named
+_CUT = 16  # characters: a fault that is further from the end of what was read does not go with more
 _MISSING = object()
 
 
@@ -57,14 +59,14 @@ class Objects:
         """Keys of the first objects, with those of the objects within them after a dot."""
         found: dict[str, None] = {}
         for value in self._first():
-            found |= dict.fromkeys(_keys(value))
+            found |= dict.fromkeys(name for name, _ in _leaves(value))
         return list(found)
 
     def texts(self) -> list[str]:
         """Keys of the first objects whose values are strings."""
         found: dict[str, None] = {}
         for value in self._first():
-            found |= dict.fromkeys(key for key in _keys(value) if isinstance(_pick(value, key), str))
+            found |= dict.fromkeys(name for name, leaf in _leaves(value) if isinstance(leaf, str))
         return list(found)
 
     def position(self) -> int:
@@ -105,7 +107,7 @@ class Objects:
         """Every line but blank ones. orjson takes neither NaN nor what is not UTF-8."""
         import orjson  # noqa: PLC0415 - optional: for JSON alone
 
-        number = 1
+        number, encoding = 1, self._opened.dialect.encoding
         for lines in self._opened.byte_lines():
             places: Sequence[int] = range(number, number + len(lines))
             number += len(lines)
@@ -116,8 +118,8 @@ class Objects:
                 try:
                     values.extend(map(orjson.loads, coming))
                 except orjson.JSONDecodeError as error:  # those before it are there
-                    line = lines[len(values)].decode("utf-8", "surrogateescape")
-                    reason = not_of_the_encoding(line, self._opened.dialect.encoding)
+                    line = lines[len(values)].decode("utf-8", "surrogatepass" if encoding else "surrogateescape")
+                    reason = not_of_the_encoding(line, encoding)
                     broken[len(values)] = reason or f"not JSON ({error.msg} at column {error.colno})"
                     values.append(line)
             if broken or set(map(type, values)) != {dict}:
@@ -167,7 +169,7 @@ class Objects:
                     raise self._broken(number, "the array has ended")
                 value, end = decoder.raw_decode(text, place)
             except (json.JSONDecodeError, RecursionError) as error:
-                if ended:
+                if ended or not _may_go_on(error, text):
                     if place == len(text) and opened == closed:
                         return
                     raise self._broken(number, f"not JSON ({getattr(error, 'msg', error)})") from error
@@ -209,6 +211,13 @@ def _column(values: list[dict[str, Any]], field: Field, escaped: bool) -> list[s
     return None if escaped and not_of_the_encoding("".join(map(str, found)), None) else found
 
 
+def _may_go_on(error: json.JSONDecodeError | RecursionError, text: str) -> bool:
+    """Whether a value may be whole once more has been read."""
+    if isinstance(error, RecursionError):
+        return False
+    return error.pos >= len(text) - _CUT or error.msg.startswith("Unterminated")
+
+
 def _no_object(value: object) -> str | None:
     return None if isinstance(value, dict) else f"not an object but {_kind(value)}"
 
@@ -225,7 +234,7 @@ def _row(value: dict[str, Any], fields: Sequence[Field]) -> tuple[list[str | Non
                 row.append(found)
                 continue
             if found is _MISSING:
-                return [], f"no field {field.name!r}; there are: {shown(_keys(value))}"
+                return [], f"no field {field.name!r}; there are: {shown(name for name, _ in _leaves(value))}"
             return [], NO_TEXT if found is None else f"field {field.name!r} is {_kind(found)}, not a string"
         try:
             row.append(None if found is _MISSING else label_text(found))
@@ -251,12 +260,13 @@ def _pick(value: object, name: str) -> object:
     return _MISSING
 
 
-def _keys(value: dict[str, Any], before: str = "") -> Iterator[str]:
+def _leaves(value: dict[str, Any], before: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Fields that are no objects, by their way through objects; deep ones as they are."""
     for key, inner in value.items():
-        if isinstance(inner, dict):
-            yield from _keys(inner, f"{before}{key}.")
+        if isinstance(inner, dict) and depth < _DEPTH:
+            yield from _leaves(inner, f"{before}{key}.", depth + 1)
         else:
-            yield before + key
+            yield before + key, inner
 
 
 def _kind(value: object) -> str:

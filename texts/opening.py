@@ -85,10 +85,16 @@ class Opened:
         """The text in pieces, which end anywhere. Without a byte order mark."""
         decoder = codecs.getincrementaldecoder(self.dialect.encoding or "utf-8")("surrogateescape")
         blocks = map(decoder.decode, self._raw_blocks())
-        with readable(self.name):
-            yield next(blocks, "").removeprefix(_MARK)
-            yield from blocks
+        lines = 0
+        try:
+            first = next(blocks, "").removeprefix(_MARK)
+            for block in chain([first], blocks):
+                lines += block.count("\n")
+                yield block
             yield decoder.decode(b"", final=True)
+        except UnicodeError as error:
+            where = f"behind line {lines}" if lines else "at its beginning"
+            raise TextsError(f"{self.name} is not {self.dialect.encoding}, {where}: {error}") from error
 
     def _raw_blocks(self) -> Iterator[bytes]:
         yield self.head
@@ -156,8 +162,6 @@ def readable(name: str) -> Iterator[None]:
     """What goes wrong while a file is read, in words."""
     try:
         yield
-    except UnicodeError as error:
-        raise TextsError(f"{name} cannot be read: {error}") from error
     except UNREADABLE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise TextsError(f"{name} cannot be read: {reason}") from error
@@ -167,7 +171,10 @@ class _Ahead(io.RawIOBase):
     """A stream whose first bytes have been looked at, and are read again."""
 
     def __init__(self, raw: BinaryIO) -> None:
-        self.head = getattr(raw, "read1", raw.read)(HEAD_BYTES)
+        read = getattr(raw, "read1", raw.read)
+        self.head = b""
+        while b"\n" not in self.head and len(self.head) < HEAD_BYTES and (block := read(HEAD_BYTES)):
+            self.head += block  # a pipe may bring less than what tells a file from another
         self._raw = raw
         self._given = 0
 

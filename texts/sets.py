@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from texts.faults import Faults, TextsError
+from texts.faults import Faults, TextsError, shown
 from texts.formats import FORMATS, PACKINGS
 from texts.labelled import NEGATIVE, POSITIVE, WHERE_THEY_ARE, Columns, Labelled, read_labelled
 
@@ -69,11 +69,17 @@ class Sentiment:
 
 @dataclass(frozen=True)
 class SentimentColumns:
-    """Where texts and labels are, and which labels are negative and positive."""
+    """Where texts and labels are, and which labels are negative and positive. None may be both."""
 
     columns: Columns = WHERE_THEY_ARE
     negative: Sequence[str] = NEGATIVE
     positive: Sequence[str] = POSITIVE
+
+    def __post_init__(self) -> None:
+        if both := set(self.negative) & set(self.positive):
+            raise TextsError(
+                f"{shown(sorted(both))} is both negative and positive: say which with --negative and --positive"
+            )
 
     def read(self, path: Path, faults: Faults) -> Labelled:
         """A file's texts with labels 0 and 1. Raises TextsError."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from texts.faults import TextsError
+from texts.faults import TextsError, shown
 from texts.opening import Opened
 from texts.records import CHUNK_RECORDS, NO_TEXT, Chunk, Field, label_text
 
@@ -58,6 +58,8 @@ class Tables:
 
     def chunks(self, fields: Sequence[Field], whole: bool) -> Iterator[Chunk]:
         """The value of a chunk is its pyarrow.RecordBatch, of all columns or of those that the fields need."""
+        for field in fields:
+            self._refuse_twins(self.schema, field.name)
         place = 1
         columns = None if whole else list({self._top(field.name) for field in fields})
         try:
@@ -68,6 +70,15 @@ class Tables:
                 place += len(chunk)
         except pa.ArrowException as error:
             raise TextsError(f"{self._name} cannot be read: {error}") from error
+
+    def _refuse_twins(self, schema: Any, name: str) -> None:
+        """Raises TextsError where a field, or a struct that it is in, is there twice."""
+        names = [field.name for field in schema]
+        for one in {one for one in names if name == one or name.startswith(f"{one}.")}:
+            if names.count(one) > 1:
+                raise TextsError(f"{self._name} has {names.count(one)} columns called {shown([one])!r}")
+            if one != name and pa.types.is_struct(schema[names.index(one)].type):
+                self._refuse_twins(list(schema[names.index(one)].type), name.removeprefix(f"{one}."))
 
     def _top(self, name: str) -> str:
         """The column that a field is in."""
@@ -136,18 +147,41 @@ def _check(column: Any) -> None:
         column = pa.DictionaryArray.from_arrays(column.indices, dictionary, safe=False)
     elif is_text(column.type):
         column = column.view(_BYTES[column.type])
+    elif pa.types.is_struct(column.type):
+        column.validate()
+        for inner in column.flatten():
+            _check(inner)
+        return
     column.validate(full=True)
 
 
 def _texts(column: Any) -> tuple[list[str | None], list[str | None]]:
     """Texts, and why they cannot be read."""
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        words, why = _texts(column.dictionary)
+        places = column.indices.to_pylist()
+        texts = [None if place is None else words[place] for place in places]
+        return texts, [NO_TEXT if place is None else why[place] for place in places]
     try:
         texts = column.to_pylist()
         return texts, [NO_TEXT if text is None else None for text in texts]
     except UnicodeDecodeError:
         return _decoded(pc.cast(column, pa.large_binary(), safe=False).to_pylist())
+
+
+def plain(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a pyarrow.RecordBatch; bytes of strings that are not UTF-8 are replaced."""
+    columns = []
+    for column in batch.columns:
+        try:
+            columns.append(column.to_pylist())
+        except UnicodeDecodeError:
+            if not is_text(column.type):
+                raise
+            flat = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+            raw = pc.cast(flat, pa.large_binary(), safe=False).to_pylist()
+            columns.append([None if value is None else value.decode("utf-8", "replace") for value in raw])
+    return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _decoded(values: list[bytes | None]) -> tuple[list[str | None], list[str | None]]:

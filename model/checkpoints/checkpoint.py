@@ -70,6 +70,11 @@ def _fingerprint(path: Path) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
+def manifest_sha256(directory: Path) -> str:
+    """Identifies a checkpoint, its heads and calibration too, in hexadecimal digits. Raises OSError."""
+    return hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
+
+
 def read_manifest(directory: Path) -> Manifest:
     """Parse and check a manifest. Raises CheckpointError."""
     path = directory / MANIFEST

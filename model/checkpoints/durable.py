@@ -26,13 +26,13 @@ def new_directory(final: Path) -> Iterator[Path]:
     try:
         yield temporary
         for path in temporary.iterdir():
-            _sync(path)
-        _sync(temporary)
+            sync(path)
+        sync(temporary)
         _take_name(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def replace_file(path: Path, content: str) -> None:
@@ -40,12 +40,12 @@ def replace_file(path: Path, content: str) -> None:
     temporary = _beside(path)
     try:
         temporary.write_text(content, encoding="utf-8")
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def sweep(directory: Path) -> None:
@@ -91,7 +91,7 @@ def make(directory: Path) -> None:
     missing = [place for place in (directory, *directory.parents) if not place.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     for made in missing:
-        _sync(made.parent)
+        sync(made.parent)
 
 
 def _take_name(temporary: Path, final: Path) -> None:
@@ -103,7 +103,7 @@ def _take_name(temporary: Path, final: Path) -> None:
         raise
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -125,7 +125,7 @@ def test_a_byte_order_mark_is_no_text(neuron: Neuron, volume: Path, tmp_path: Pa
         ("in.txt.gz", gzip.compress(b"a\n" * 1000, mtime=0)[:-9], "out.npy", "cannot be read"),
         ("in.parquet", b"not parquet", "out.npy", "cannot be read"),
         ("in.txt", b"a\n", "out.csv", "results are written as .npy, .parquet"),
-        ("in.txt", b"a\n", "nowhere/out.npy", "is not a directory"),
+        ("in.txt", b"a\n", "in.txt/out.npy", "in.txt cannot be made: "),
     ],
 )
 def test_featurize_refuses(

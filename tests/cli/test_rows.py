@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
 
 from contract import children
-from sentiment_neuron import rows
+from sentiment_neuron import parts, rows
+from tests.conftest import publish_tiny
 
 Neuron = Callable[..., Result]
 
@@ -156,7 +158,7 @@ def test_features_of_a_file(neuron: Neuron, volume: Path, tmp_path: Path) -> Non
     [
         (["classify", "in.csv", "--out", "o.xlsx"], "results are written as .csv"),
         (["classify", "in.csv", "--out", "in.csv"], "in.csv is the input itself"),
-        (["classify", "in.csv", "--out", "nowhere/o.csv"], "nowhere is not a directory"),
+        (["classify", "in.csv", "--out", "in.csv/o.csv"], "in.csv cannot be made: "),
         (["classify", "in.csv", "in.csv", "--out", "o.csv"], "--out goes with one FILE, not with 2"),
         (["classify", "none.csv", "--out", "o.csv"], "none.csv is no file"),
         (["classify", "empty.csv", "--out", "o.csv"], "empty.csv holds no texts"),
@@ -186,6 +188,69 @@ def test_a_text_that_is_the_name_of_a_file(
     assert (
         "to classify the file of that name, give --out" in neuron("classify", "in.csv", "--checkpoint", volume).stderr
     )
+
+
+def test_results_of_results(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "0.csv")
+    for number in range(3):
+        done = neuron(
+            "classify",
+            *(tmp_path / f"{number}.csv", "--out", tmp_path / f"{number + 1}.csv"),
+            *("--text-field", "text", "--checkpoint", volume),
+        )
+        assert done.exit_code == 0, done.output
+    with (tmp_path / "3.csv").open(newline="") as file:
+        names = next(csv.reader(file))
+    assert len(names) == len(set(names))
+    assert {"label", "neuron_label", "neuron_2_label"} < set(names)
+
+
+ODD = [
+    '{"text": "a", "n": [NaN], "more": "half \\ud83d"}',
+    "3",
+    '["x", "y"]',
+    "null",
+    '{"text": "b\\rc", "when": 12345678901234567890}',
+]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_records_that_are_no_rows(neuron: Neuron, volume: Path, tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "in.jsonl").write_text("\n".join(ODD))
+    out = tmp_path / f"out{suffix}"
+    done = neuron("classify", tmp_path / "in.jsonl", "--out", out, "--checkpoint", volume)
+    assert done.exit_code == 0, done.output
+    found = {
+        ".jsonl": lambda: pd.read_json(out, lines=True),
+        ".csv": lambda: pd.read_csv(out, keep_default_na=False),
+        ".parquet": lambda: pd.read_parquet(out),
+    }[suffix]()
+    assert list(found["text"].fillna("")) == ["", "", "", "", "b\rc"]
+    assert [str(value) for value in found["record"].fillna("")][1:4] == ["3", '["x", "y"]', "null"]
+
+
+def test_columns_that_only_arrow_has(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    table = pa.table(
+        {"text": ["a"], "at": pa.array([1], pa.timestamp("s")), "day": pa.array([86_400_000], pa.date64())}
+    )
+    with pa.OSFile(str(tmp_path / "in.arrow"), "w") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    for suffix in ("parquet", "jsonl"):
+        out = tmp_path / f"out.{suffix}"
+        done = neuron("classify", tmp_path / "in.arrow", "--out", out, "--checkpoint", volume)
+        assert done.exit_code == 0, done.output
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 1
+
+
+def test_a_date_that_python_has_not(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "at": pa.array([2**62], pa.timestamp("us"))}), tmp_path / "in.parquet")
+    done = neuron("classify", tmp_path / "in.parquet", "--out", tmp_path / "o.jsonl", "--checkpoint", volume)
+    assert done.exit_code == 1
+    assert "row 1 to row 1 cannot be written so: " in done.stderr
+
+
+def fail(*_: object) -> None:
+    raise OSError(28, "No space left on device")
 
 
 class TestStopped:
@@ -221,12 +286,61 @@ class TestStopped:
         assert [row["text"] for row in found] == [f"text {number}" for number in range(self.ROWS)]
         assert not parts.exists()
 
-    def test_another_question_does_not_go_on(self, neuron: Neuron, volume: Path, tmp_path: Path) -> None:
-        source, out = write_rows(tmp_path / "in.csv"), tmp_path / "o.csv"
-        parts = tmp_path / "o.csv.parts"
-        parts.mkdir()
-        (parts / "asked.json").write_text("{}")
-        result = neuron("classify", source, "--out", out, "--checkpoint", volume)
+    @pytest.fixture
+    def begun(self, volume: Path, tmp_path: Path, neuron: Neuron, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """What is left of a command that failed while it joined five parts."""
+        monkeypatch.setattr(rows, "ROWS", 10)
+        lines = [f"text {number}" if number != 7 else "" for number in range(45)]
+        (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in lines))
+        with monkeypatch.context() as patch:
+            patch.setattr(parts.JsonFormat, "join", fail)
+            assert neuron(*self.asked(tmp_path, volume)).exit_code == 1
+        return tmp_path / "o.jsonl.parts"
+
+    def asked(self, tmp_path: Path, volume: Path, *more: object) -> list[object]:
+        return ["classify", tmp_path / "in.txt", "--out", tmp_path / "o.jsonl", "--checkpoint", volume, *more]
+
+    def check(self, neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+        result = neuron(*self.asked(tmp_path, volume))
+        assert result.exit_code == 0, result.output
+        assert [row["text"] for row in read_rows(tmp_path / "o.jsonl")] == [
+            f"text {number}" if number != 7 else "" for number in range(45)
+        ]
+        assert "in.txt, line 8: the text is empty" in result.stderr, "told again"
+        assert not (tmp_path / "o.jsonl.parts").exists()
+
+    def test_parts_are_found_again(self, neuron: Neuron, volume: Path, tmp_path: Path, begun: Path) -> None:
+        assert len(list(begun.glob("*.part"))) == 5
+        self.check(neuron, volume, tmp_path)
+
+    def test_a_gap_is_filled(self, neuron: Neuron, volume: Path, tmp_path: Path, begun: Path) -> None:
+        next(begun.glob("00000002.*.part")).unlink()
+        self.check(neuron, volume, tmp_path)
+
+    def test_what_was_left_when_it_was_whole_is_not_continued(
+        self, neuron: Neuron, volume: Path, tmp_path: Path, begun: Path
+    ) -> None:
+        """As a kill leaves it while the directory is deleted, which has no order."""
+        for name in ("00000000", "00000001", "asked"):
+            next(begun.glob(f"{name}.*")).unlink()
+        self.check(neuron, volume, tmp_path)
+
+    @pytest.mark.parametrize("change", ["input", "options", "model", "note"])
+    def test_another_question_does_not_go_on(
+        self, neuron: Neuron, volume: Path, tmp_path: Path, begun: Path, change: str
+    ) -> None:
+        more: list[object] = []
+        match change:
+            case "input":
+                (tmp_path / "in.txt").write_text("other\n" * 45)
+            case "options":
+                more = ["--strict"]
+            case "model":
+                publish_tiny(tmp_path / "others", step=1, seed=2)
+                more = ["--checkpoint", tmp_path / "others"]
+            case _:
+                (begun / "asked.json").write_text("")
+        result = neuron(*self.asked(tmp_path, volume, *more))
         assert result.exit_code == 1
         assert "holds the beginning of another result" in result.stderr
 

@@ -64,7 +64,7 @@ def test_of_two_writers_the_first_wins(tmp_path: Path) -> None:
 def test_everything_is_synced_before_the_name_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     rename = os.rename
-    monkeypatch.setattr(durable, "_sync", lambda path: events.append(f"sync {path.name[:6]}"))
+    monkeypatch.setattr(durable, "sync", lambda path: events.append(f"sync {path.name[:6]}"))
     monkeypatch.setattr(os, "rename", lambda *paths: (events.append("rename"), rename(*paths)))
     with new_directory(tmp_path / "x") as temporary:
         for name in ("one", "two"):
@@ -75,7 +75,7 @@ def test_everything_is_synced_before_the_name_is_taken(tmp_path: Path, monkeypat
 
 def test_the_names_of_new_parents_are_synced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(durable, "_sync", synced.append)
+    monkeypatch.setattr(durable, "sync", synced.append)
     with new_directory(tmp_path / "a" / "b" / "c"):
         assert set(synced) == {tmp_path, tmp_path / "a"}
     assert synced[-1] == tmp_path / "a" / "b"
@@ -146,7 +146,7 @@ def test_replace_file_swaps_the_whole_content(tmp_path: Path) -> None:
     assert names(tmp_path) == ["LATEST"]
 
 
-@pytest.mark.parametrize("place", ["os.replace", "model.checkpoints.durable._sync"])
+@pytest.mark.parametrize("place", ["os.replace", "model.checkpoints.durable.sync"])
 def test_a_failed_replace_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     path = tmp_path / "LATEST"
     replace_file(path, "old")

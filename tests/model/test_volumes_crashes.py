@@ -71,7 +71,7 @@ def test_publishers_take_turns(tmp_path: Path, stride: int) -> None:
 
 def test_no_failing_sync_leaves_latest_on_half_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(tmp_path, tiny_model(0), MANIFEST)
-    sync, calls, step = durable._sync, 0, 121
+    sync, calls, step = durable.sync, 0, 121
     for fails_at in range(8):
         calls = 0
 
@@ -82,7 +82,7 @@ def test_no_failing_sync_leaves_latest_on_half_a_checkpoint(tmp_path: Path, monk
                 raise OSError("input/output error")
             sync(path)
 
-        monkeypatch.setattr(durable, "_sync", fail)
+        monkeypatch.setattr(durable, "sync", fail)
         step += 1
         try:
             publish(tmp_path, tiny_model(step), replace(MANIFEST, step=step))
@@ -94,7 +94,7 @@ def test_no_failing_sync_leaves_latest_on_half_a_checkpoint(tmp_path: Path, monk
             break
 
 
-@pytest.mark.parametrize("place", ["os.rename", "os.replace", "model.checkpoints.durable._sync"])
+@pytest.mark.parametrize("place", ["os.rename", "os.replace", "model.checkpoints.durable.sync"])
 @pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
 def test_a_crash_in_the_middle_keeps_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, failure: type[BaseException]

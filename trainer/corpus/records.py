@@ -21,6 +21,7 @@ from trainer.corpus.corpus import CorpusError
 from trainer.corpus.sources import Source
 
 _BATCH_RECORDS = 8192
+_BATCH_CHARACTERS = 4 << 20
 SCHEMA = pa.schema([("line", pa.int64()), ("text", pa.string()), ("fault", pa.string()), ("label", pa.string())])
 
 
@@ -51,13 +52,16 @@ def batches(source: Source, spill: Path, on_bytes: Callable[[int], None]) -> Ite
 
 
 def _together(chunks: Iterator[Chunk]) -> Iterator[list[Chunk]]:
-    """Some thousands of records at once: DuckDB's threads wait for Python at every batch."""
+    """Some thousands of records, or some megabytes, at once: DuckDB's threads wait for Python at every batch."""
     found: list[Chunk] = []
+    records = characters = 0
     for chunk in chunks:
         found.append(chunk)
-        if sum(map(len, found)) >= _BATCH_RECORDS:
+        records += len(chunk)
+        characters += sum(map(len, filter(None, chunk.columns[0])))
+        if records >= _BATCH_RECORDS or characters >= _BATCH_CHARACTERS:
             yield found
-            found = []
+            found, records, characters = [], 0, 0
     if found:
         yield found
 

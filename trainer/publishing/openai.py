@@ -23,7 +23,7 @@ from model.heads.classifier import SENTIMENT_HEAD, SENTIMENT_LABELS, Head
 from model.heads.standardization import mean_and_deviation
 from model.heads.unit import Calibration
 from model.network.language_model import LanguageModel
-from texts.faults import Faults, TextsError
+from texts.faults import Fault, Faults, TextsError
 from texts.labelled import Columns, read_labelled
 from texts.preparation import prepare
 from trainer.publishing.download import FetchError, OnProgress, download, room, verify_local
@@ -167,10 +167,14 @@ def fetch_openai(
 def read_sentences(path: Path) -> tuple[list[bytes], NDArray[np.int64]]:
     """Prepared texts and labels (texts,) of a CSV file with the columns `label` (0 or 1) and `sentence`."""
     try:
-        labelled = read_labelled(path, Faults(strict=True), Columns("sentence"))
+        labelled = read_labelled(path, Faults(_refuse), Columns("sentence"))
         return [prepare(text) for text in labelled.texts], labelled.binary()
     except TextsError as error:
         raise FetchError(str(error)) from error
+
+
+def _refuse(fault: Fault) -> None:
+    raise FetchError(str(fault))
 
 
 def _check_golden(model: LanguageModel, release: Release) -> None:

@@ -16,8 +16,8 @@ OF_TORCH = {"torch", "torchgen", "functorch", "sympy", "mpmath", "networkx", "ji
 PROGRAM = """
 import importlib.metadata, sys
 allowed = set(sys.argv.pop(1).split(","))
-installed = set(importlib.metadata.packages_distributions())
-ours = {"trainer", "model", "engine", "contract"}
+distributions = importlib.metadata.packages_distributions()
+others = {name for name, owners in distributions.items() if set(owners) != {"sentiment-neuron"}}
 
 class Only:
     def __init__(self, finders):
@@ -25,7 +25,7 @@ class Only:
 
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
-        if top in installed - ours and top not in allowed and not top.startswith("_"):
+        if top in others and top not in allowed and not top.startswith("_"):
             return None
         found = (finder.find_spec(name, path, target) for finder in self.finders)
         return next((spec for spec in found if spec is not None), None)

@@ -6,19 +6,26 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
+from fastapi.telemetry import TelemetryConfig
+from starlette.middleware.gzip import GZipMiddleware
 
 from api import problems
 from api.endpoints import heads, inference, jobs, status
-from api.http import openapi
-from api.http.middleware import Authorize, BodyLimit, Measure, Spans
-from api.redis.idempotency import HEADER, REPLAYED
+from api.http import documentation, openapi
+from api.http.cors import Cors, cors_options
+from api.http.middleware import Authorize, BodyLimit, Failures, Head, Measure, RequestId
 from api.redis.limits import Limits
 from api.redis.parts import open_parts
 from api.settings import ApiSettings
 from contract import telemetry
 
 log = logging.getLogger(__name__)
+
+# Of shorter answers packing saves less than it costs.
+_PACKED_FROM_BYTES = 8192
+
+# The span of a request is FastAPI's own, and continues the caller's trace. Its metrics and logs would be second ones.
+_TELEMETRY: TelemetryConfig = {"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
 
 _DESCRIPTION = """Sentiment, features and controllable text from a byte-level multiplicative LSTM.
 
@@ -43,26 +50,31 @@ def create_app(settings: ApiSettings) -> FastAPI:
     limits = Limits(settings) if limited else None
 
     app = FastAPI(
-        title="Sentiment Neuron", description=_DESCRIPTION, version=version("sentiment-neuron"), lifespan=lifespan
+        title="Sentiment Neuron",
+        description=_DESCRIPTION,
+        version=version("sentiment-neuron"),
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages need a CDN
+        redoc_url=None,
+        telemetry=_TELEMETRY | {"tracing": telemetry.enabled()},
+        generate_unique_id_function=lambda route: route.name,
     )
+    # Each stands around those before it.
     app.add_middleware(BodyLimit, limit=settings.api_max_request_bytes, fit_limit=settings.api_max_fit_bytes)
+    app.add_middleware(GZipMiddleware, minimum_size=_PACKED_FROM_BYTES, compresslevel=1)
     if keys:
         app.add_middleware(Authorize, keys=keys, limits=limits, retry_after_s=settings.api_retry_after_s)
+    app.add_middleware(Failures)
     if settings.api_cors_origins:
         # Outside Authorize: a browser's preflight request carries no key.
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=[origin.strip() for origin in settings.api_cors_origins.split(",")],
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", HEADER, "Last-Event-ID", "Prefer"],
-            expose_headers=["Location", "Preference-Applied", "Retry-After", "X-Job-Id", "X-Model", *REPLAYED],
-        )
+        app.add_middleware(Cors, **cors_options(settings))
+    app.add_middleware(Head)
     app.add_middleware(Measure)
-    if telemetry.enabled():
-        app.add_middleware(Spans)
+    app.add_middleware(RequestId)
     routers = (inference.router, heads.router, jobs.router, status.router)
     for router in routers:
         app.include_router(router)
     problems.install(app, [route for router in routers for route in router.routes], settings.api_retry_after_s)
     openapi.install(app, settings)
+    documentation.install(app)
     return app

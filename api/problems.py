@@ -19,17 +19,8 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:sentiment-neuron:problem:"
-_SCHEMA = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail"],
-    "properties": {
-        "type": {"type": "string", "pattern": f"^{TYPE_PREFIX}"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-    },
-}
-OPENAPI: dict[str, Any] = {"content": {MEDIA_TYPE: {"schema": _SCHEMA}}}  # how documentation shows a problem
+# How documentation shows a problem: by the model of that name in `schemas/responses.py`.
+OPENAPI: dict[str, Any] = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 
 
 @dataclass(frozen=True)
@@ -47,6 +38,8 @@ KINDS: dict[str, Kind] = {
     "rate-limited": Kind(429, "The key makes too many requests"),
     "quota-used": Kind(429, "The key has used up its day"),
     "invalid-request": Kind(422, "The request is not valid"),
+    "not-json": Kind(415, "The body is not JSON by its Content-Type"),
+    "unknown-encoding": Kind(415, "The body has a Content-Encoding that is not read"),
     "idempotency-key-reused": Kind(422, "The key came before with another request"),
     "too-large": Kind(413, "The request is over a limit"),
     "queue-full": Kind(429, "The queue is full"),
@@ -98,8 +91,12 @@ def of_job(error: JobError) -> Problem:
 
 def too_large(what: str, actual: int, limit: int, setting: str) -> Problem:
     metrics.REFUSED.labels("too-large").inc()
-    detail = f"{what}: {actual:,} is over the limit of {limit:,} (setting {setting})"
+    detail = over(what, actual, limit, setting)
     return Problem("too-large", detail, limit=limit, actual=actual, setting=setting)
+
+
+def over(what: str, actual: int, limit: int, setting: str) -> str:
+    return f"{what}: {actual:,} is over the limit of {limit:,} (setting {setting})"
 
 
 def over_timeout(actual: float, limit: float) -> Problem:
@@ -139,32 +136,20 @@ def install(app: FastAPI, routes: Sequence[BaseRoute], retry_after_s: int) -> No
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error, Problem):
             return response(error)
-        if isinstance(error.__cause__, UnicodeDecodeError):
-            return response(Problem("invalid-request", f"the body is not valid UTF-8: {error.__cause__}"))
-        if isinstance(error.__cause__, RecursionError):
-            return response(Problem("invalid-request", "the JSON of the body is nested too deeply"))
         kind = _BY_STATUS.get(error.status_code, "invalid-request")
         headers = dict(error.headers or {})
         if error.status_code == 405 and (allowed := methods(request)):
-            headers["Allow"] = ", ".join(sorted(allowed))  # Starlette names those of the first route alone
+            head = {"HEAD"} if "GET" in allowed else set()
+            headers["Allow"] = ", ".join(sorted(allowed | head))  # Starlette names those of the first route alone
         return response(Problem(kind, str(error.detail), headers))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        errors = [
-            {"at": ".".join(map(str, item["loc"])), "message": item["msg"], "kind": item["type"]}
-            for item in error.errors()
-        ]
-        detail = "; ".join(f"{item['at']}: {item['message']}" for item in errors[:5])
+        """Of a parameter: bodies are parsed without FastAPI (`api/http/bodies.py`)."""
+        detail = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         metrics.REFUSED.labels("invalid-request").inc()
-        return response(Problem("invalid-request", detail, errors=errors[:20]))
+        return response(Problem("invalid-request", detail))
 
     @app.exception_handler(RedisError)
     async def redis_error(_: Request, error: RedisError) -> JSONResponse:
         return response(redis_away(error, retry_after_s))
-
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        # The route and not the path, which is the client's text.
-        log.error("%s %s failed", request.method, getattr(request.scope.get("route"), "path", "?"), exc_info=error)
-        return response(Problem("internal", "an unexpected error, which was logged"))

@@ -15,6 +15,7 @@ from redis.retry import Retry
 
 from api.app import create_app
 from api.http.connections import HEADERS, Connection
+from api.http.cors import Cors, cors_options
 from api.settings import ApiSettings
 from contract import logs, telemetry
 from contract.ports import check_port
@@ -58,11 +59,15 @@ def main() -> None:
 
 def uvicorn_options(settings: ApiSettings) -> dict[str, Any]:
     """The application, and how uvicorn serves it: of `uvicorn.Config`."""
+    app = create_app(settings)
     connection = functools.partial(
-        Connection, max_header_bytes=settings.api_max_header_bytes, timeout_s=settings.api_request_timeout_s
+        Connection,
+        max_header_bytes=settings.api_max_header_bytes,
+        timeout_s=settings.api_request_timeout_s,
+        cors=Cors(app, **cors_options(settings)) if settings.api_cors_origins else None,
     )
     return {
-        "app": create_app(settings),
+        "app": app,
         "host": settings.api_host,
         "port": settings.api_port,
         "log_config": None,

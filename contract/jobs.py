@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 Priority = Literal["interactive", "bulk"]
 Pooling = Literal["cell", "tanh", "mean"]
+Offsets = Literal["characters", "utf-16"]
 RankBy = Literal["likelihood", "sentiment"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -24,6 +25,7 @@ class JobBase(Message):
     timeout_s: float = Field(ge=0)  # from its acceptance on; a job that has not ended by then fails
     mailbox: str | None = None  # of the gateway that waits for the outcome
     events: bool = False  # whether the outcome also goes to the job's stream
+    request_id: str | None = None  # what its request is called in logs
     traceparent: str | None = None  # the span of its request (W3C Trace Context), where traces are on
 
 
@@ -43,6 +45,7 @@ class TraceJob(JobBase):
     kind: Literal["trace"] = "trace"
     text: str
     units: list[int] | None  # None: the sentiment unit
+    offsets: Offsets = "characters"
 
 
 class GenerateJob(JobBase):

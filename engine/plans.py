@@ -1,6 +1,7 @@
 """`plan`: a job as rows for the engine, and how their results become the result of the job, as JSON."""
 
 import base64
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,13 @@ def trace_json(
             step["sentiment"] = calibration.sentiment(row[sentiment_at])
         steps.append(step)
     return {"units": list(units), "bytes": steps}
+
+
+def _count_utf16(text: str, steps: list[dict[str, Any]]) -> None:
+    """Make the offsets of a trace those of UTF-16, where a character beyond the first plane is two units."""
+    units = [0, *itertools.accumulate(1 + (character > "\uffff") for character in text)]
+    for step in steps:
+        step["start"], step["end"] = units[step["start"]], units[step["end"]]
 
 
 def rank_by_sentiment(
@@ -221,7 +229,10 @@ def _trace(job: TraceJob, served: ServedModel, deadline: float) -> Plan:
     _check_units(units, served)
 
     def shape(rows: list[RowResult]) -> dict[str, Any]:
-        return _name(served) | trace_json(job.text, rows[0].trace, units, calibration)
+        traced = trace_json(job.text, rows[0].trace, units, calibration)
+        if job.offsets == "utf-16":
+            _count_utf16(job.text, traced["bytes"])
+        return _name(served) | traced
 
     request = RowRequest(prepare(job.text), traced=tuple(units), priority=job.priority, deadline=deadline)
     return Plan([request], shape)

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from api.schemas.faults import faults
 from api.schemas.requests import ClassifyRequest, FeaturizeRequest, GenerateRequest, TraceRequest
 from contract.jobs import ClassifyJob, FeaturizeJob, GenerateJob, Pooling, TraceJob
 from sentiment_neuron.columns import column
@@ -47,10 +48,9 @@ def valid(body: type[BodyT], /, **fields: Any) -> BodyT:
     try:
         return body(**fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = " ".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise InvalidRequestError(f"{where}: {reason}" if where else reason) from error
+        first = faults(error, body)[0]
+        where = first["at"].replace(".", " ")
+        raise InvalidRequestError(f"{where}: {first['message']}" if where else first["message"]) from error
 
 
 def classify_job(texts: str | Iterable[str], head: str | None = None) -> ClassifyJob:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path for path in (ROOT / "requirements").glob("*.txt") if path.stem != "torch")
@@ -49,8 +50,9 @@ def test_a_file_and_those_before_it_hold_what_its_extra_asks_for(file: str) -> N
         elif need.name == "torch":
             assert (ROOT / "requirements" / "torch.txt").read_text() == f"torch{need.specifier}\n"
         else:
-            assert pinned[need.name], need
-            assert all(version in need.specifier for version in pinned[need.name]), need
+            name = canonicalize_name(need.name)
+            assert pinned[name], need
+            assert all(version in need.specifier for version in pinned[name]), need
 
 
 def test_make_and_the_images_take_no_more_than_these() -> None:

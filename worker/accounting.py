@@ -55,6 +55,8 @@ def _known(job: AnyJob, outcome: Outcome, model: str) -> dict[str, str | int]:
             texts, generated = job.texts, 0
     size = sum(len(text.encode()) for text in texts)
     known: dict[str, str | int] = {"job_id": job.id, "kind": job.kind, "state": outcome.state, "model": model}
+    if job.request_id is not None:
+        known["request_id"] = job.request_id
     return known | {"texts": len(texts), "bytes": size, "generated": generated}
 
 

@@ -20,6 +20,7 @@ from api.redis.limits import Limits
 from api.redis.parts import parts_of
 from api.redis.records import Record
 from api.schemas import requests, responses
+from api.schemas.form import AS_IT_IS, Form
 from api.settings import ApiSettings
 from contract import telemetry, wire
 from contract.jobs import AnyJob, Outcome
@@ -46,6 +47,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     409: OPENAPI | {"description": "The job was cancelled, or needs a sentiment unit that the model does not have"},
     410: OPENAPI | {"description": "The job that the `Idempotency-Key` made has ended, and its result has expired"},
     413: OPENAPI | {"description": "Over a limit, which the problem names"},
+    415: OPENAPI | {"description": "The body is not sent as JSON, or packed in a way that is not read"},
     422: OPENAPI | {"description": "Not valid, or an `Idempotency-Key` that came with another request"},
     429: OPENAPI | {"description": "The queue is full; `Retry-After` says when to come back"},
     500: OPENAPI | {"description": "The engine could not run the job"},
@@ -84,32 +86,33 @@ class Call:
             "timeout_s": self._timeout_s,
             "mailbox": None if self.respond_async else self.parts.mailbox.name,
             "events": self.respond_async,
+            "request_id": self.request.state.request_id,
             "traceparent": telemetry.carried() if telemetry.enabled() else None,
         }
 
-    async def answer(self, job: AnyJob, texts: int, size: int, encoding: str = "float") -> Response:
+    async def answer(self, job: AnyJob, texts: int, size: int, form: Form = AS_IT_IS) -> Response:
         """Queue the job, then answer in place, or 202 if the client would not wait or has waited long enough."""
         if self.respond_async:
-            made = await self._admit(job, texts, size, encoding, abandon=False)
+            made = await self._admit(job, texts, size, form, abandon=False)
             if made is None:
-                return self._accepted(job.id, _fresh(job, encoding), "respond-async")
+                return self._accepted(job.id, _fresh(job, form), "respond-async")
         else:
             with self.parts.mailbox.expect(job.id) as ended:
-                made = await self._admit(job, texts, size, encoding, abandon=False)
+                made = await self._admit(job, texts, size, form, abandon=False)
                 if made is None:
-                    return await self._wait(ended, job.id, _fresh(job, encoding), encoding)
-        return await self._replay(made, encoding, as_stream=False)
+                    return await self._wait(ended, job.id, _fresh(job, form), form)
+        return await self._replay(made, form, as_stream=False)
 
     async def stream(self, job: AnyJob, texts: int, size: int) -> Response:
         """Queue the job, then answer with its events."""
-        made = await self._admit(job, texts, size, "float", abandon=self._idempotent is None)
+        made = await self._admit(job, texts, size, AS_IT_IS, abandon=self._idempotent is None)
         if made is None:
             return answers.EventStream(
-                stream(self.parts, job.id, job.kind, "float", "0", self._asked_at), _where(job.id)
+                stream(self.parts, job.id, job.kind, AS_IT_IS, "0", self._asked_at), _where(job.id)
             )
-        return await self._replay(made, "float", as_stream=True)
+        return await self._replay(made, AS_IT_IS, as_stream=True)
 
-    async def _admit(self, job: AnyJob, texts: int, size: int, encoding: str, abandon: bool) -> str | None:
+    async def _admit(self, job: AnyJob, texts: int, size: int, form: Form, abandon: bool) -> str | None:
         """Queue the job and return None; or queue nothing and return the id of the job of an earlier such request."""
         made = None if self._idempotent is None else await self.parts.admission.made(self._idempotent)
         if made is None and self.before_admission is not None:
@@ -117,7 +120,7 @@ class Call:
         counted_at = await self._charge(0 if made else size)
         try:
             if made is None:
-                made = await self.parts.admission.submit(job, texts, size, encoding, abandon, self._idempotent)
+                made = await self.parts.admission.submit(job, texts, size, form, abandon, self._idempotent)
                 if made is not None:  # the same request came first by a moment
                     await self._refund(counted_at, size)
         except Problem:
@@ -136,9 +139,7 @@ class Call:
         if counted_at is not None:
             await self.request.app.state.limits.refund(counted_at, size)
 
-    async def _wait(
-        self, ended: "asyncio.Future[Outcome | None]", job_id: str, record: Record, encoding: str
-    ) -> Response:
+    async def _wait(self, ended: "asyncio.Future[Outcome | None]", job_id: str, record: Record, form: Form) -> Response:
         """Answer when the job has ended, or 202."""
         gone = asyncio.create_task(self._disconnected(ended))
         late_s = record.left_s + wire.LATE_S
@@ -157,24 +158,24 @@ class Call:
                 await self.parts.records.cancel(job_id, "disconnect")
             return Response(status_code=499)  # nobody reads it; the status is for metrics
         if record.kind in _LONG:
-            response = await asyncio.to_thread(answers.respond, outcome, record.kind, encoding)
+            response = await asyncio.to_thread(answers.respond, outcome, record.kind, form)
         else:
-            response = answers.respond(outcome, record.kind, encoding)
+            response = answers.respond(outcome, record.kind, form)
         response.headers["X-Job-Id"] = job_id
         return response
 
-    async def _replay(self, job_id: str, encoding: str, as_stream: bool) -> Response:
+    async def _replay(self, job_id: str, form: Form, as_stream: bool) -> Response:
         """The answer to a repeated request, which made this job before."""
         metrics.REPLAYED.inc()
         try:
-            response = await self._answer_again(job_id, encoding, as_stream)
+            response = await self._answer_again(job_id, form, as_stream)
         except Problem as problem:
             problem.headers = {**(problem.headers or {}), **REPLAYED}
             raise
         response.headers.update(REPLAYED)
         return response
 
-    async def _answer_again(self, job_id: str, encoding: str, as_stream: bool) -> Response:
+    async def _answer_again(self, job_id: str, form: Form, as_stream: bool) -> Response:
         record = await self.parts.records.record(job_id)
         if record is None:
             raise Problem("expired-job", f"job {job_id} ended more than a day ago")
@@ -190,7 +191,7 @@ class Call:
                 return self._accepted(job_id, record, "respond-async")
             if outcome is not None and not ended.done():
                 ended.set_result(outcome)
-            return await self._wait(ended, job_id, record, encoding)
+            return await self._wait(ended, job_id, record, form)
 
     def _accepted(self, job_id: str, record: Record, applied: str) -> JSONResponse:
         content = responses.JobResponse(
@@ -207,9 +208,9 @@ class Call:
             ended.set_result(None)
 
 
-def _fresh(job: AnyJob, encoding: str) -> Record:
+def _fresh(job: AnyJob, form: Form) -> Record:
     """The record of a job that was queued just now."""
-    return Record(job.kind, "queued", time.time(), encoding, job.timeout_s, job.timeout_s)
+    return Record(job.kind, "queued", time.time(), form, job.timeout_s, job.timeout_s)
 
 
 def _where(job_id: str) -> dict[str, str]:

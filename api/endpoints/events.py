@@ -9,6 +9,7 @@ from api.http import answers
 from api.problems import expired
 from api.redis.parts import Parts
 from api.redis.records import Record
+from api.schemas.form import Form
 from contract.jobs import Outcome
 
 
@@ -18,12 +19,12 @@ async def follow(parts: Parts, job_id: str, record: Record, after: str) -> answe
     if outcome is None and record.ended:
         raise expired(job_id, record.state)
     if outcome is not None and not await parts.streams.has_events(job_id):
-        return answers.EventStream(_only(answers.final_event(outcome, record.kind, record.encoding)))
-    return answers.EventStream(stream(parts, job_id, record.kind, record.encoding, after))
+        return answers.EventStream(_only(answers.final_event(outcome, record.kind, record.form)))
+    return answers.EventStream(stream(parts, job_id, record.kind, record.form, after))
 
 
 async def stream(
-    parts: Parts, job_id: str, kind: str, encoding: str, after: str, asked_at: float | None = None
+    parts: Parts, job_id: str, kind: str, form: Form, after: str, asked_at: float | None = None
 ) -> AsyncGenerator[bytes]:
     """The events after the event `after` of a job, as server-sent events.
 
@@ -37,7 +38,7 @@ async def stream(
                 # The end must come even if the job keeps no events, or the client has seen them all. It is sent one
                 # round later: the job may have written events after they were read and before its outcome was.
                 if outcome is not None:
-                    yield answers.sse(None, *answers.final_event(outcome, kind, encoding))
+                    yield answers.sse(None, *answers.final_event(outcome, kind, form))
                     return
                 record = await parts.records.record(job_id)
                 outcome = None if record is None else await parts.records.outcome(job_id, record)
@@ -49,7 +50,7 @@ async def stream(
                 measure.observe(now - sent_at)
                 sent_at, measure = now, metrics.BETWEEN_CHARACTERS
             if event != "token":
-                event, data = answers.final_event(Outcome.model_validate_json(data), kind, encoding)
+                event, data = answers.final_event(Outcome.model_validate_json(data), kind, form)
             yield answers.sse(event_id, event, data)
 
 

@@ -1,8 +1,9 @@
 """Heads of users: fit one on labelled texts, list and show them, delete one."""
 
-from typing import Annotated, Any
+import re
+from typing import Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.endpoints.call import RESPONSES, Call, IdempotencyKey, Prefer
@@ -17,7 +18,6 @@ from contract.jobs import DeleteHeadJob, ErrorCode, FitJob, HeadInfo
 
 router = APIRouter(prefix="/heads", tags=["heads"])
 
-HeadName = Annotated[str, Path(pattern=requests.HEAD_NAME)]
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     404: OPENAPI | {"description": "No such head was fitted"},
     422: OPENAPI | {"description": "Not valid"},
@@ -37,7 +37,7 @@ _DELETE_RESPONSES = _RESPONSES | {
 }
 
 
-async def fit(
+async def fit_head(
     body: requests.FitRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Fit a classifier of your own on labelled texts, for `POST /classify` with its name as `head`.
@@ -68,7 +68,7 @@ async def fit(
 # A body without faults goes the short way of JobRoute (`routes.py`).
 router.add_api_route(
     "",
-    fit,
+    fit_head,
     methods=["POST"],
     response_model=responses.FitResponse,
     responses=_FIT_RESPONSES,
@@ -85,21 +85,32 @@ async def list_heads(request: Request) -> dict[str, Any]:
 
 
 @router.get("/{name}", response_model=responses.FittedHead, responses=_RESPONSES)
-async def show(name: HeadName, request: Request) -> dict[str, Any]:
+async def get_head(name: str, request: Request) -> dict[str, Any]:
     """How good a head is, what it was fitted on, and whether its model is served."""
     fleet = parts_of(request).fleet
-    info = await fleet.head(name)
+    info = await fleet.head(_possible(name))
     if info is None:
-        detail = f"no head {name!r} was fitted; `GET /heads` lists the fitted heads, `GET /models` those of the models"
-        raise Problem(ErrorCode.UNKNOWN_HEAD, detail)
+        raise _unknown(name)
     return _shown(info, await _served(fleet))
 
 
 @router.delete("/{name}", status_code=204, responses=_DELETE_RESPONSES)
-async def delete(name: HeadName, request: Request) -> Response:
+async def delete_head(name: str, request: Request) -> Response:
     """Delete a head for good. Requests that classify with it already may still succeed."""
     call = Call(request, requests.Body(timeout_s=None), None, None)
-    return await call.answer(DeleteHeadJob(**call.base(), name=name), 1, 0)
+    return await call.answer(DeleteHeadJob(**call.base(), name=_possible(name)), 1, 0)
+
+
+def _possible(name: str) -> str:
+    """Raises Problem for a name that no head can have."""
+    if not re.fullmatch(requests.HEAD_NAME, name):
+        raise _unknown(name)
+    return name
+
+
+def _unknown(name: str) -> Problem:
+    where = "`GET /heads` lists the fitted heads, `GET /models` those of the models"
+    return Problem(ErrorCode.UNKNOWN_HEAD, f"no head {name[:64]!r} was fitted; {where}")
 
 
 async def _check_free(fleet: Fleet, name: str) -> None:

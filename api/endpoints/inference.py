@@ -6,12 +6,15 @@ from fastapi.responses import Response
 from api.endpoints.call import RESPONSES, Call, IdempotencyKey, Prefer
 from api.endpoints.routes import JobRoute
 from api.http import answers
-from api.problems import too_large
+from api.problems import over, too_large
 from api.schemas import requests, responses
+from api.schemas.form import Form, Skipped
 from api.settings import ApiSettings
 from contract.jobs import ClassifyJob, FeaturizeJob, GenerateJob, TraceJob
 
 router = APIRouter(tags=["inference"], route_class=JobRoute)
+
+_MAX_TEXT_BYTES = "NEURON_API_MAX_TEXT_BYTES"
 
 
 @router.post("/classify", response_model=responses.ClassifyResponse, responses=RESPONSES)
@@ -19,11 +22,10 @@ async def classify(
     body: requests.ClassifyRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Label texts by a classifier on the model's features."""
-    texts = body.all_texts()
-    size = _check_texts(texts, _settings(request))
+    texts, size, skipped = _usable(body, _settings(request))
     call = Call(request, body, prefer, idempotency_key)
     job = ClassifyJob(**call.base(), texts=texts, head=body.head)
-    return await call.answer(job, len(texts), size)
+    return await call.answer(job, len(texts), size, Form(skipped=skipped))
 
 
 @router.post(
@@ -35,12 +37,11 @@ async def featurize(
     body: requests.FeaturizeRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """The model's feature vector of every text: its final cell. `Accept: application/x-npy` gives a NumPy file."""
-    texts = body.all_texts()
-    size = _check_texts(texts, _settings(request))
+    texts, size, skipped = _usable(body, _settings(request))
     call = Call(request, body, prefer, idempotency_key)
     job = FeaturizeJob(**call.base(), texts=texts, pooling=body.pooling)
     encoding = "npy" if answers.wants_npy(request.headers.get("accept", "")) else body.encoding
-    return await call.answer(job, len(texts), size, encoding)
+    return await call.answer(job, len(texts), size, Form(encoding, skipped))
 
 
 @router.post("/trace", response_model=responses.TraceResponse, responses=RESPONSES)
@@ -52,7 +53,7 @@ async def trace(
     if size > limit:
         raise too_large("bytes of the text to trace", size, limit, "NEURON_API_MAX_TRACE_BYTES")
     call = Call(request, body, prefer, idempotency_key)
-    job = TraceJob(**call.base(), text=body.text, units=body.units)
+    job = TraceJob(**call.base(), text=body.text, units=body.units, offsets=body.offsets)
     return await call.answer(job, 1, size)
 
 
@@ -68,7 +69,7 @@ async def generate(
     settings = _settings(request)
     size = len(body.prompt.encode())
     for what, actual, limit, setting in (
-        ("bytes of the prompt", size, settings.api_max_text_bytes, "NEURON_API_MAX_TEXT_BYTES"),
+        ("bytes of the prompt", size, settings.api_max_text_bytes, _MAX_TEXT_BYTES),
         ("bytes to generate", body.length, settings.api_max_length, "NEURON_API_MAX_LENGTH"),
         ("samples", body.samples, settings.api_max_samples, "NEURON_API_MAX_SAMPLES"),
     ):
@@ -91,11 +92,26 @@ def _settings(request: Request) -> ApiSettings:
     return settings
 
 
-def _check_texts(texts: list[str], settings: ApiSettings) -> int:
-    """The bytes of all texts. Raises Problem where a limit is passed."""
-    if len(texts) > settings.api_max_texts:
-        raise too_large("texts in the request", len(texts), settings.api_max_texts, "NEURON_API_MAX_TEXTS")
-    return check_sizes(texts, settings)
+def _usable(body: requests.TextsRequest, settings: ApiSettings) -> tuple[list[str], int, dict[int, Skipped]]:
+    """The texts to read, their bytes, and by its number why each other one is skipped. Raises Problem."""
+    skipped = {number: Skipped("invalid-request", why) for number, why in body.unusable.items()}
+    count, limit = len(body.all_texts()) + len(skipped), settings.api_max_texts
+    if count > limit:
+        raise too_large("texts in the request", count, limit, "NEURON_API_MAX_TEXTS")
+    if body.on_error == "fail":
+        return body.all_texts(), check_sizes(body.all_texts(), settings), {}
+    texts, total, limit = [], 0, settings.api_max_text_bytes
+    numbers = (number for number in range(count) if number not in body.unusable)
+    for number, text in zip(numbers, body.all_texts(), strict=True):
+        size = len(text.encode())
+        if size <= limit:
+            texts.append(text)
+            total += size
+        else:
+            skipped[number] = Skipped("too-large", over(f"bytes of text {number}", size, limit, _MAX_TEXT_BYTES))
+    if not texts:
+        raise too_large("bytes of text 0", len(body.all_texts()[0].encode()), limit, _MAX_TEXT_BYTES)
+    return texts, total, skipped
 
 
 def check_sizes(texts: list[str], settings: ApiSettings) -> int:
@@ -103,6 +119,5 @@ def check_sizes(texts: list[str], settings: ApiSettings) -> int:
     sizes = [len(text.encode()) for text in texts]
     for number, size in enumerate(sizes):
         if size > settings.api_max_text_bytes:
-            what = f"bytes of text {number}"
-            raise too_large(what, size, settings.api_max_text_bytes, "NEURON_API_MAX_TEXT_BYTES")
+            raise too_large(f"bytes of text {number}", size, settings.api_max_text_bytes, _MAX_TEXT_BYTES)
     return sum(sizes)

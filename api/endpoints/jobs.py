@@ -1,8 +1,10 @@
 """Jobs by their id: status and result, cancellation, and the stream of their events."""
 
+import re
+from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Request
+from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from api.endpoints.events import follow
@@ -15,7 +17,7 @@ from api.schemas import responses
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
 # Redis holds such an id in two numbers of 64 bits.
 LastEventId = Annotated[str, Header(pattern=r"^[0-9]{1,19}(-[0-9]{1,19})?$", description="Continue after this event.")]
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -27,7 +29,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/{job_id}", response_model=responses.JobResponse, responses=_RESPONSES)
-async def show(job_id: JobId, request: Request) -> Response:
+async def get_job(job_id: str, request: Request) -> Response:
     """How far a job is, and its result. `Accept: application/x-npy` gives features alone, as a NumPy file."""
     parts, record = await _find(request, job_id)
     state: dict[str, Any] = {"id": job_id, "kind": record.kind, "state": record.state, "created": record.created}
@@ -39,8 +41,8 @@ async def show(job_id: JobId, request: Request) -> Response:
     state["state"] = outcome.state
     try:
         if record.kind == "featurize" and answers.wants_npy(request.headers.get("accept", "")):
-            return answers.respond(outcome, record.kind, "npy")
-        state["result"] = answers.body(outcome, record.kind, record.encoding)
+            return answers.respond(outcome, record.kind, replace(record.form, encoding="npy"))
+        state["result"] = answers.body(outcome, record.kind, record.form)
     except Problem as problem:
         if outcome.state == "failed":
             state["error"] = problem.document
@@ -48,7 +50,7 @@ async def show(job_id: JobId, request: Request) -> Response:
 
 
 @router.delete("/{job_id}", status_code=202, response_model=responses.JobResponse, responses=_RESPONSES)
-async def cancel(job_id: JobId, request: Request) -> Response:
+async def cancel_job(job_id: str, request: Request) -> Response:
     """Cancel a job. One that has ended stays as it is."""
     parts, record = await _find(request, job_id)
     if not record.ended:
@@ -58,8 +60,8 @@ async def cancel(job_id: JobId, request: Request) -> Response:
 
 
 @router.get("/{job_id}/events", responses=_RESPONSES | {200: {"content": {"text/event-stream": {}}}})
-async def events(
-    job_id: JobId,
+async def follow_job(
+    job_id: str,
     request: Request,
     last_event_id: LastEventId = "0",
 ) -> Response:
@@ -72,7 +74,8 @@ async def _find(request: Request, job_id: str) -> tuple[Parts, Record]:
     parts = parts_of(request)
     key: Key | None = getattr(request.state, "key", None)
     # To another key the job does not exist: even that it does must stay secret.
-    record = await parts.records.record(job_id) if key is None or key.may_see(job_id) else None
+    may_be_seen = _JOB_ID.fullmatch(job_id) and (key is None or key.may_see(job_id))
+    record = await parts.records.record(job_id) if may_be_seen else None
     if record is None:
-        raise Problem("unknown-job", f"there is no job {job_id}: it never was, or ended more than a day ago")
+        raise Problem("unknown-job", f"there is no job {job_id[:64]!r}: it never was, or ended more than a day ago")
     return parts, record

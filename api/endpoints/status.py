@@ -15,7 +15,7 @@ router = APIRouter(tags=["service"])
 
 
 @router.get("/models", response_model=responses.ModelsResponse)
-async def models(request: Request) -> dict[str, Any]:
+async def list_models(request: Request) -> dict[str, Any]:
     """The models that workers serve now, with their heads."""
     found = {(model.name, model.step): model for model in await parts_of(request).fleet.models()}
     return {"models": list(found.values())}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from api import problems
 from api.problems import Problem
+from api.schemas.form import Form
 from contract.jobs import Outcome
 
 NPY = "application/x-npy"
@@ -26,49 +27,63 @@ def wants_npy(accept: str) -> bool:
     return any(part.split(";")[0].strip() == NPY for part in accept.split(","))
 
 
-def respond(outcome: Outcome, kind: str, encoding: str) -> Response:
+def respond(outcome: Outcome, kind: str, form: Form) -> Response:
     """The response to a request whose job has ended. Raises Problem unless the job is done."""
-    result = body(outcome, kind, encoding)
-    if kind == "delete-head":
-        return Response(status_code=204)
-    if encoding == "npy" and kind == "featurize":
-        buffer = io.BytesIO()
-        np.save(buffer, _features(outcome.result or {}), allow_pickle=False)
-        model = result["model"]
-        return Response(buffer.getvalue(), media_type=NPY, headers={"X-Model": f"{model['name']}/step-{model['step']}"})
-    return JSONResponse(result)
+    if kind == "featurize" and form.encoding == "npy":
+        return _npy(_result(outcome), form)
+    result = body(outcome, kind, form)
+    return Response(status_code=204) if kind == "delete-head" else JSONResponse(result)
 
 
-def body(outcome: Outcome, kind: str, encoding: str) -> dict[str, Any]:
-    """The result of a job that is done, in the encoding that the client asked for. Raises Problem for any other end."""
-    if outcome.error is not None:
-        raise problems.of_job(outcome.error)
-    if outcome.state == "cancelled" or outcome.result is None:
-        raise Problem("cancelled", "the job was cancelled before it had ended")
-    if kind != "featurize":
-        return outcome.result
-    matrix = _features(outcome.result)
-    if encoding == "float":
-        results: list[dict[str, Any]] = [{"features": row} for row in matrix.tolist()]
-    else:
-        results = [{"features": base64.b64encode(row.tobytes()).decode("ascii")} for row in matrix]
-    return {
-        "model": outcome.result["model"],
-        "pooling": outcome.result["pooling"],
-        "encoding": "float" if encoding == "float" else "base64",
-        "results": results,
-    }
+def body(outcome: Outcome, kind: str, form: Form) -> dict[str, Any]:
+    """The result of a job that is done, in this form. Raises Problem for any other end."""
+    result = _result(outcome)
+    if kind == "featurize":
+        matrix = features(result)
+        if form.encoding == "float":
+            shown: list[dict[str, Any]] = [{"features": row} for row in matrix.tolist()]
+        else:
+            shown = [{"features": base64.b64encode(row.tobytes()).decode("ascii")} for row in matrix]
+        encoding = "float" if form.encoding == "float" else "base64"
+        result = {"model": result["model"], "pooling": result["pooling"], "encoding": encoding, "results": shown}
+    if form.skipped:
+        errors = {number: {"error": problems.document(*why)} for number, why in form.skipped.items()}
+        answered = iter(result["results"])
+        count = len(errors) + len(result["results"])
+        result = result | {"results": [errors.get(number) or next(answered) for number in range(count)]}
+    return result
 
 
-def _features(result: dict[str, Any]) -> NDArray[np.float32]:
+def features(result: dict[str, Any]) -> NDArray[np.float32]:
     """The worker's packed features, (texts, units)."""
     return np.frombuffer(base64.b64decode(result["features"]), dtype="<f4").reshape(-1, result["units"])
 
 
-def final_event(outcome: Outcome, kind: str, encoding: str) -> tuple[str, str]:
+def _result(outcome: Outcome) -> dict[str, Any]:
+    if outcome.error is not None:
+        raise problems.of_job(outcome.error)
+    if outcome.state == "cancelled" or outcome.result is None:
+        raise Problem("cancelled", "the job was cancelled before it had ended")
+    return outcome.result
+
+
+def _npy(result: dict[str, Any], form: Form) -> Response:
+    """A NumPy file of all features; those of a text that was left out are NaN."""
+    matrix = features(result)
+    if form.skipped:
+        whole = np.full((len(matrix) + len(form.skipped), matrix.shape[1]), np.nan, np.float32)
+        whole[[number for number in range(len(whole)) if number not in form.skipped]] = matrix
+        matrix = whole
+    buffer = io.BytesIO()
+    np.save(buffer, matrix, allow_pickle=False)
+    model = result["model"]
+    return Response(buffer.getvalue(), media_type=NPY, headers={"X-Model": f"{model['name']}/step-{model['step']}"})
+
+
+def final_event(outcome: Outcome, kind: str, form: Form) -> tuple[str, str]:
     """(event, data) that ends a stream: `done` with the result, `failed` or `cancelled` with a problem document."""
     try:
-        return "done", json.dumps(body(outcome, kind, encoding))
+        return "done", json.dumps(body(outcome, kind, form))
     except Problem as problem:
         return outcome.state, json.dumps(problem.document)
 

@@ -12,6 +12,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api import metrics, problems
+from api.http.cors import Cors
 from api.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,13 @@ class Connection(HttpToolsProtocol):
     Closes when a whole request has not come within `timeout_s`, or the client has not read on for as long.
     """
 
-    def __init__(self, *arguments: Any, max_header_bytes: int, timeout_s: float, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, max_header_bytes: int, timeout_s: float, cors: Cors | None, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self._max_header_bytes = max_header_bytes
         self._timeout_s = timeout_s
+        self._cors = cors
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._in_header = True
@@ -143,6 +147,10 @@ class Connection(HttpToolsProtocol):
         content = json.dumps(problem.document).encode()
         lines = [STATUS_LINE[problem.status_code].removesuffix(b"\r\n")]
         lines += [name + b": " + value for name, value in self.server_state.default_headers]
+        if self._cors is not None:
+            origin = dict(self.headers or []).get(b"origin")
+            cors = self._cors.headers(None if origin is None else origin.decode("latin-1"))
+            lines += [f"{name}: {value}".encode("latin-1") for name, value in cors]
         lines += [b"content-type: " + problems.MEDIA_TYPE.encode(), b"content-length: %d" % len(content)]
         self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", content]))
         self.transport.close()

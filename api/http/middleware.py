@@ -1,25 +1,34 @@
-"""Around every request, in plain ASGI: check the key, bound the body while it is read, measure, record a span."""
+"""Around every request, in plain ASGI: name it, measure it, check its key, bound its body, and answer its failures."""
 
+import asyncio
+import logging
+import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from opentelemetry.trace import SpanKind
 from redis.exceptions import RedisError
 
 from api import keys as api_keys
 from api import metrics, problems
+from api.http import encodings
 from api.http.answers import Message, Receive, Send
+from api.http.documentation import ASSETS
 from api.keys import Key
 from api.problems import Problem
 from api.redis.limits import Limits
-from contract import telemetry
+
+log = logging.getLogger(__name__)
 
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class BodyLimit:
-    """Refuses a body over the limit: by its Content-Length before reading, or as soon as too much has come."""
+    """Refuses a body over the limit: by its Content-Length before reading, or as soon as too much has come.
+
+    A packed one is unpacked, to no more than the same limit.
+    """
 
     def __init__(self, app: App, limit: int, fit_limit: int) -> None:
         """fit_limit: for `POST /heads`, whose examples are many."""
@@ -34,7 +43,8 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         limit, setting = self._limits[scope["path"] == "/heads"]
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        headers = dict(scope["headers"])
+        declared, encoding = headers.get(b"content-length", b"0"), headers.get(b"content-encoding", b"identity")
         if declared.isdigit() and int(declared) > limit:
             await problems.response(_body_too_large(int(declared), limit, setting))(scope, receive, send)
             return
@@ -48,7 +58,40 @@ class BodyLimit:
                 raise _body_too_large(seen, limit, setting)
             return message
 
-        await self._app(scope, bounded, send)
+        if encoding.lower() == b"identity":
+            await self._app(scope, bounded, send)
+            return
+        try:
+            unpacked = await _unpacked(encoding.decode("latin-1"), bounded, limit)
+            if unpacked is None:
+                return  # its client has gone
+            if len(unpacked) > limit:
+                raise _body_too_large(len(unpacked), limit, setting)
+        except Problem as problem:
+            await problems.response(problem)(scope, receive, send)
+            return
+        await self._app(scope, replayed(unpacked, receive), send)
+
+
+async def _unpacked(encoding: str, receive: Receive, limit: int) -> bytes | None:
+    """The whole body, unpacked; None where the connection ends within it. Raises Problem."""
+    packed, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        packed, more = packed + message.get("body", b""), message.get("more_body", False)
+    return await asyncio.to_thread(encodings.unpack, encoding, packed, limit)
+
+
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """`receive` as if this body came."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return received
 
 
 def _body_too_large(actual: int, limit: int, setting: str) -> Problem:
@@ -56,12 +99,12 @@ def _body_too_large(actual: int, limit: int, setting: str) -> Problem:
 
 
 # Probes have no key, and the documentation is public: it must be readable for those who have no key yet.
-_OPEN = {"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+_OPEN = {"/", "/healthz", "/readyz", "/docs", "/openapi.json"}
 
 
 def needed_scope(method: str, path: str) -> str | None:
     """The scope that a key needs to call this; None where no key is needed. Unknown paths need one too."""
-    if path in _OPEN:
+    if path in _OPEN or path.startswith(f"{ASSETS}/"):
         return None
     if path == "/metrics":
         return "metrics"
@@ -116,34 +159,6 @@ class Authorize:
         return key
 
 
-class Spans:
-    """An OpenTelemetry span for every request, which continues the caller's trace if there is one (`traceparent`)."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        method = scope["method"]
-        with telemetry.TRACER.start_as_current_span(
-            method, telemetry.CONTEXT.extract(headers), SpanKind.SERVER, {"http.request.method": method}
-        ) as span:
-
-            async def watched(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    span.set_attribute("http.response.status_code", message["status"])
-                await send(message)
-
-            await self._app(scope, receive, watched)
-            route = getattr(scope.get("route"), "path", None)
-            if route is not None:
-                span.set_attribute("http.route", route)
-                span.update_name(f"{method} {route}")
-
-
 class Measure:
     """Counts and times requests by route; all paths without a route count as one."""
 
@@ -170,3 +185,85 @@ class Measure:
             path = getattr(route, "path", "unknown")
             metrics.REQUESTS.labels(scope["method"], path, str(status)).inc()
             metrics.REQUEST_SECONDS.labels(path).observe(time.perf_counter() - started)
+
+
+class Head:
+    """Answers HEAD wherever GET is answered, without the body."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def received() -> Message:
+            # A stream of events, which may be without end, ends with its header section.
+            return {"type": "http.disconnect"} if started else await receive()
+
+        async def headers_alone(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                scope["method"] = "HEAD"
+                await send(message)
+
+        scope["method"] = "GET"
+        await self._app(scope, received, headers_alone)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Failures:
+    """Answers what nobody expected with a problem document, within the middleware that adds headers to it."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            # The route and not the path, which is the client's text.
+            route = getattr(scope.get("route"), "path", "?")
+            log.error("%s %s failed (%s)", scope["method"], route, scope["state"]["request_id"], exc_info=error)
+            if started:
+                raise
+            detail = f"an unexpected error, which was logged as {scope['state']['request_id']}"
+            await problems.response(Problem("internal", detail))(scope, receive, send)
+
+
+REQUEST_ID = "X-Request-Id"
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+
+
+class RequestId:
+    """Names every request in `X-Request-Id`, as its client does or by a name of its own; it is in logs as well."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = dict(scope["headers"]).get(b"x-request-id", b"")
+        name = sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(8).encode()
+        scope.setdefault("state", {})["request_id"] = name.decode()
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", name)]
+            await send(message)
+
+        await self._app(scope, receive, named)

@@ -10,6 +10,7 @@ from api.problems import Problem
 from api.redis.idempotency import IdempotentRequest
 from api.redis.publisher import Publisher
 from api.redis.submissions import QueueFull
+from api.schemas.form import AS_IT_IS, Form
 from api.settings import ApiSettings
 from contract.jobs import AnyJob
 
@@ -32,7 +33,7 @@ class Admission:
         job: AnyJob,
         texts: int,
         size: int,
-        encoding: str = "float",
+        form: Form = AS_IT_IS,
         abandon: bool = False,
         idempotent: IdempotentRequest | None = None,
     ) -> str | None:
@@ -42,7 +43,7 @@ class Admission:
         one of them.
         """
         try:
-            made = await self._publisher.publish(job, texts, size, encoding, abandon, idempotent)
+            made = await self._publisher.publish(job, texts, size, form, abandon, idempotent)
         except QueueFull as full:
             raise self._full(full.texts, full.size, texts, size) from full
         if made is None:

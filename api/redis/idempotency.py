@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Self
 
 from fastapi import Request
-from pydantic import BaseModel
 
 from api import metrics
 from api.keys import Key
 from api.problems import Problem
+from api.schemas.requests import Body
 from contract import wire
 
 HEADER = "Idempotency-Key"
@@ -30,11 +30,10 @@ class IdempotentRequest:
     fingerprint: str
 
     @classmethod
-    def of(cls, request: Request, idempotency_key: str, owner: Key | None, body: BaseModel) -> Self:
+    def of(cls, request: Request, idempotency_key: str, owner: Key | None, body: Body) -> Self:
         identity = "\n".join((owner.name if owner else "", request.url.path, idempotency_key))
         digest = hashlib.sha256(identity.encode()).hexdigest()
-        # Of the parsed body: defaults are filled in, but a seed that the service will draw is not.
-        return cls(wire.idempotency(digest), hashlib.sha256(body.model_dump_json().encode()).hexdigest())
+        return cls(wire.idempotency(digest), hashlib.sha256(body.fingerprint().encode()).hexdigest())
 
     def job_of(self, made: str) -> str:
         """The id of the job that the key made. Raises Problem if another request made it.

@@ -17,6 +17,7 @@ import redis.asyncio as redis
 from api import metrics
 from api.redis.idempotency import IdempotentRequest
 from api.redis.submissions import Submission, admit
+from api.schemas.form import Form
 from api.settings import ApiSettings
 from contract.jobs import AnyJob
 
@@ -39,13 +40,13 @@ class Publisher:
         job: AnyJob,
         texts: int,
         size: int,
-        encoding: str,
+        form: Form,
         abandon: bool,
         idempotent: IdempotentRequest | None = None,
     ) -> str | None:
         """Queue the job and return None; or queue nothing and return what an earlier such request made."""
         queued: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        submission = Submission(job, texts, size, encoding, abandon, idempotent, queued)
+        submission = Submission(job, texts, size, form, abandon, idempotent, queued)
         self._waiting.append(submission)
         self._arrived.set()
         try:

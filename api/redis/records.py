@@ -6,6 +6,7 @@ from typing import Any, cast
 import redis.asyncio as redis
 
 from api import metrics
+from api.schemas.form import Form
 from contract import endings, lua, wire
 from contract.jobs import JobBase, JobState, Outcome
 
@@ -34,7 +35,7 @@ class Record:
     kind: str
     state: JobState
     created: float
-    encoding: str
+    form: Form
     timeout_s: float
     left_s: float  # of its time, by Redis' clock; negative when that is over
 
@@ -51,16 +52,17 @@ class Records:
 
     async def record(self, job_id: str) -> Record | None:
         """None for a job that never was, or ended long ago."""
-        fields = ["kind", "state", "created", "encoding", "timeout_s"]
+        fields = ["kind", "state", "created", "timeout_s", "encoding"]
         async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.hmget(wire.job(job_id), fields)
+            pipeline.hmget(wire.job(job_id), [*fields, "skipped"])
             pipeline.time()
-            found, (seconds, microseconds) = await pipeline.execute()
+            (*found, skipped), (seconds, microseconds) = await pipeline.execute()
         if None in found:
             return None
-        kind, state, created, encoding, timeout_s = (value.decode() for value in found)
+        kind, state, created, timeout_s, encoding = (value.decode() for value in found)
         left_s = float(created) + float(timeout_s) - (seconds + microseconds / 1e6)
-        return Record(kind, cast(JobState, state), float(created), encoding, float(timeout_s), left_s)
+        form = Form.of(encoding, (skipped or b"").decode())
+        return Record(kind, cast(JobState, state), float(created), form, float(timeout_s), left_s)
 
     async def outcome(self, job_id: str, record: Record) -> Outcome | None:
         """None while the job has time, and when its result has expired. Ends a job whose time is over."""

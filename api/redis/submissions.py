@@ -12,6 +12,7 @@ from typing import Any, cast
 import redis.asyncio as redis
 
 from api.redis.idempotency import IdempotentRequest
+from api.schemas.form import Form
 from api.settings import ApiSettings
 from contract import lua, wire
 from contract.jobs import AnyJob
@@ -21,7 +22,7 @@ _MAX_JOBS = 32
 _MAX_TEXTS = 64  # unless one job alone has more
 
 # KEYS: open, load, the two queues, the two sets of waiting jobs, then each job's record. ARGV: the two limits, the two
-# sizes of a message, how long idempotency keys are kept, then twelve values of each job: see `Submission.arguments`.
+# sizes of a message, how long idempotency keys are kept, then thirteen values of each job: see `Submission.arguments`.
 # Answers for each job {0 or 1, texts, bytes}: whether it is admitted, and what was queued before it; or {2, what its
 # idempotency key made before}. Then the number of jobs in each message. A job that an earlier attempt has admitted,
 # whose answer was lost, is not counted again.
@@ -41,7 +42,7 @@ local function full(number)
   messages[number] = {texts = 0}
 end
 for number = 1, #KEYS - 6 do
-  local at = 5 + 12 * (number - 1)
+  local at = 5 + 13 * (number - 1)
   local id, more_texts, more_bytes = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local fits = texts + more_texts <= tonumber(ARGV[1]) and bytes + more_bytes <= tonumber(ARGV[2])
   local queue = tonumber(ARGV[at + 9])
@@ -56,6 +57,7 @@ for number = 1, #KEYS - 6 do
     redis.call('HSET', KEYS[number + 6], 'state', 'queued', 'created', now, 'kind', ARGV[at + 4],
       'encoding', ARGV[at + 5], 'abandon', ARGV[at + 6], 'body', ARGV[at + 7], 'priority', ARGV[at + 8],
       'timeout_s', ARGV[at + 10])
+    if ARGV[at + 13] ~= '' then redis.call('HSET', KEYS[number + 6], 'skipped', ARGV[at + 13]) end
     if idempotency ~= '' then redis.call('SET', idempotency, id .. ' ' .. ARGV[at + 12], 'EX', ARGV[5]) end
     texts, bytes = texts + more_texts, bytes + more_bytes
     local waiting = messages[queue]
@@ -89,7 +91,7 @@ class Submission:
     job: AnyJob
     texts: int
     size: int
-    encoding: str
+    form: Form
     abandon: bool  # cancel it when its stream has no reader any more
     idempotent: IdempotentRequest | None
     queued: "asyncio.Future[str | None]"
@@ -102,7 +104,7 @@ class Submission:
             self.texts,
             self.size,
             job.kind,
-            self.encoding,
+            self.form.encoding,
             int(self.abandon),
             job.model_dump_json(),
             job.priority,
@@ -110,6 +112,7 @@ class Submission:
             job.timeout_s,
             self.idempotent.redis_key if self.idempotent else "",
             self.idempotent.fingerprint if self.idempotent else "",
+            self.form.skipped_json(),
         )
 
     def settle(self, answer: str | Exception | None) -> None:

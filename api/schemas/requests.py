@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -10,13 +10,17 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     Strict,
+    ValidationError,
     WithJsonSchema,
     model_validator,
 )
 
-from contract.jobs import Pooling, RankBy
+from api.schemas.faults import faults
+from contract.jobs import Offsets, Pooling, RankBy
 from texts.preparation import clean
+from texts.records import label_text
 
 
 def _encodable(text: str) -> str:
@@ -41,6 +45,13 @@ def _number(value: object) -> object:
     return value
 
 
+def _label(value: object) -> object:
+    """A number or a truth value as the label that files of JSON lines give it."""
+    if isinstance(value, int | float) and abs(value) > EXACT:
+        raise ValueError(f"a number beyond {EXACT:,} is not exact in JSON: send it as a string")
+    return label_text(value) if isinstance(value, int | float) else value
+
+
 def _unit_name(value: object) -> object:
     if isinstance(value, str) and not re.fullmatch(_UNIT, value):
         raise ValueError("not the number of a unit")
@@ -56,6 +67,7 @@ Whole = BeforeValidator(_number)  # an integer as JSON Schema has it: 5 and 5.0,
 Number = Annotated[float, Strict()]
 HEAD_NAME = "^[a-z0-9][a-z0-9._-]{0,63}$"
 MAX_LABELS = 100
+EXACT = 2**53  # any JSON reader keeps whole numbers up to this
 _LABEL = r"^[^\x00-\x1f\x7f-\x9f]{1,100}$"
 _UnitName = Annotated[int, Field(ge=0), BeforeValidator(_unit_name)]
 
@@ -71,21 +83,27 @@ class Body(BaseModel):
         "longest that is allowed.",
     )
 
+    def fingerprint(self) -> str:
+        """The same text for the same request: defaults are filled in, and a seed that will be drawn is not."""
+        return self.model_dump_json()
+
+
+def _example(**body: Any) -> ConfigDict:
+    """A body that documentation shows, and that runs as it is."""
+    return ConfigDict(json_schema_extra={"examples": [body]})
+
 
 class TextsRequest(Body):
     """Give `texts`, or `text` for a single one."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "anyOf": [
-                {"required": ["texts"], "properties": {"texts": {"type": "array"}, "text": {"type": "null"}}},
-                {"required": ["text"], "properties": {"text": {"type": "string"}, "texts": {"type": "null"}}},
-            ]
-        }
-    )
-
-    texts: list[Text] | None = Field(None, min_length=1, examples=[["A delightful film.", "A waste of time."]])
+    texts: list[Text] | None = Field(None, min_length=1)
     text: Text | None = None
+    on_error: Literal["fail", "skip"] = Field(
+        "fail",
+        description="What becomes of `texts` where one cannot be used, because it is empty or too long: `fail` refuses "
+        "them all; `skip` answers the others, and in its place a problem document as `error`.",
+    )
+    _unusable: dict[int, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "TextsRequest":
@@ -93,15 +111,43 @@ class TextsRequest(Body):
             raise ValueError("give either texts or text")
         return self
 
+    @classmethod
+    def skipping(cls, body: dict[str, Any], error: ValidationError) -> Self:
+        """The request of this body without the texts that are at fault. Raises ValidationError for any other fault."""
+        unusable: dict[int, str] = {}
+        for fault in faults(error, cls):
+            name, _, number = fault["at"].partition(".")
+            if name != "texts" or not number.isdigit():
+                raise error
+            unusable[int(number)] = fault["message"]
+        texts = [text for number, text in enumerate(body["texts"]) if number not in unusable]
+        if not texts:
+            raise error
+        request = cls.model_validate(body | {"texts": texts})
+        request._unusable.update(unusable)
+        return request
+
+    @property
+    def unusable(self) -> dict[int, str]:
+        """Left out by `skip`: number of the text -> why."""
+        return self._unusable
+
     def all_texts(self) -> list[str]:
         return self.texts if self.texts is not None else [self.text or ""]
 
+    def fingerprint(self) -> str:
+        return f"{super().fingerprint()} {sorted(self._unusable.items())}"
+
 
 class ClassifyRequest(TextsRequest):
+    model_config = _example(texts=["A delightful film.", "It broke within a week."])
+
     head: AnyText = Field("sentiment", max_length=64, description="Name of the classifier.")
 
 
 class FeaturizeRequest(TextsRequest):
+    model_config = _example(texts=["One text.", "Another one."], encoding="base64")
+
     pooling: Pooling = Field(
         "cell",
         description="The final cell itself (released code), its tanh (the paper), or the mean of the hidden vector "
@@ -111,13 +157,22 @@ class FeaturizeRequest(TextsRequest):
 
 
 class TraceRequest(Body):
+    model_config = _example(text="It was great at first. Then it broke.")
+
     text: Text
     units: list[Annotated[int, Field(ge=0), Whole]] | None = Field(
         None, min_length=1, max_length=64, description="Units to trace; the sentiment unit if left out."
     )
+    offsets: Offsets = Field(
+        "characters",
+        description="What `start` and `end` count: characters, as strings of Python do, or units of UTF-16, as those "
+        "of JavaScript, Java and C# do.",
+    )
 
 
 class GenerateRequest(Body):
+    model_config = _example(prompt="The hotel was", sentiment=0.9, length=80, seed=1)
+
     prompt: AnyText = Field("", description="What the review begins with; may be empty.")
     sentiment: Number | None = Field(None, ge=-1, le=1, description="Hold the sentiment unit at this sentiment.")
     clamp: dict[_UnitName, Annotated[Number, Field(ge=-100, le=100)]] = Field(
@@ -173,22 +228,45 @@ class GenerateRequest(Body):
 
 HeadName = Annotated[str, Field(pattern=HEAD_NAME)]
 # As `model/checkpoints/head_store.py` keeps it: a terminal must be able to show it.
-Label = Annotated[str, Field(pattern=_LABEL), AfterValidator(_encodable)]
+Label = Annotated[
+    str,
+    BeforeValidator(_label),
+    Field(pattern=_LABEL),
+    AfterValidator(_encodable),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": _LABEL},
+                {"type": "number", "minimum": -EXACT, "maximum": EXACT},
+                {"type": "boolean"},
+            ]
+        }
+    ),
+]
 
 
 class Example(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     text: Text
-    label: Label
+    label: Label = Field(description="Numbers and truth values are labels as in JSON lines: `1`, `true`.")
 
 
 class FitRequest(Body):
+    model_config = _example(
+        name="delivery",
+        examples=[
+            {"text": "It came a day early.", "label": "fast"},
+            {"text": "On my doorstep the next morning.", "label": "fast"},
+            {"text": "Three weeks late.", "label": "slow"},
+            {"text": "I am still waiting for the parcel.", "label": "slow"},
+        ],
+    )
+
     name: HeadName = Field(description="What `POST /classify` calls it as `head`.")
     examples: list[Example] = Field(
         min_length=2,
         description="Of two labels or more, 100 at most.",
-        examples=[[{"text": "It came a day early.", "label": "fast"}, {"text": "Three weeks late.", "label": "slow"}]],
     )
     unit_only: Annotated[bool, Strict()] = Field(
         False,

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from contract.jobs import HeadInfo, JobState, ModelInfo, Pooling
 
@@ -33,10 +33,25 @@ class Classification(BaseModel):
     warning: str | None = Field(description="Set where the text is unlike what the model has learnt from.")
 
 
+class Problem(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(pattern="^urn:sentiment-neuron:problem:")
+    title: str
+    status: int
+    detail: str
+
+
+class SkippedText(BaseModel):
+    error: Problem = Field(description="Why the text could not be used; with `on_error` `skip` alone.")
+
+
 class ClassifyResponse(BaseModel):
     model: ModelName
     head: str
-    results: list[Classification]
+    results: list[Classification | SkippedText]
 
 
 class Features(BaseModel):
@@ -47,7 +62,7 @@ class FeaturizeResponse(BaseModel):
     model: ModelName
     pooling: Pooling
     encoding: Literal["float", "base64"]
-    results: list[Features]
+    results: list[Features | SkippedText]
 
 
 class FitResponse(HeadInfo):
@@ -64,7 +79,7 @@ class HeadsResponse(BaseModel):
 
 class TracedByte(BaseModel):
     byte: int
-    start: int = Field(description="First character of the text as sent that the byte belongs to.")
+    start: int = Field(description="First character of the text as sent that the byte belongs to; see `offsets`.")
     end: int = Field(description="The character after the last; equal to start for bytes that preparation adds.")
     text: str
     values: list[float] = Field(description="One for each of `units`, after the byte was read.")
@@ -99,7 +114,7 @@ class JobResponse(BaseModel):
     state: JobState
     created: float = Field(description="Unix time in seconds.")
     result: dict[str, Any] | None = None
-    error: dict[str, Any] | None = Field(None, description="A problem document.")
+    error: Problem | None = None
 
 
 class ModelsResponse(BaseModel):

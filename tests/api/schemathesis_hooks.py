@@ -5,18 +5,23 @@ import uuid
 from typing import Any
 
 import schemathesis
+from pydantic import ValidationError
 
 from api.redis.idempotency import HEADER, PATTERN
+from api.schemas.requests import Example
 
 
 @schemathesis.hook
 def filter_case(context: Any, case: Any) -> bool:
     """Leave out bodies that are answered with an error, rightly.
 
-    422: `n`, `best_of`, `rank_by` and `stream` contradict each other, or no head can be fitted on such examples. 504:
-    `timeout_s` is less than a job takes.
+    422: there are both of `text` and `texts`, or none; `n`, `best_of`, `rank_by` and `stream` contradict each other; no
+    head can be fitted on such examples. 504: `timeout_s` is less than a job takes.
     """
     body = case.body
+    takes_texts = case.operation.path in ("/classify", "/featurize") and isinstance(body, dict)
+    if takes_texts and (body.get("text") is None) == (body.get("texts") is None):
+        return False
     if isinstance(body, dict) and isinstance(body.get("timeout_s"), int | float) and 0 < body["timeout_s"] < 30:
         return False
     if isinstance(body, dict) and isinstance(body.get("examples"), list):
@@ -33,12 +38,14 @@ def filter_case(context: Any, case: Any) -> bool:
 
 
 def _tell_apart(examples: list[Any], unit_only: Any) -> bool:
-    """Whether labels are two or more, or no strings at all, and have different texts."""
+    """Whether labels are two or more and have different texts; true where an example is none."""
     texts: dict[str, list[str]] = {}
     for example in examples:
-        if not isinstance(example, dict) or not all(isinstance(example.get(name), str) for name in ("text", "label")):
+        try:
+            valid = Example.model_validate(example)
+        except ValidationError:
             return True  # refused in any case
-        texts.setdefault(example["label"], []).append(example["text"].strip())
+        texts.setdefault(valid.label, []).append(valid.text.strip())
     differ = any(sorted(found) != sorted(next(iter(texts.values()))) for found in texts.values())
     return differ and (len(texts) == 2 or unit_only is not True)
 

@@ -67,7 +67,7 @@ def test_an_unknown_head_is_named_with_those_that_exist(client: httpx.Client) ->
         ("application/json; charset=utf-8", "utf-8", 200),
         ("application/json", "utf-16", 200),
         ("application/merge-patch+json", "utf-8", 200),
-        ("text/plain", "utf-8", 422),
+        ("text/plain", "utf-8", 415),
     ],
 )
 def test_any_spelling_of_json_is_read(client: httpx.Client, content_type: str, encoding: str, status: int) -> None:

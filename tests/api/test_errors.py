@@ -36,12 +36,13 @@ def check(response: httpx.Response, status: int, kind: str) -> dict[str, object]
         (b'{"texts": "one"}', "valid list"),
         (b"{}", "give either texts or text"),
         (b'{"text": "a", "texts": ["b"]}', "give either texts or text"),
-        (b'{"text": "a", "heads": "b"}', "heads"),
+        (b'{"text": "a", "heads": "b"}', "body.heads: there is no such field; did you mean 'head'?"),
         (b'{"text": "\xff"}', "not valid UTF-8"),
         (b'{"text": "\\ud83d"}', "lone surrogate"),
-        (b'{"text": ', "JSON"),
+        (b'{"text": ', "the body is not JSON: Expecting value at line 1, column 10"),
+        (b'{"text": %s}' % (b"9" * 5000), "the JSON of the body cannot be read"),
         (b"[" * 100_000, "JSON"),
-        (b"", "required"),
+        (b"", "the body is empty"),
     ],
 )
 def test_a_body_that_is_not_valid(client: httpx.Client, content: bytes, said: str) -> None:

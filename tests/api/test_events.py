@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from api.endpoints.events import stream
+from api.schemas.form import AS_IT_IS
 from contract.jobs import Outcome
 
 TOKEN = "1-0", "token", '{"index": 0, "text": "the end"}'
@@ -33,7 +34,7 @@ def sent(job: Ended) -> str:
     parts = cast(Any, SimpleNamespace(streams=job, records=job))
 
     async def read() -> bytes:
-        return b"".join([chunk async for chunk in stream(parts, "id", "generate", "float", "0")])
+        return b"".join([chunk async for chunk in stream(parts, "id", "generate", AS_IT_IS, "0")])
 
     return asyncio.run(read()).decode()
 

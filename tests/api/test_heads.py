@@ -84,6 +84,19 @@ def test_a_head_is_fitted_listed_used_and_deleted(client: httpx.Client) -> None:
         assert gone.json()["type"].endswith(":unknown-head")
 
 
+def test_labels_may_be_numbers_and_truth_values(client: httpx.Client) -> None:
+    """As in files of JSON lines, which `neuron head fit` reads."""
+    for labels, named in (((0, 1), ["0", "1"]), ((False, True), ["false", "true"]), ((1.0, 4.5), ["1", "4.5"])):
+        listed = [one | {"label": labels[one["label"] == "label b"]} for one in examples("ab", each=3)]
+        report = client.post("/heads", json={"name": "numbered", "examples": listed}).raise_for_status().json()
+        assert report["labels"] == named
+        client.delete("/heads/numbered").raise_for_status()
+    for label in (2**60, None, [1], {"a": 1}):
+        refused = client.post("/heads", json={"name": "numbered", "examples": [{"text": "x", "label": label}] * 2})
+        assert refused.status_code == 422
+        assert "examples.0.label" in refused.json()["detail"]
+
+
 def test_many_labels_and_one_unit(client: httpx.Client) -> None:
     many = client.post("/heads", json={"name": "many", "examples": examples("abcd")}).raise_for_status().json()
     assert many["labels"] == [f"label {letter}" for letter in "abcd"]

@@ -278,6 +278,6 @@ def test_it_is_documented_and_open_to_browsers(redis_url: str) -> None:
             "Access-Control-Request-Headers": "idempotency-key",
         }
         allowed = httpx.options(url + "/classify", headers=asked)
-        assert "Idempotency-Key" in allowed.headers["access-control-allow-headers"]
+        assert "idempotency-key" in allowed.headers["access-control-allow-headers"]
         answer = httpx.post(url + "/classify", json={"text": ""}, headers={"Origin": "https://app.example"})
         assert "Idempotency-Replayed" in answer.headers["access-control-expose-headers"]

@@ -61,6 +61,7 @@ def trickle(connection: socket.socket, piece: bytes) -> None:
         connection.sendall(piece)
 
 
+JSON = {"Content-Type": "application/json"}
 POST = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 POST_GENERATE = POST.replace(b"/classify", b"/generate")
 
@@ -177,7 +178,7 @@ def test_every_answer_has_the_security_headers(strict: Stack, client: httpx.Clie
             strictly.get("/healthz"),
             strictly.get("/docs"),
             strictly.get("/nowhere"),
-            strictly.post("/classify", content=b"{"),
+            strictly.post("/classify", content=b"{", headers=JSON),
             strictly.get("/readyz"),
             client.post("/classify", json={"text": "Good."}),
             client.post("/generate", json={"length": 3, "stop": [], "stream": True}),
@@ -215,7 +216,12 @@ def test_no_text_of_users_is_logged(strict: Stack, stack: Stack, client: httpx.C
     assert client.post("/generate", json={"prompt": marker, "length": 5, "stream": True}).status_code == 200
     assert client.post("/classify", json={"text": "Good.", "head": marker}).status_code == 404
     assert client.post("/classify", json={"text": marker, marker: 1}).status_code == 422
-    assert client.post("/classify", content=f'{{"text": "{marker}').status_code == 422
+    assert (
+        client.post(
+            "/classify", content=f'{{"text": "{marker}', headers={"Content-Type": "application/json"}
+        ).status_code
+        == 422
+    )
     assert client.get(f"/{marker}").status_code == 404
     assert client.get(f"/jobs/{'A' * 24}/events", headers={"Last-Event-ID": marker}).status_code == 422
     with connect(stack) as connection:

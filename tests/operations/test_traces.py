@@ -20,7 +20,7 @@ class Collector(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Export)
-        self.spans: dict[str, tuple[str, Any]] = {}
+        self.spans: list[tuple[str, Any]] = []
 
     @property
     def url(self) -> str:
@@ -35,7 +35,7 @@ class _Export(BaseHTTPRequestHandler):
         for resource in request.resource_spans:
             (service,) = [one.value.string_value for one in resource.resource.attributes if one.key == "service.name"]
             for scope in resource.scope_spans:
-                self.server.spans |= {span.name: (service, span) for span in scope.spans}
+                self.server.spans += [(service, span) for span in scope.spans]
         self.send_response(200)
         self.end_headers()
 
@@ -57,10 +57,12 @@ def test_a_request_is_one_trace(collector: Collector, tiny_volume: Path, tmp_pat
     names = ["POST /classify", "job classify", *parts]
     with run_stack(tmp_path, NEURON_CHECKPOINT_DIR=str(tiny_volume), **settings) as stack, stack.client() as client:
         client.post("/classify", json={"text": "A secret text."}, headers={"traceparent": CALLER})
-        wait_until(lambda: collector.spans.keys() >= set(names), what="the spans")
-    services, spans = zip(*(collector.spans[name] for name in names), strict=True)
+        wait_until(lambda: {span.name for _, span in collector.spans} >= set(names), what="the spans")
+    # When both processes have ended, and sent what they had.
+    found = [(service, span) for service, span in collector.spans if span.trace_id.hex() == CALLER.split("-")[1]]
+    assert sorted(span.name for _, span in found) == sorted(names)
+    services, spans = zip(*sorted(found, key=lambda item: names.index(item[1].name)), strict=True)
     assert services == ("sentiment-neuron-api", *["sentiment-neuron-worker"] * 5)
-    assert {span.trace_id.hex() for span in spans} == {CALLER.split("-")[1]}
     request, job, *inner = spans
     assert request.parent_span_id.hex() == CALLER.split("-")[2]
     assert job.parent_span_id == request.span_id

@@ -9,6 +9,7 @@ import redis
 import redis.asyncio
 
 from api.redis.publisher import Publisher
+from api.schemas.form import AS_IT_IS
 from api.settings import ApiSettings
 from contract import wire
 from contract.jobs import ClassifyJob, ErrorCode, Outcome
@@ -36,7 +37,7 @@ def client(redis_url: str) -> Iterator["redis.Redis"]:
         publisher = Publisher(ApiSettings(), asynchronous)
         running = asyncio.create_task(publisher.run())
         for one in JOBS:  # one after the other, each in a message of its own
-            await publisher.publish(one, 1, 10, "float", False)
+            await publisher.publish(one, 1, 10, AS_IT_IS, False)
         running.cancel()
         await asynchronous.aclose()
 

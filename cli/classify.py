@@ -60,7 +60,7 @@ def classify(
         _classify_file(Path(texts[0]), out, directory, head, reading)
         return
     if len(texts) == 1 and Path(texts[0]).is_file():
-        click.echo(f"{texts[0]} is read as a text; to classify the file of that name, give --out", err=True)
+        raise click.UsageError(f"{texts[0]} is a file: give --out for its rows, or its lines on stdin: < {texts[0]}")
     batches = _batches([[(text, None) for text in texts]] if texts else _of_stdin(reading))
     first = next(batches, None)
     if first is None:
@@ -142,9 +142,7 @@ def _batches(asked: Iterable[list[_Asked]]) -> Iterator[list[_Asked]]:
 
 
 def _classify_file(path: Path, out: Path, directory: Path, head: str, reading: Reading) -> None:
-    if not path.is_file():
-        raise click.UsageError(f"{path} is no file")
-    rows.check_output(out, path)
+    rows.check_files(path, out)
     source = rows.RowFile(path, reading.columns.text, reading.columns.dialect)
     with Neuron.load(directory) as neuron:
         labels = neuron.info.heads[head] if head in neuron.info.heads else _labels(neuron, head)

@@ -25,7 +25,7 @@ _WRITTEN = (".npy", ".parquet", ".jsonl", ".ndjson")
 
 
 @click.command()
-@click.argument("source", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help=f"{', '.join(_WRITTEN)}.")
 @checkpoint_option
 @pooling_option
@@ -47,7 +47,7 @@ def featurize(
     Row i of the output belongs to row i of the input; one that cannot be used has features of NaN in .npy, and an
     `error` in place of features elsewhere, where the columns of the input are kept. What was stopped is continued.
     """
-    rows_of.check_output(out, source, _WRITTEN)
+    rows_of.check_files(source, out, _WRITTEN)
     texts = rows_of.RowFile(source, reading.columns.text, reading.columns.dialect)
     try:
         loaded = checkpoint.read(volumes.resolve(directory))

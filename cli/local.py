@@ -162,9 +162,7 @@ def _stdin(reading: Reading) -> str:
 
 
 def _trace_file(path: Path, out: Path, directory: Path, units: tuple[int, ...], reading: Reading) -> None:
-    if not path.is_file():
-        raise click.UsageError(f"{path} is no file")
-    rows.check_output(out, path, (".jsonl", ".ndjson", ".parquet"))
+    rows.check_files(path, out, (".jsonl", ".ndjson", ".parquet"))
     source = rows.RowFile(path, reading.columns.text, reading.columns.dialect)
     with Neuron.load(directory) as neuron, ThreadPoolExecutor(_SIDE_BY_SIDE) as threads:
         chosen = units or tuple(unit for unit in [neuron.info.sentiment_unit] if unit is not None)

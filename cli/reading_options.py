@@ -10,7 +10,8 @@ import click
 from texts.dialect import Dialect
 from texts.faults import Fault, Faults, TextsError
 from texts.formats import Format
-from texts.labelled import LABEL, NEGATIVE, POSITIVE, Columns, Labelled, read_labelled
+from texts.labelled import NEGATIVE, POSITIVE, Columns, Labelled, read_labelled
+from texts.records import LABEL
 from texts.sets import SentimentColumns
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -84,7 +84,7 @@ def parts(out: Path, form: Format, asked: dict[str, Any]) -> Iterator[Parts]:
 
     Raises FileError where another process is at it, or what is there was asked otherwise.
     """
-    directory = out.with_name(f"{out.name}.parts")
+    directory = _directory(out)
     with _writing(out):
         directory.mkdir(exist_ok=True)
     try:
@@ -104,6 +104,10 @@ def parts(out: Path, form: Format, asked: dict[str, Any]) -> Iterator[Parts]:
             yield Parts(out, directory, sum(map(_rows_of, there)), len(there), form)
     except TimeoutError as error:
         raise FileError(f"another process is writing {out}") from error
+
+
+def _directory(out: Path) -> Path:
+    return out.with_name(f"{out.name}.parts")
 
 
 def _parts(directory: Path) -> list[Path]:
@@ -132,7 +136,10 @@ def _writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FileError(f"{out} cannot be written: {error.strerror or error}") from error
+        raise FileError(
+            f"{out} cannot be written: {error.strerror or error}; the same command continues with what is in "
+            f"{_directory(out)}"
+        ) from error
 
 
 def _append(out: IO[bytes], parts: Sequence[Path]) -> None:
@@ -192,7 +199,7 @@ class ParquetFormat:
         import pyarrow.parquet as pq  # noqa: PLC0415 - optional: for Parquet alone
 
         # The schema of a part: Parquet keeps some types as others.
-        with pq.ParquetWriter(out, pq.read_schema(parts[0])) as writer:
+        with pq.ParquetWriter(out, pq.read_schema(parts[0]) if parts else self._schema) as writer:
             for path in parts:
                 with pq.ParquetFile(path, pre_buffer=False) as part:
                     for batch in part.iter_batches():
@@ -215,7 +222,9 @@ class ArrayFormat:
 
 
 def _cell(value: object) -> object:
-    return value if value is None or isinstance(value, str) else _json(value).decode()
+    if isinstance(value, bool | int | float | list | dict):
+        return _json(value).decode()
+    return value if value is None else str(value)  # of Parquet also times and decimals
 
 
 def _json(value: Any) -> bytes:

@@ -50,7 +50,7 @@ class Rows:
 
 
 class RowFile:
-    """A file of texts, read once to count its rows. Raises TextsError, also where it has none."""
+    """A file of texts, read once to count its rows. Raises TextsError."""
 
     def __init__(self, path: Path, text_field: str | None, dialect: Dialect) -> None:
         self.path = path
@@ -71,8 +71,6 @@ class RowFile:
                             raise TextsError(f"{path} has more than {MOST_COLUMNS:,} different keys")
             names = records.fields() if self.schema is None else self.schema.names
             self.columns = list(keys) if self.format == "json" else names
-        if self.total == 0:
-            raise TextsError(f"{path} holds no texts")
         if twice := sorted(name for name, count in Counter(self.columns).items() if count > 1):
             raise TextsError(f"{path} has more than one column called {shown(twice)}")
 
@@ -115,11 +113,16 @@ class RowFile:
                 return [dict(zip(self.columns, map(_utf8, value), strict=False)) for value in values]
 
 
-def check_output(out: Path, source: Path, known: Sequence[str] = _FORMATS) -> None:
-    """Make the directory of `out`; refuse before anything is read what cannot be written. known: suffixes.
+def check_files(source: Path, out: Path, known: Sequence[str] = _FORMATS) -> None:
+    """Make the directory of `out`; refuse before anything is read what cannot be read or written. known: suffixes.
 
     Raises FileError.
     """
+    if not source.exists():
+        raise FileError(f"there is no file {source}")
+    if not source.is_file():
+        what = "a directory" if source.is_dir() else "no regular file, and rows are counted before they are read"
+        raise FileError(f"{source} is {what}: name a file")
     if out.suffix.lower() not in known:
         raise FileError(f"{out}: results are written as {', '.join(known)}")
     try:

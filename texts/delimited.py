@@ -156,6 +156,8 @@ class Delimited:
                 fault = f"not {self._opened.format.upper()} ({error})"
                 if taken - end > 1:
                     fault = f"a quote that it opens is not closed as one ({error})"
+                if '\\"' in lines[end] and self._opened.dialect.escape is None:
+                    fault += "; where a backslash escapes quotes, give --escape '\\'"
                 block.begins.append(before + end + 1)
                 block.ends.append(before + end + 1)
                 block.values.append([lines[end].rstrip("\r\n")])

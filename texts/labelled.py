@@ -11,11 +11,10 @@ from texts.dialect import AS_IT_IS, Dialect
 from texts.faults import Fault, Faults, TextsError, shown
 from texts.preparation import clean
 from texts.reader import read_file
+from texts.records import LABEL
 
 NEGATIVE = ("0", "neg", "negative")
 POSITIVE = ("1", "pos", "positive")
-
-LABEL = "label"  # the field of the labels, unless another is named
 
 _NO_LABEL = ("", "nan", "null", "none")
 

@@ -18,6 +18,7 @@ from texts.records import (
     CHUNK_CHARACTERS,
     CHUNK_RECORDS,
     NO_TEXT,
+    TEXT,
     Chunk,
     Field,
     label_text,
@@ -83,10 +84,20 @@ class Objects:
 
     def chunks(self, fields: Sequence[Field], whole: bool) -> Iterator[Chunk]:
         """An object without a field is a fault; a label that is not there is none."""
-        while self._looked_at:
-            yield self._chunk(self._looked_at.pop(0), fields)
-        for block in self._coming:
+        guessed = next((field.name for field in fields if field.guessed), None)
+        while block := self._looked_at.pop(0) if self._looked_at else next(self._coming, None):
+            if guessed is not None:
+                self._check_guess(guessed, block)
             yield self._chunk(block, fields)
+
+    def _check_guess(self, name: str, block: _Block) -> None:
+        """Raises TextsError where `text` first comes late, and another field was taken for it."""
+        for place, value in zip(block.places, block.values, strict=True):
+            if TEXT in value and isinstance(value, dict):
+                raise TextsError(
+                    f"{self._opened.name}, line {place}: the first objects have {name!r}, and this one has {TEXT!r}: "
+                    "say which holds the text with --text-field"
+                )
 
     def _chunk(self, block: _Block, fields: Sequence[Field]) -> Chunk:
         if not any(block.faults):

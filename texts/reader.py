@@ -11,9 +11,7 @@ from texts.faults import TextsError, shown
 from texts.formats import place
 from texts.objects import Objects
 from texts.opening import Opened, open_file, open_stream, readable
-from texts.records import Chunk, Field, not_of_the_encoding
-
-TEXT = "text"  # the column of a file of text, and the one that is taken where there are several
+from texts.records import LABEL, TEXT, Chunk, Field, not_of_the_encoding
 
 
 class _Parser(Protocol):
@@ -52,16 +50,19 @@ class Records:
             yield from self._parser.chunks(fields, whole)
 
     def text_field(self, wanted: str | None, label: str | None = None) -> Field:
-        """The field of the texts. wanted: its name, or None for the only one beside `label`, or `text`.
+        """The field of the texts. wanted: its name, or None for the only one beside the label, or `text`.
 
         Raises TextsError naming those that there are. Of JSON any name may be wanted: it may first come late.
         """
+        guessed = wanted is None
         if self.format == "text":
             return Field(TEXT, "text")
         if wanted is None:
-            names = [name for name in self._parser.texts() if name != label]
+            names = [name for name in self._parser.texts() if name != (label or LABEL)]
             if not names and self.format == "json":
                 names = [TEXT]  # it may first come late
+            if not self.fields() and self.format != "json":
+                raise TextsError(f"{self.name}: the file is empty")
             if len(names) != 1 and TEXT not in names:
                 raise TextsError(
                     f"{self.name}: name the field that holds the text with --text-field; there are: {shown(names)}"
@@ -74,7 +75,7 @@ class Records:
                 f"{self.name}: the text field {wanted!r} {why} (--text-field); there are: {shown(self._parser.texts())}"
                 f"{self._other_delimiter()}"
             )
-        return Field(wanted, "text")
+        return Field(wanted, "text", guessed and wanted != TEXT)
 
     def label_field(self, wanted: str) -> Field:
         """The field of the labels, by its name. Raises as `text_field`."""

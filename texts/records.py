@@ -8,17 +8,21 @@ CHUNK_RECORDS = 8192
 CHUNK_CHARACTERS = 4 << 20
 
 NO_TEXT = "the text is null"
+TEXT = "text"  # the column of a file of text, and the one that is taken where there are several
+LABEL = "label"  # the field of the labels, unless another is named
 
 
 @dataclass(frozen=True)
 class Field:
     """name: of a column or key; `review.text` is the key `text` within `review`, unless a key is called so.
 
-    kind: a text must be a string; a label is a string, a number or a truth value, or null where there is none.
+    kind: a text must be a string; a label is a string, a number or a truth value, or null where there is none. guessed:
+    whether nobody named it, and the first records alone say that it is the one.
     """
 
     name: str
     kind: Literal["text", "label"]
+    guessed: bool = False
 
 
 @dataclass(frozen=True)

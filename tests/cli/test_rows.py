@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +161,10 @@ def test_features_of_a_file(neuron: Neuron, volume: Path, tmp_path: Path) -> Non
         (["classify", "in.csv", "--out", "in.csv"], "in.csv is the input itself"),
         (["classify", "in.csv", "--out", "in.csv/o.csv"], "in.csv cannot be made: "),
         (["classify", "in.csv", "in.csv", "--out", "o.csv"], "--out goes with one FILE, not with 2"),
-        (["classify", "none.csv", "--out", "o.csv"], "none.csv is no file"),
-        (["classify", "empty.csv", "--out", "o.csv"], "empty.csv holds no texts"),
+        (["classify", "none.csv", "--out", "o.csv"], "there is no file none.csv"),
+        (["classify", ".", "--out", "o.csv"], ". is a directory: name a file"),
+        (["classify", "pipe.csv", "--out", "o.csv"], "pipe.csv is no regular file"),
+        (["featurize", "pipe.csv", "--out", "o.npy"], "pipe.csv is no regular file"),
         (["classify", "twice.csv", "--out", "o.csv"], "more than one column called id"),
         (["trace", "in.csv", "--out", "o.csv"], "results are written as .jsonl"),
         (["featurize", "in.csv", "--out", "o.csv"], "results are written as .npy"),
@@ -172,7 +175,7 @@ def test_what_cannot_be_done_is_said_first(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path / "in.csv")
-    (tmp_path / "empty.csv").write_text("text\n")
+    os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "twice.csv").write_text("id,text,id\n1,a,2\n")
     result = neuron(*arguments, "--checkpoint", volume)
     assert result.exit_code != 0
@@ -185,9 +188,47 @@ def test_a_text_that_is_the_name_of_a_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path / "in.csv")
-    assert (
-        "to classify the file of that name, give --out" in neuron("classify", "in.csv", "--checkpoint", volume).stderr
-    )
+    refused = neuron("classify", "in.csv", "--checkpoint", volume)
+    assert refused.exit_code == 2
+    assert "in.csv is a file: give --out for its rows, or its lines on stdin: < in.csv" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("in.csv", "id,text\n"), ("in.tsv", "id\ttext"), ("in.jsonl", ""), ("in.txt", "")]
+)
+@pytest.mark.parametrize("into", [".csv", ".jsonl", ".parquet"])
+def test_no_rows_in_no_rows_out(
+    neuron: Neuron, volume: Path, tmp_path: Path, name: str, content: str, into: str
+) -> None:
+    source, out = tmp_path / name, (tmp_path / "out").with_suffix(into)
+    source.write_text(content)
+    neuron("classify", source, "--out", out, "--checkpoint", volume)
+    assert read_rows(out) == []
+    if into != ".jsonl":
+        columns = pq.read_schema(out).names if into == ".parquet" else out.read_text().strip().split(",")
+        assert set(columns) > RESULTS | {"error"}
+        assert columns[0] == {"in.jsonl": "label", "in.txt": "text"}.get(name, "id")
+
+
+def test_no_rows_of_parquet(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    typed = pa.table({"when": pa.array([], pa.timestamp("us")), "text": pa.array([], pa.string())})
+    pq.write_table(typed, tmp_path / "in.parquet")
+    neuron("classify", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet", "--checkpoint", volume)
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert len(found) == 0
+    assert found.schema.field("when").type == pa.timestamp("us")
+    neuron("featurize", tmp_path / "in.parquet", "--out", tmp_path / "out.npy", "--checkpoint", volume)
+    assert np.load(tmp_path / "out.npy").shape[0] == 0
+
+
+def test_values_that_json_lacks_are_plain_in_csv(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    when = pd.Timestamp("2020-02-29T12:30:00.000001Z")
+    table = pa.table({"when": [when], "price": [Decimal("1.50")], "tags": [["a"]], "text": ["Fine."]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    neuron("classify", tmp_path / "in.parquet", "--out", tmp_path / "out.csv", "--checkpoint", volume)
+    (row,) = read_rows(tmp_path / "out.csv")
+    assert pd.Timestamp(row["when"]) == when
+    assert (row["price"], row["tags"]) == ("1.50", '["a"]')
 
 
 def test_results_of_results(neuron: Neuron, volume: Path, tmp_path: Path) -> None:

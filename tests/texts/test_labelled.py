@@ -46,7 +46,7 @@ def test_columns_in_any_order_and_by_name(tmp_path: Path) -> None:
         ("a,text\n1,2\n", None, r"the label field 'label' is not there \(--label-field\); there are: a, text"),
         ("a,label\n1,2\n", "missing", r"the text field 'missing' is not there \(--text-field\); there are: a, label"),
         ("label\n1\n", None, ".*there are: none"),
-        ("", None, ".*there are: none"),
+        ("", None, "the file is empty"),
         ("text;label|x\n1;2|3\n", None, r".*there are: text;label\|x; if ';' separates them, give --delimiter"),
     ],
 )

@@ -327,3 +327,36 @@ class TestAnyTable:
             connection.executemany("INSERT INTO t VALUES (?, ?)", table)
             connection.execute(f"COPY t TO '{path}'")
         self.same(path, table)
+
+
+def test_a_guess_that_later_records_make_doubtful_is_none(tmp_path: Path) -> None:
+    first = [{"title": "One.", "id": number} for number in range(120)]
+    path = write_lines(tmp_path / "late.jsonl", [*first, {"title": "Two.", "text": "It broke."}])
+    with read_file(path) as records, pytest.raises(TextsError, match=r"line 121: .* 'title', and this one has 'text'"):
+        list(records.chunks([records.text_field(None)]))
+    with read_file(path) as records:
+        named = [text for chunk in records.chunks([records.text_field("title")]) for text in chunk.columns[0]]
+    assert named == ["One."] * 120 + ["Two."]
+
+
+def test_the_label_is_not_taken_for_the_text(tmp_path: Path) -> None:
+    """Also by commands that need no label."""
+    late = [*({"label": "pos", "id": number} for number in range(120)), {"label": "neg", "text": "It broke."}]
+    with read_file(write_lines(tmp_path / "late.jsonl", late)) as records:
+        assert records.text_field(None).name == "text"
+    (tmp_path / "in.csv").write_text("label,review\npos,Lovely.\n")
+    with read_file(tmp_path / "in.csv") as records:
+        assert records.text_field(None).name == "review"
+
+
+def write_lines(path: Path, values: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
+
+
+def test_a_backslash_before_a_quote_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text('text\n"He said \\"great\\", twice"\nfine\n')
+    with read_file(tmp_path / "in.csv") as records:
+        faults = [fault for chunk in records.chunks([records.text_field(None)]) for fault in chunk.faults]
+    assert "give --escape '\\'" in str(faults[0])
+    assert faults[1] is None

@@ -10,10 +10,11 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.middleware.gzip import GZipMiddleware
 
 from api import problems
-from api.endpoints import heads, inference, jobs, status
+from api.endpoints import heads, inference, jobs, openai, status
 from api.http import documentation, openapi
 from api.http.cors import Cors, cors_options
 from api.http.middleware import Authorize, BodyLimit, Failures, Head, Measure, RequestId
+from api.http.openai_errors import OpenAIErrors
 from api.redis.limits import Limits
 from api.redis.parts import open_parts
 from api.settings import ApiSettings
@@ -65,13 +66,14 @@ def create_app(settings: ApiSettings) -> FastAPI:
     if keys:
         app.add_middleware(Authorize, keys=keys, limits=limits, retry_after_s=settings.api_retry_after_s)
     app.add_middleware(Failures)
+    app.add_middleware(OpenAIErrors)
     if settings.api_cors_origins:
         # Outside Authorize: a browser's preflight request carries no key.
         app.add_middleware(Cors, **cors_options(settings))
     app.add_middleware(Head)
     app.add_middleware(Measure)
     app.add_middleware(RequestId)
-    routers = (inference.router, heads.router, jobs.router, status.router)
+    routers = (inference.router, heads.router, jobs.router, status.router, openai.router)
     for router in routers:
         app.include_router(router)
     problems.install(app, [route for router in routers for route in router.routes], settings.api_retry_after_s)

@@ -45,6 +45,7 @@ KINDS: dict[str, Kind] = {
     "queue-full": Kind(429, "The queue is full"),
     "unavailable": Kind(503, "The service cannot take requests now"),
     "not-ready": Kind(503, "No worker is ready"),
+    "unknown-model": Kind(404, "There is no such model"),
     "unknown-job": Kind(404, "There is no such job"),
     "expired-job": Kind(410, "The job's result has expired"),
     "cancelled": Kind(409, "The job was cancelled"),

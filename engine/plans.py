@@ -253,6 +253,7 @@ def _generate(job: GenerateJob, served: ServedModel, deadline: float) -> Plan:
             sampling=Sampling(job.temperature, job.top_k, job.top_p, (job.seed + index * _SEED_STRIDE) % 2**63),
             stop=tuple(stop.encode("utf-8") for stop in job.stop),
             clamps=clamps,
+            drawn=job.log_probabilities,
             priority=job.priority,
             deadline=deadline,
         )
@@ -260,7 +261,7 @@ def _generate(job: GenerateJob, served: ServedModel, deadline: float) -> Plan:
     ]
 
     def shape(rows: list[RowResult]) -> dict[str, Any]:
-        samples = sorted(_samples(rows), key=lambda sample: -float(sample["mean_log_probability"]))
+        samples = sorted(_samples(job, rows), key=lambda sample: -float(sample["mean_log_probability"]))
         return _name(served) | {"seed": job.seed, "results": samples[: job.n]}
 
     if job.rank_by == "likelihood" or job.sentiment is None:
@@ -283,7 +284,7 @@ def _ranked(job: GenerateJob, served: ServedModel, head: Head, written: list[Row
     def shape(rows: list[RowResult]) -> dict[str, Any]:
         features = np.stack([pool(row.cell, row.mean, head.pooling) for row in rows])
         positive = head_probabilities(head, features)[:, 1].tolist()
-        samples = _samples(written)
+        samples = _samples(job, written)
         likelihoods = [mean_log_probability(row) for row in written]
         best = rank_by_sentiment(positive, likelihoods, job.sentiment or 0.0)[: job.n]
         results = [samples[index] | {"positive": positive[index]} for index in best]
@@ -292,8 +293,8 @@ def _ranked(job: GenerateJob, served: ServedModel, head: Head, written: list[Row
     return Plan(requests, shape)
 
 
-def _samples(rows: list[RowResult]) -> list[dict[str, Any]]:
-    return [
+def _samples(job: GenerateJob, rows: list[RowResult]) -> list[dict[str, Any]]:
+    samples: list[dict[str, Any]] = [
         {
             "index": index,
             "text": row.text,
@@ -302,6 +303,10 @@ def _samples(rows: list[RowResult]) -> list[dict[str, Any]]:
         }
         for index, row in enumerate(rows)
     ]
+    if job.log_probabilities:
+        for sample, row in zip(samples, rows, strict=True):
+            sample["bytes"] = [{"byte": byte, "log_probability": value} for byte, value in row.drawn]
+    return samples
 
 
 def _check_units(units: Iterable[int], served: ServedModel) -> None:

@@ -113,7 +113,7 @@ class Neuron:
         Options, with the defaults and limits of `POST /generate`: sentiment=None, from -1 to 1; clamp={}, raw values by
         unit; length=200 bytes at most; temperature=0.7; top_k=256; top_p=1.0; seed=None draws one; stop=["\\n"] ends a
         sample before any of these; n=1 samples to return; best_of=None, samples to draw, n or more;
-        rank_by="likelihood" or "sentiment".
+        rank_by="likelihood" or "sentiment"; log_probabilities=False.
         """
         answer = self.run(generate_job(prompt, options))
         return [Sample(**result, seed=answer["seed"]) for result in answer["results"]]
@@ -121,8 +121,8 @@ class Neuron:
     def stream(self, prompt: str = "", **options: Unpack[StreamOptions]) -> Generator[str, None, None]:
         """Continue `prompt` by one sample; yield its text as it comes, in whole characters.
 
-        Options: as of `generate`, without n, best_of and rank_by. Closing the generator, or dropping it, ends the
-        computation. As with any generator, one thread at a time may use it.
+        Options: as of `generate`, without n, best_of, rank_by and log_probabilities. Closing the generator, or dropping
+        it, ends the computation. As with any generator, one thread at a time may use it.
         """
         self._runner.check_open()
         return self._streamed(generate_job(prompt, options, stream=True))

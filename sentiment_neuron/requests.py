@@ -41,6 +41,7 @@ class GenerateOptions(StreamOptions, total=False):
     n: int  # samples to return
     best_of: int | None  # samples to draw
     rank_by: Literal["likelihood", "sentiment"]
+    log_probabilities: bool  # whether samples have their bytes, each with its log-probability
 
 
 def valid(body: type[BodyT], /, **fields: Any) -> BodyT:

@@ -35,6 +35,7 @@ class Sample:
     index: int  # number of the sample among those that were drawn
     seed: int  # of the call: with it and the same arguments the call gives the same samples
     positive: float | None = None  # probability by the head `sentiment`, where samples are ranked by it
+    bytes: list[dict[str, float]] | None = None  # with log_probabilities: `byte`, `log_probability` in nats, of each
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,8 @@
 """The answer to a request that makes a job: in place, later, as events, or that of an earlier `Idempotency-Key`."""
 
 import asyncio
+import functools
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -10,7 +12,7 @@ from fastapi import Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from api import metrics
-from api.endpoints.events import follow, stream
+from api.endpoints.events import Frame, as_events, events_of, follow
 from api.http import answers
 from api.keys import Key
 from api.problems import OPENAPI, Problem, expired, over_timeout
@@ -59,8 +61,18 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 class Call:
     """One request that makes a job: the kind of answer that its client wants, and the answering."""
 
-    def __init__(self, request: Request, body: requests.Body, prefer: str | None, idempotency_key: str | None) -> None:
-        """Raises Problem for a `timeout_s` over the limit."""
+    def __init__(
+        self,
+        request: Request,
+        body: requests.Body,
+        prefer: str | None,
+        idempotency_key: str | None,
+        in_place: bool = False,
+    ) -> None:
+        """in_place: the client knows no 202, so it waits as long as the job may take.
+
+        Raises Problem for a `timeout_s` over the limit.
+        """
         self._asked_at = time.perf_counter()
         self.request = request
         self.parts = parts_of(request)
@@ -74,9 +86,12 @@ class Call:
         self._timeout_s = limit if body.timeout_s is None else body.timeout_s
         if self._timeout_s > limit:
             raise over_timeout(self._timeout_s, limit)
+        if in_place:
+            self._wait_s = math.inf
         self._idempotent = IdempotentRequest.of(request, idempotency_key, self._key, body) if idempotency_key else None
         # Awaited before a job is queued, but not if an earlier request made it; raises Problem.
         self.before_admission: Callable[[], Awaitable[None]] | None = None
+        self.respond: Callable[[Outcome], Response] | None = None  # else as `answers.respond` does; raises Problem
 
     def base(self) -> dict[str, Any]:
         """The fields that every job has. An asynchronous one has no waiting client, so it is of lower priority."""
@@ -101,16 +116,15 @@ class Call:
                 made = await self._admit(job, texts, size, form, abandon=False)
                 if made is None:
                     return await self._wait(ended, job.id, _fresh(job, form), form)
-        return await self._replay(made, form, as_stream=False)
+        return await self._replay(made, form, None)
 
-    async def stream(self, job: AnyJob, texts: int, size: int) -> Response:
-        """Queue the job, then answer with its events."""
+    async def stream(self, job: AnyJob, texts: int, size: int, frame: Frame = as_events) -> Response:
+        """Queue the job, then answer with its events, written as `frame` does."""
         made = await self._admit(job, texts, size, AS_IT_IS, abandon=self._idempotent is None)
         if made is None:
-            return answers.EventStream(
-                stream(self.parts, job.id, job.kind, AS_IT_IS, "0", self._asked_at), _where(job.id)
-            )
-        return await self._replay(made, AS_IT_IS, as_stream=True)
+            entries = events_of(self.parts, job.id, job.kind, AS_IT_IS, "0", self._asked_at)
+            return answers.EventStream(frame(entries), _where(job.id))
+        return await self._replay(made, AS_IT_IS, frame)
 
     async def _admit(self, job: AnyJob, texts: int, size: int, form: Form, abandon: bool) -> str | None:
         """Queue the job and return None; or queue nothing and return the id of the job of an earlier such request."""
@@ -157,30 +171,28 @@ class Call:
             if self._idempotent is None:  # if it is idempotent, its client will ask again
                 await self.parts.records.cancel(job_id, "disconnect")
             return Response(status_code=499)  # nobody reads it; the status is for metrics
-        if record.kind in _LONG:
-            response = await asyncio.to_thread(answers.respond, outcome, record.kind, form)
-        else:
-            response = answers.respond(outcome, record.kind, form)
+        respond = self.respond or functools.partial(answers.respond, kind=record.kind, form=form)
+        response = await asyncio.to_thread(respond, outcome) if record.kind in _LONG else respond(outcome)
         response.headers["X-Job-Id"] = job_id
         return response
 
-    async def _replay(self, job_id: str, form: Form, as_stream: bool) -> Response:
+    async def _replay(self, job_id: str, form: Form, frame: Frame | None) -> Response:
         """The answer to a repeated request, which made this job before."""
         metrics.REPLAYED.inc()
         try:
-            response = await self._answer_again(job_id, form, as_stream)
+            response = await self._answer_again(job_id, form, frame)
         except Problem as problem:
             problem.headers = {**(problem.headers or {}), **REPLAYED}
             raise
         response.headers.update(REPLAYED)
         return response
 
-    async def _answer_again(self, job_id: str, form: Form, as_stream: bool) -> Response:
+    async def _answer_again(self, job_id: str, form: Form, frame: Frame | None) -> Response:
         record = await self.parts.records.record(job_id)
         if record is None:
             raise Problem("expired-job", f"job {job_id} ended more than a day ago")
-        if as_stream:
-            response = await follow(self.parts, job_id, record, "0")
+        if frame is not None:
+            response = await follow(self.parts, job_id, record, "0", frame)
             response.headers.update(_where(job_id))
             return response
         with self.parts.mailbox.expect(job_id) as ended:

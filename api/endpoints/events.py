@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from api import metrics
 from api.http import answers
@@ -12,21 +12,38 @@ from api.redis.records import Record
 from api.schemas.form import Form
 from contract.jobs import Outcome
 
+# A comment, so that proxies and clients do not take the connection for dead.
+NOTHING_YET = b": nothing yet\n\n"
 
-async def follow(parts: Parts, job_id: str, record: Record, after: str) -> answers.EventStream:
+
+# (id, event, data) of events; now and then, while none comes, an empty one
+Entries = AsyncGenerator[tuple[str | None, str, str]]
+Frame = Callable[[Entries], AsyncGenerator[bytes]]
+
+
+async def as_events(entries: Entries) -> AsyncGenerator[bytes]:
+    """Server-sent events."""
+    async with contextlib.aclosing(entries):
+        async for event_id, event, data in entries:
+            yield answers.sse(event_id, event, data) if event else NOTHING_YET
+
+
+async def follow(
+    parts: Parts, job_id: str, record: Record, after: str, frame: Frame = as_events
+) -> answers.EventStream:
     """The events after the event `after` of a job that an earlier request made. Raises Problem if they have expired."""
     outcome = await parts.records.outcome(job_id, record)
     if outcome is None and record.ended:
         raise expired(job_id, record.state)
     if outcome is not None and not await parts.streams.has_events(job_id):
-        return answers.EventStream(_only(answers.final_event(outcome, record.kind, record.form)))
-    return answers.EventStream(stream(parts, job_id, record.kind, record.form, after))
+        return answers.EventStream(frame(_only(answers.final_event(outcome, record.kind, record.form))))
+    return answers.EventStream(frame(events_of(parts, job_id, record.kind, record.form, after)))
 
 
-async def stream(
+async def events_of(
     parts: Parts, job_id: str, kind: str, form: Form, after: str, asked_at: float | None = None
-) -> AsyncGenerator[bytes]:
-    """The events after the event `after` of a job, as server-sent events.
+) -> Entries:
+    """The events after the event `after` of a job.
 
     asked_at: of a new job, when the request came (time.perf_counter); the delays of its characters are then measured.
     """
@@ -38,11 +55,11 @@ async def stream(
                 # The end must come even if the job keeps no events, or the client has seen them all. It is sent one
                 # round later: the job may have written events after they were read and before its outcome was.
                 if outcome is not None:
-                    yield answers.sse(None, *answers.final_event(outcome, kind, form))
+                    yield None, *answers.final_event(outcome, kind, form)
                     return
                 record = await parts.records.record(job_id)
                 outcome = None if record is None else await parts.records.outcome(job_id, record)
-                yield b": nothing yet\n\n"
+                yield None, "", ""
                 continue
             event_id, event, data = item
             if event == "token" and sent_at is not None:
@@ -51,8 +68,8 @@ async def stream(
                 sent_at, measure = now, metrics.BETWEEN_CHARACTERS
             if event != "token":
                 event, data = answers.final_event(Outcome.model_validate_json(data), kind, form)
-            yield answers.sse(event_id, event, data)
+            yield event_id, event, data
 
 
-async def _only(event: tuple[str, str]) -> AsyncGenerator[bytes]:
-    yield answers.sse(None, *event)
+async def _only(event: tuple[str, str]) -> Entries:
+    yield None, *event

@@ -16,7 +16,7 @@ from api.schemas import requests, responses
 from api.settings import ApiSettings
 from contract.jobs import DeleteHeadJob, ErrorCode, FitJob, HeadInfo
 
-router = APIRouter(prefix="/heads", tags=["heads"])
+router = APIRouter(prefix="/heads", tags=["heads"], route_class=JobRoute)
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     404: OPENAPI | {"description": "No such head was fitted"},
@@ -37,6 +37,7 @@ _DELETE_RESPONSES = _RESPONSES | {
 }
 
 
+@router.post("", response_model=responses.FitResponse, responses=_FIT_RESPONSES)
 async def fit_head(
     body: requests.FitRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
@@ -63,17 +64,6 @@ async def fit_head(
     call.before_admission = lambda: _check_free(call.parts.fleet, body.name)
     # In the queue it counts its bytes, but only one text, because its texts wait behind those of all other jobs.
     return await call.answer(job, 1, size)
-
-
-# A body without faults goes the short way of JobRoute (`routes.py`).
-router.add_api_route(
-    "",
-    fit_head,
-    methods=["POST"],
-    response_model=responses.FitResponse,
-    responses=_FIT_RESPONSES,
-    route_class_override=JobRoute,
-)
 
 
 @router.get("", response_model=responses.HeadsResponse, responses={503: RESPONSES[503]})

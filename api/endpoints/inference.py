@@ -22,7 +22,7 @@ async def classify(
     body: requests.ClassifyRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Label texts by a classifier on the model's features."""
-    texts, size, skipped = _usable(body, _settings(request))
+    texts, size, skipped = _usable(body, settings_of(request))
     call = Call(request, body, prefer, idempotency_key)
     job = ClassifyJob(**call.base(), texts=texts, head=body.head)
     return await call.answer(job, len(texts), size, Form(skipped=skipped))
@@ -37,7 +37,7 @@ async def featurize(
     body: requests.FeaturizeRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """The model's feature vector of every text: its final cell. `Accept: application/x-npy` gives a NumPy file."""
-    texts, size, skipped = _usable(body, _settings(request))
+    texts, size, skipped = _usable(body, settings_of(request))
     call = Call(request, body, prefer, idempotency_key)
     job = FeaturizeJob(**call.base(), texts=texts, pooling=body.pooling)
     encoding = "npy" if answers.wants_npy(request.headers.get("accept", "")) else body.encoding
@@ -49,7 +49,7 @@ async def trace(
     body: requests.TraceRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """The value of units after every byte, with the characters that the byte belongs to."""
-    size, limit = len(body.text.encode()), _settings(request).api_max_trace_bytes
+    size, limit = len(body.text.encode()), settings_of(request).api_max_trace_bytes
     if size > limit:
         raise too_large("bytes of the text to trace", size, limit, "NEURON_API_MAX_TRACE_BYTES")
     call = Call(request, body, prefer, idempotency_key)
@@ -66,8 +66,16 @@ async def generate(
     body: requests.GenerateRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Continue a prompt, with the sentiment unit held where `sentiment` asks for it."""
-    settings = _settings(request)
-    size = len(body.prompt.encode())
+    call = Call(request, body, prefer, idempotency_key)
+    job, samples, size = generation(call, body)
+    if body.stream and not call.respond_async:
+        return await call.stream(job, samples, size)
+    return await call.answer(job, samples, size)
+
+
+def generation(call: Call, body: requests.GenerateRequest) -> tuple[GenerateJob, int, int]:
+    """The job, and what it costs: samples, and bytes to read or write. Raises Problem where a limit is passed."""
+    settings, size = settings_of(call.request), len(body.prompt.encode())
     for what, actual, limit, setting in (
         ("bytes of the prompt", size, settings.api_max_text_bytes, _MAX_TEXT_BYTES),
         ("bytes to generate", body.length, settings.api_max_length, "NEURON_API_MAX_LENGTH"),
@@ -75,31 +83,26 @@ async def generate(
     ):
         if actual > limit:
             raise too_large(what, actual, limit, setting)
-    call = Call(request, body, prefer, idempotency_key)
     base = call.base()
     if body.stream:
         base |= {"mailbox": None, "events": True}
-    job = GenerateJob(**base, **body.job_fields())
     times = 2 if body.rank_by == "sentiment" else 1  # to be ranked, what was generated is read
-    cost = body.samples, body.samples * (size + body.length) * times
-    if body.stream and not call.respond_async:
-        return await call.stream(job, *cost)
-    return await call.answer(job, *cost)
+    cost = body.samples * (size + body.length) * times
+    return GenerateJob(**base, **body.job_fields()), body.samples, cost
 
 
-def _settings(request: Request) -> ApiSettings:
+def settings_of(request: Request) -> ApiSettings:
     settings: ApiSettings = request.app.state.settings
     return settings
 
 
 def _usable(body: requests.TextsRequest, settings: ApiSettings) -> tuple[list[str], int, dict[int, Skipped]]:
     """The texts to read, their bytes, and by its number why each other one is skipped. Raises Problem."""
-    skipped = {number: Skipped("invalid-request", why) for number, why in body.unusable.items()}
-    count, limit = len(body.all_texts()) + len(skipped), settings.api_max_texts
-    if count > limit:
-        raise too_large("texts in the request", count, limit, "NEURON_API_MAX_TEXTS")
     if body.on_error == "fail":
-        return body.all_texts(), check_sizes(body.all_texts(), settings), {}
+        return body.all_texts(), check_texts(body.all_texts(), settings), {}
+    skipped = {number: Skipped("invalid-request", why) for number, why in body.unusable.items()}
+    count = len(body.all_texts()) + len(skipped)
+    _check_count(count, settings)
     texts, total, limit = [], 0, settings.api_max_text_bytes
     numbers = (number for number in range(count) if number not in body.unusable)
     for number, text in zip(numbers, body.all_texts(), strict=True):
@@ -112,6 +115,17 @@ def _usable(body: requests.TextsRequest, settings: ApiSettings) -> tuple[list[st
     if not texts:
         raise too_large("bytes of text 0", len(body.all_texts()[0].encode()), limit, _MAX_TEXT_BYTES)
     return texts, total, skipped
+
+
+def check_texts(texts: list[str], settings: ApiSettings) -> int:
+    """The bytes of all texts. Raises Problem where one has too many, or where they are too many."""
+    _check_count(len(texts), settings)
+    return check_sizes(texts, settings)
+
+
+def _check_count(count: int, settings: ApiSettings) -> None:
+    if count > settings.api_max_texts:
+        raise too_large("texts in the request", count, settings.api_max_texts, "NEURON_API_MAX_TEXTS")
 
 
 def check_sizes(texts: list[str], settings: ApiSettings) -> int:

@@ -17,7 +17,7 @@ _KEY = re.compile(idempotency.PATTERN)
 
 
 class JobRoute(APIRoute):
-    """A route whose endpoint is called with (body, request, prefer, idempotency_key).
+    """A route whose endpoint, if it takes a body, is called with it, the request, idempotency_key, and maybe prefer.
 
     FastAPI's own way, through dependencies and exit stacks, takes several times as long as everything else in a small
     request. It still describes the endpoint.
@@ -25,10 +25,12 @@ class JobRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        self._body = signature(endpoint).parameters["body"].annotation
+        parameters = signature(endpoint).parameters
+        self._body = parameters["body"].annotation if "body" in parameters else None
+        self._takes_prefer = "prefer" in parameters
 
     async def handle(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
+        if scope["method"] != "POST" or self._body is None:
             return await super().handle(scope, receive, send)
         request = Request(scope, receive, send)
         bodies.check_content_type(request.headers.get("content-type"))
@@ -41,6 +43,7 @@ class JobRoute(APIRoute):
             detail = f"the {idempotency.HEADER} is not of 1 to 255 printable ASCII characters"
             raise Problem("invalid-request", detail)
         body = bodies.parse(self._body, content)
-        response = await self.endpoint(body, request, request.headers.get("prefer"), key)
+        wishes = {"prefer": request.headers.get("prefer")} if self._takes_prefer else {}
+        response = await self.endpoint(body, request, idempotency_key=key, **wishes)
         await response(scope, receive, send)
         return None

@@ -30,28 +30,28 @@ def wants_npy(accept: str) -> bool:
 def respond(outcome: Outcome, kind: str, form: Form) -> Response:
     """The response to a request whose job has ended. Raises Problem unless the job is done."""
     if kind == "featurize" and form.encoding == "npy":
-        return _npy(_result(outcome), form)
-    result = body(outcome, kind, form)
-    return Response(status_code=204) if kind == "delete-head" else JSONResponse(result)
+        return _npy(result(outcome), form)
+    content = body(outcome, kind, form)
+    return Response(status_code=204) if kind == "delete-head" else JSONResponse(content)
 
 
 def body(outcome: Outcome, kind: str, form: Form) -> dict[str, Any]:
     """The result of a job that is done, in this form. Raises Problem for any other end."""
-    result = _result(outcome)
+    found = result(outcome)
     if kind == "featurize":
-        matrix = features(result)
+        matrix = features(found)
         if form.encoding == "float":
             shown: list[dict[str, Any]] = [{"features": row} for row in matrix.tolist()]
         else:
             shown = [{"features": base64.b64encode(row.tobytes()).decode("ascii")} for row in matrix]
         encoding = "float" if form.encoding == "float" else "base64"
-        result = {"model": result["model"], "pooling": result["pooling"], "encoding": encoding, "results": shown}
+        found = {"model": found["model"], "pooling": found["pooling"], "encoding": encoding, "results": shown}
     if form.skipped:
         errors = {number: {"error": problems.document(*why)} for number, why in form.skipped.items()}
-        answered = iter(result["results"])
-        count = len(errors) + len(result["results"])
-        result = result | {"results": [errors.get(number) or next(answered) for number in range(count)]}
-    return result
+        answered = iter(found["results"])
+        count = len(errors) + len(found["results"])
+        found = found | {"results": [errors.get(number) or next(answered) for number in range(count)]}
+    return found
 
 
 def features(result: dict[str, Any]) -> NDArray[np.float32]:
@@ -59,7 +59,8 @@ def features(result: dict[str, Any]) -> NDArray[np.float32]:
     return np.frombuffer(base64.b64decode(result["features"]), dtype="<f4").reshape(-1, result["units"])
 
 
-def _result(outcome: Outcome) -> dict[str, Any]:
+def result(outcome: Outcome) -> dict[str, Any]:
+    """What the worker found. Raises Problem unless the job is done."""
     if outcome.error is not None:
         raise problems.of_job(outcome.error)
     if outcome.state == "cancelled" or outcome.result is None:
@@ -67,16 +68,16 @@ def _result(outcome: Outcome) -> dict[str, Any]:
     return outcome.result
 
 
-def _npy(result: dict[str, Any], form: Form) -> Response:
+def _npy(found: dict[str, Any], form: Form) -> Response:
     """A NumPy file of all features; those of a text that was left out are NaN."""
-    matrix = features(result)
+    matrix = features(found)
     if form.skipped:
         whole = np.full((len(matrix) + len(form.skipped), matrix.shape[1]), np.nan, np.float32)
         whole[[number for number in range(len(whole)) if number not in form.skipped]] = matrix
         matrix = whole
     buffer = io.BytesIO()
     np.save(buffer, matrix, allow_pickle=False)
-    model = result["model"]
+    model = found["model"]
     return Response(buffer.getvalue(), media_type=NPY, headers={"X-Model": f"{model['name']}/step-{model['step']}"})
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from api.http import openai_errors
 from api.http.middleware import needed_scope
 from api.problems import OPENAPI
 from api.redis.idempotency import HEADER, REPLAYED
@@ -20,7 +21,16 @@ _REPLAYED = {
     "description": "`true`: this is the answer to an earlier request with the same key",
     "schema": {"const": "true"},
 }
-_REPLAYABLE = ("200", "202", "404", "409", "410", "500", "504")
+_REPLAYABLE = {"200", "202", "404", "409", "410", "500", "504"}
+
+
+def _limit(schema: dict[str, Any], limit: dict[str, Any]) -> None:
+    """Set the limit where it is one: of an array or a number, which a field may be beside null and others."""
+    kinds = ("array",) if "maxItems" in limit else ("integer", "number")
+    for one in (schema, *schema.get("anyOf", ())):
+        if one.get("type") in kinds:
+            for name, value in limit.items():
+                one.pop(name, None) if value is None else one.update({name: value})
 
 
 def install(app: FastAPI, settings: ApiSettings) -> None:
@@ -32,23 +42,28 @@ def install(app: FastAPI, settings: ApiSettings) -> None:
             return app.openapi_schema
         described = plain()
         schemas = described["components"]["schemas"]
-        for request in ("ClassifyRequest", "FeaturizeRequest"):
-            schemas[request]["properties"]["texts"]["anyOf"][0]["maxItems"] = settings.api_max_texts
-        schemas["FitRequest"]["properties"]["examples"]["maxItems"] = settings.api_max_examples
-        for request in ("ClassifyRequest", "FeaturizeRequest", "TraceRequest", "GenerateRequest", "FitRequest"):
-            schemas[request]["properties"]["timeout_s"]["anyOf"][0]["maximum"] = settings.api_job_timeout_s
+        limits: dict[str, dict[str, Any]] = {
+            "texts": {"maxItems": settings.api_max_texts},
+            "input": {"maxItems": settings.api_max_texts},
+            "examples": {"maxItems": settings.api_max_examples},
+            "prompt": {"maxItems": settings.api_max_samples},
+            "timeout_s": {"maximum": settings.api_job_timeout_s},
+            "length": {"maximum": settings.api_max_length},
+            "max_tokens": {"maximum": settings.api_max_length},
+            "n": {"maximum": settings.api_max_samples},
+            "best_of": {"maximum": settings.api_max_samples},
+            # As an integer: FastAPI writes the nearest double, which is another number.
+            "seed": {"maximum": 2**63 - 1, "exclusiveMaximum": None},
+        }
+        for name, schema in schemas.items():
+            if name.endswith("Request"):
+                for field, limit in limits.items():
+                    _limit(schema["properties"].get(field, {}), limit)
         for operations in described["paths"].values():
             for operation in operations.values():
                 if any(parameter["name"] == HEADER for parameter in operation.get("parameters", ())):
-                    for status in _REPLAYABLE:
+                    for status in operation["responses"].keys() & _REPLAYABLE:
                         operation["responses"][status]["headers"] = dict.fromkeys(REPLAYED, _REPLAYED)
-        generate = schemas["GenerateRequest"]["properties"]
-        generate["length"]["maximum"] = settings.api_max_length
-        generate["n"]["maximum"] = generate["best_of"]["anyOf"][0]["maximum"] = settings.api_max_samples
-        # As an integer: FastAPI writes the nearest double, which is another number.
-        seed = generate["seed"]["anyOf"][0]
-        del seed["exclusiveMaximum"]
-        seed["maximum"] = 2**63 - 1
         if settings.keys:
             described.setdefault("components", {})["securitySchemes"] = {"key": _SCHEME}
             for path, operations in described["paths"].items():
@@ -56,10 +71,11 @@ def install(app: FastAPI, settings: ApiSettings) -> None:
                     scope = needed_scope(method.upper(), path)
                     if scope is not None:
                         operation["security"] = [{"key": [scope]}]
+                        shown = openai_errors.OPENAPI if path.startswith(openai_errors.PREFIX) else OPENAPI
                         answers = operation["responses"]
-                        answers["401"] = OPENAPI | {"description": "No key, or one that is not known here"}
-                        answers["403"] = OPENAPI | {"description": f"The key lacks the scope `{scope}`"}
-                        answers.setdefault("429", OPENAPI | {"description": "The key is over its limit"})
+                        answers["401"] = shown | {"description": "No key, or one that is not known here"}
+                        answers["403"] = shown | {"description": f"The key lacks the scope `{scope}`"}
+                        answers.setdefault("429", shown | {"description": "The key is over its limit"})
         return described
 
     app.openapi = document  # type: ignore[method-assign]

@@ -1,5 +1,7 @@
 """What serves the jobs: workers, their models, fitted heads, and the metrics of what all gateways share."""
 
+import math
+import time
 from typing import Any, cast
 
 import redis.asyncio as redis
@@ -14,6 +16,7 @@ class Fleet:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
+        self._lately: tuple[float, list[ModelInfo]] = (-math.inf, [])
 
     async def workers(self) -> list[WorkerStatus]:
         """The workers that sent a heartbeat lately."""
@@ -29,6 +32,14 @@ class Fleet:
     async def models(self) -> list[ModelInfo]:
         """The models that workers serve."""
         return [worker.model for worker in await self.workers() if worker.model is not None]
+
+    async def models_lately(self) -> list[ModelInfo]:
+        """As `models`, of now or a second ago."""
+        asked_at, found = self._lately
+        if not found or time.monotonic() - asked_at > wire.HEARTBEAT_INTERVAL_S:
+            found = await self.models()
+            self._lately = time.monotonic(), found
+        return found
 
     async def heads(self) -> dict[str, HeadInfo]:
         """The heads that users fitted, by name, in the order of their names."""

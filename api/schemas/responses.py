@@ -92,6 +92,11 @@ class TraceResponse(BaseModel):
     bytes: list[TracedByte]
 
 
+class GeneratedByte(BaseModel):
+    byte: int
+    log_probability: float = Field(description="Nats, under the model at temperature 1.")
+
+
 class Sample(BaseModel):
     index: int = Field(description="Number of the sample; `token` events name it.")
     text: str = Field(description="The continuation, without the prompt.")
@@ -100,6 +105,9 @@ class Sample(BaseModel):
         None, description="Probability of positive by the head `sentiment`, where that is what samples are ranked by."
     )
     finish_reason: Literal["length", "stop"]
+    bytes: list[GeneratedByte] | None = Field(
+        None, description="Those of the text, with `log_probabilities`. A character that is cut off is there in part."
+    )
 
 
 class GenerateResponse(BaseModel):

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any, cast
 
-from api.endpoints.events import stream
+from api.endpoints.events import as_events, events_of
 from api.schemas.form import AS_IT_IS
 from contract.jobs import Outcome
 
@@ -34,7 +34,7 @@ def sent(job: Ended) -> str:
     parts = cast(Any, SimpleNamespace(streams=job, records=job))
 
     async def read() -> bytes:
-        return b"".join([chunk async for chunk in stream(parts, "id", "generate", AS_IT_IS, "0")])
+        return b"".join([chunk async for chunk in as_events(events_of(parts, "id", "generate", AS_IT_IS, "0"))])
 
     return asyncio.run(read()).decode()
 

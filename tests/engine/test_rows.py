@@ -14,7 +14,7 @@ def collected(data: bytes, stop: tuple[bytes, ...], sizes: list[int]) -> tuple[l
     stopped = False
     while position < len(data) and not stopped:
         for byte in data[position : position + sizes[position % len(sizes)]]:
-            stopped = output.feed(byte)
+            stopped = output.feed(byte) > 0
             if stopped:
                 break
         position += sizes[position % len(sizes)]

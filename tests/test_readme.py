@@ -111,19 +111,31 @@ def test_the_first_answers_are_those_that_the_readme_shows(environment: dict[str
 
 
 @pytest.mark.parametrize(
-    ("page", "program"), [pytest.param(page, block, id=f"{page}-{number}") for page, number, block in PROGRAMS]
+    ("page", "program"),
+    [
+        pytest.param(
+            page, block, id=f"{page}-{number}", marks=[pytest.mark.slow] if speaks_to_the_service(block) else []
+        )
+        for page, number, block in PROGRAMS
+    ],
 )
-def test_a_program_prints_what_its_page_shows(page: str, program: str, clones: Clones) -> None:
+def test_a_program_prints_what_its_page_shows(
+    page: str, program: str, clones: Clones, request: pytest.FixtureRequest
+) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NEURON_")}
+    written = program
+    if speaks_to_the_service(program):
+        request.getfixturevalue("served")
+        written = addressed(program, request.getfixturevalue("environment"))
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=clones(page), env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", written], cwd=clones(page), env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip()
     shown = dict(SHOWN.findall((ROOT / page).read_text())).get(program)
     if shown is None:
         return
     printed, promised = done.stdout.splitlines(), shown.splitlines()
-    if "neuron.stream(" in program:  # which writes its text last; how it goes on depends on the last bits
+    if "stream" in program:  # which writes its text last; how it goes on depends on the last bits
         *printed, text = printed
         *promised, _ = promised
         assert text.strip()

@@ -37,7 +37,7 @@ Answers come in place; `Prefer: respond-async` gives a job instead. Errors are p
 def create_app(settings: ApiSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        for name, value in settings.effective().items():
+        for name, value in settings.changed().items():
             log.info("%s=%s", name, value)
         app.state.settings = settings
         app.state.limits = limits

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from cli.groups import Group
+
 _CHECKOUT = Path(__file__).parent.parent  # where the wheel is installed, site-packages
 # Each has a command of its name.
 _MODULES = ("training", "cells", "recipes", "engine", "service", "long_texts", "rows", "soak")
 
 
-class _Measurements(click.Group):
+class _Measurements(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if not self.commands:
             command = f"neuron bench {cmd_name}"

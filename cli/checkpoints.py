@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from cli.groups import Group
 from model.checkpoints import checkpoint, volumes
 from model.checkpoints.checkpoint import CheckpointError
 from model.checkpoints.manifest import Manifest
@@ -35,7 +36,7 @@ _dtype = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def checkpoint_group() -> None:
     """List, show, verify, serve, import and fetch published models. DIR: a checkpoint, or a volume with LATEST."""
 

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from cli.groups import Group
 from cli.reading_options import Reading, reading_options
 from texts.faults import REPORTED, Fault
 from trainer.corpus.build import BuildProgress, build_corpus
@@ -15,7 +16,7 @@ from trainer.corpus.corpus import Corpus, CorpusError, CorpusManifest
 from trainer.corpus.labels import Labelling
 
 
-@click.group()
+@click.group(cls=Group)
 def corpus() -> None:
     """Build training shards from review files, and show them."""
 

@@ -19,6 +19,7 @@ from cli.evaluate_options import (
     train_option,
     valid_option,
 )
+from cli.groups import Group
 from cli.protocol import read_report, run, write
 from cli.reading_options import Reading, reading_options
 from cli.reviews import labelled_reviews
@@ -42,7 +43,7 @@ from sentiment_neuron.heat_maps import heat_maps, html_page
 from texts.sets import IMDB, SST
 
 
-@click.group()
+@click.group(cls=Group)
 def evaluate() -> None:
     """Evaluate a checkpoint as the paper does.
 

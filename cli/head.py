@@ -14,6 +14,7 @@ import torch
 
 from api.schemas.requests import FitRequest
 from cli.checkpoint_option import checkpoint_option
+from cli.groups import Group
 from cli.progress import texts_bar
 from cli.reading_options import Reading, reading_options
 from cli.reported import reported
@@ -36,7 +37,7 @@ _heads_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def head() -> None:
     """Classifiers of your own: fit them on labelled texts, list and delete them, without a server."""
 

@@ -9,11 +9,12 @@ import click
 import redis
 
 from api.settings import ApiSettings
+from cli.groups import Group
 from contract import dead_letters, wire
 from contract.dead_letters import DeadLetter
 
 
-@click.group()
+@click.group(cls=Group)
 def jobs() -> None:
     """Jobs that were given up because every worker that ran them died."""
 
@@ -52,12 +53,13 @@ def drop(job_ids: tuple[str, ...], every: bool) -> None:
 
 @contextlib.contextmanager
 def _client() -> Iterator["redis.Redis"]:
-    url = ApiSettings().redis_url
+    settings = ApiSettings()
     try:
-        with redis.Redis.from_url(str(url), socket_connect_timeout=5, socket_timeout=10) as client:
+        with redis.Redis.from_url(settings.redis_client_url, socket_connect_timeout=5, socket_timeout=10) as client:
             yield client
     except redis.RedisError as error:
-        raise click.ClickException(f"Redis at {url.host}:{url.port} (NEURON_REDIS_URL): {error}") from error
+        where = settings.effective()["NEURON_REDIS_URL"]
+        raise click.ClickException(f"Redis at {where} (NEURON_REDIS_URL): {error}") from error
 
 
 def _letters(client: "redis.Redis") -> list[DeadLetter]:

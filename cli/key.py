@@ -3,10 +3,11 @@
 import click
 
 from api import keys
+from cli.groups import Group
 from contract.settings import SettingError
 
 
-@click.group()
+@click.group(cls=Group)
 def key() -> None:
     """Make keys for the gateway."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cli.groups import Group
 from contract.settings import SettingError
 
 # name -> where it is, and its line in `neuron --help`, which must load none of them
@@ -47,7 +48,7 @@ _NOT_IN_EVERY_IMAGE = ("worker", "trainer", "evaluation", "engine", "model", "se
 _TRAINERS = ("corpus", "train", "finetune", "publish", "evaluate", "bench", "metrics")
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 

@@ -3,6 +3,7 @@
 Laid out for a terminal, or as the Markdown of docs/settings.md.
 """
 
+import json
 import shutil
 import textwrap
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class _Group:
 
 
 @click.command()
+@click.option("--effective", is_flag=True, help="The values in force in this environment; secrets are masked.")
+@click.option("--json", "as_json", is_flag=True, help="Print those as JSON, by process.")
 @click.option(
     "--format",
     "layout",
@@ -40,8 +43,13 @@ class _Group:
     show_default=True,
     help="markdown: the tables of docs/settings.md.",
 )
-def settings(layout: Format) -> None:
+def settings(effective: bool, as_json: bool, layout: Format) -> None:
     """List every setting (an environment variable), its default and what it trades off."""
+    if effective or as_json:
+        found = {one.process: one.effective() for one in (ApiSettings(), WorkerSettings())}
+        lines = [f"{name}={value}" for name, value in (found["api"] | found["worker"]).items()]
+        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines))
+        return
     click.echo(markdown() if layout == "markdown" else terminal(shutil.get_terminal_size().columns))
 
 

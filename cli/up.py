@@ -8,6 +8,7 @@ import time
 import click
 
 from api.settings import ApiSettings
+from cli.setting_options import checkpoint_option, host_option, metrics_port_option, port_option
 from cli.stack.children import Children, workers_ready
 from contract.ports import check_port
 from worker.settings import WorkerSettings
@@ -18,15 +19,24 @@ class _Stopped(Exception):
 
 
 @click.command()
-def up() -> None:
-    """Serve on this machine: embedded Redis (unless NEURON_REDIS_URL names one), a worker and the gateway."""
+@port_option
+@host_option
+@checkpoint_option
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="How many workers.")
+@metrics_port_option
+def up(workers: int) -> None:
+    """Serve on this machine: embedded Redis (unless NEURON_REDIS_URL names one), workers and the gateway.
+
+    Of several workers each next one has the next port for its metrics.
+    """
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     # A fault in the settings is found before anything is started.
     settings, of_worker = ApiSettings(), WorkerSettings()
     check_port(settings.api_host, settings.api_port, "NEURON_API_PORT")
-    metrics = (of_worker.worker_metrics_host, of_worker.worker_metrics_port)
-    check_port(*metrics, "NEURON_WORKER_METRICS_PORT", socket.AF_INET)
+    metrics = [of_worker.worker_metrics_port and of_worker.worker_metrics_port + number for number in range(workers)]
+    for port in metrics:
+        check_port(of_worker.worker_metrics_host, port, "NEURON_WORKER_METRICS_PORT", socket.AF_INET)
     children = Children()
     failure = None
     try:
@@ -35,11 +45,13 @@ def up() -> None:
             environment["NEURON_REDIS_URL"] = children.start_redis(settings.data_dir / "redis", environment)
         # The gateway last, so that it is stopped first and accepts nothing more; Redis stops after all others, so that
         # running jobs can still be answered.
-        children.start("worker", environment, "worker")
+        for number, port in enumerate(metrics, start=1):
+            name = "worker" if workers == 1 else f"worker {number}"
+            children.start(name, environment | {"NEURON_WORKER_METRICS_PORT": str(port)}, "worker")
         children.start("api", environment, "api")
         url = f"http://{_reachable(settings.api_host)}:{settings.api_port}"
-        children.wait_until(lambda: workers_ready(url), f"{url}/readyz is not 200")
-        click.echo(_greeting(url))
+        children.wait_until(lambda: workers_ready(url) >= workers, f"{url}/readyz does not tell of {workers} workers")
+        click.echo(_greeting(url, [f"http://{of_worker.worker_metrics_host}:{port}" for port in metrics if port]))
         while True:
             children.check()
             time.sleep(0.5)
@@ -64,12 +76,14 @@ def _reachable(host: str) -> str:
     return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared, not bound
 
 
-def _greeting(url: str) -> str:
+def _greeting(url: str, workers: list[str]) -> str:
+    pages = ", ".join(f"{one}/metrics" for one in (url, *workers))
     return f"""
 Sentiment Neuron is up.
 
   try it   curl -s {url}/classify -H 'Content-Type: application/json' -d '{{"text": "What a lovely film."}}'
   docs     {url}/docs
-  metrics  {url}/metrics
+  OpenAI   {url}/v1
+  metrics  {pages}
   stop     Ctrl-C
 """

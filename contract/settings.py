@@ -5,17 +5,31 @@ misspelt name from one that is meant for the other process.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import parse_qsl, quote, urlencode
 
-from pydantic import Field, RedisDsn, ValidationError
+from pydantic import AnyUrl, Field, RedisDsn, UrlConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contract.names import did_you_mean
 
 PREFIX = "NEURON_"
 PROCESSES = ("api", "worker")
 # Read by the tests alone.
 _ELSEWHERE = {"NEURON_OPENAI_WEIGHTS"}
+
+
+# What Kubernetes and Docker's links tell a container of a service whose name begins with ours, such as `neuron-api`.
+_SERVICE_LINK = re.compile(
+    r"NEURON(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_LINKED_PORT = re.compile(r"(tcp|udp|sctp)://")
+
+_SOCKET_SCHEMES = ("unix", "redis+socket")
+_RedisSocket = Annotated[AnyUrl, UrlConstraints(allowed_schemes=list(_SOCKET_SCHEMES))]
 
 
 class SettingError(ValueError):
@@ -37,9 +51,10 @@ class ProcessSettings(BaseSettings):
     # Former name -> present name, both in full, of the settings of this process. A former name is refused.
     renamed: ClassVar[Mapping[str, str]] = {}
 
-    redis_url: RedisDsn = Field(
+    redis_url: _RedisSocket | RedisDsn = Field(
         RedisDsn("redis://127.0.0.1:6379/0"),
-        description="Redis for queue, results and streams. Unset under `neuron up`: an embedded one.",
+        description="Redis for queue, results and streams: `redis://`, `rediss://` for TLS, or `unix:///path?db=0`. "
+        "Unset under `neuron up`: an embedded one.",
     )
     checkpoint_dir: Path | None = Field(
         None,
@@ -55,13 +70,23 @@ class ProcessSettings(BaseSettings):
     data_dir: Path = Field(Path("data"), description="Where the embedded Redis of `neuron up` keeps its data.")
 
     def __init__(self, **values: Any) -> None:
+        self._forget_service_links()
         self._refuse_unknown()
         try:
             super().__init__(**values)
         except ValidationError as error:
             # Values are left out because some are secrets.
             faults = [f"{PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
-            raise SettingError("; ".join(faults)) from None
+            raise SettingError("; ".join(dict.fromkeys(faults))) from None
+
+    @classmethod
+    def _forget_service_links(cls) -> None:
+        """Take them out of the environment of this process, where they would be taken for settings."""
+        for name, value in list(os.environ.items()):
+            if _SERVICE_LINK.fullmatch(name) or (
+                name.startswith(PREFIX) and name.endswith("_PORT") and _LINKED_PORT.match(value)
+            ):
+                del os.environ[name]
 
     @classmethod
     def _refuse_unknown(cls) -> None:
@@ -71,13 +96,45 @@ class ProcessSettings(BaseSettings):
             if name.startswith(PREFIX) and not name.startswith(others) and name not in known | _ELSEWHERE:
                 if name in cls.renamed:
                     raise UnknownSettingError(f"{name} is not a setting any more: it is now {cls.renamed[name]}")
-                raise UnknownSettingError(
-                    f"{name} is not a setting of {cls.process}: known are {', '.join(sorted(known))}"
-                )
+                near = f"{did_you_mean(name, known)} (`neuron settings` lists all)"
+                raise UnknownSettingError(f"{name} is not a setting of {cls.process}{near}")
+
+    @property
+    def redis_client_url(self) -> str:
+        """As redis-py takes it: `unix:///path?db=0&password=...` for a Unix socket."""
+        socket = self._socket()
+        if socket is None:
+            return str(self.redis_url)
+        place, options = socket
+        return f"unix://{place}?{urlencode(options)}"
+
+    @property
+    def broker_url(self) -> str:
+        """As Celery takes it: `redis+socket://USER:PASSWORD@/path?virtual_host=0` for a Unix socket."""
+        socket = self._socket()
+        if socket is None:
+            return str(self.redis_url)
+        place, options = socket
+        user, password = (quote(options.get(name, ""), safe="") for name in ("username", "password"))
+        return f"redis+socket://{f'{user}:{password}@' if password else ''}{place}?virtual_host={options['db']}"
+
+    def _socket(self) -> tuple[str, dict[str, str]] | None:
+        """Path and options of a Unix socket, named as redis-py does; None where Redis is elsewhere."""
+        if self.redis_url.scheme not in _SOCKET_SCHEMES:
+            return None
+        place, _, query = str(self.redis_url).partition("://")[2].partition("?")
+        options = {"db" if name == "virtual_host" else name: value for name, value in parse_qsl(query)}
+        return place, {"db": "0"} | options
 
     def effective(self) -> dict[str, str]:
-        """Every setting and its value in force, for the log; secrets and the password of a URL are masked."""
+        """Every setting and its value in force; secrets and the password of a URL are masked."""
         shown = {PREFIX + name.upper(): str(value) for name, value in self}
-        if self.redis_url.password:
-            shown[PREFIX + "REDIS_URL"] = shown[PREFIX + "REDIS_URL"].replace(self.redis_url.password, "***")
+        url = re.sub("(?<=[?&]password=)[^&]*", "***", shown[PREFIX + "REDIS_URL"])
+        shown[PREFIX + "REDIS_URL"] = url.replace(self.redis_url.password, "***") if self.redis_url.password else url
         return shown
+
+    def changed(self) -> dict[str, str]:
+        """Those in force that are not the default, for the log."""
+        shown = self.effective()
+        names = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
+        return {PREFIX + name.upper(): shown[PREFIX + name.upper()] for name in names}

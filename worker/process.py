@@ -9,11 +9,13 @@ import logging
 import socket
 import ssl
 import sys
+import warnings
 from typing import Any
 
 import redis
 import torch
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def celery_app(settings: WorkerSettings, service: Service) -> Celery:
-    app = Celery("neuron", broker=str(settings.redis_url))
+    app = Celery("neuron", broker=settings.broker_url)
     app.conf.update(
         wire.celery_settings(),
         # So that a worker takes no more messages than it has threads. Jobs have leases; messages may be lost.
@@ -60,7 +62,7 @@ def _check_redis(settings: WorkerSettings) -> None:
     """Exit where Redis refuses the worker, which waiting does not change. A Redis that is away may still come."""
     try:
         options: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 10, "retry": Retry(NoBackoff(), 0)}
-        with redis.Redis.from_url(str(settings.redis_url), **options) as client:
+        with redis.Redis.from_url(settings.redis_client_url, **options) as client:
             client.ping()
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         sys.exit(f"The worker cannot start: NEURON_REDIS_URL: {error}")
@@ -80,13 +82,15 @@ def main() -> None:
     except SettingError as error:
         sys.exit(f"The worker cannot start: {error}")
     logs.set_up(settings.log_format)
+    # Celery warns of a superuser, because a queue of pickles could run anything as such; this one is of JSON alone.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     # Lines for every message would cost more than the message.
     for name in ("celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # The engine's thread and the job threads share one interpreter lock. At Python's default of 5 ms a turn, every
     # product would end with a wait for it that is longer than the product.
     sys.setswitchinterval(0.0005)
-    for setting, value in settings.effective().items():
+    for setting, value in settings.changed().items():
         log.info("%s=%s", setting, value)
     _check_redis(settings)
     if settings.worker_threads:

@@ -69,7 +69,7 @@ class Service:
         )
         # Every job thread may begin its jobs at once.
         client = redis.Redis.from_url(
-            str(settings.redis_url),
+            settings.redis_client_url,
             max_connections=settings.worker_jobs + 8,
             socket_timeout=10,
             socket_connect_timeout=2,

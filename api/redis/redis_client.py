@@ -37,13 +37,21 @@ class _Tls(_ReportsItsEnd, redis.SSLConnection):
     pass
 
 
-_CLASSES: dict[type[Any], type[Any]] = {redis.Connection: _Plain, redis.SSLConnection: _Tls}
+class _Socket(_ReportsItsEnd, redis.UnixDomainSocketConnection):
+    pass
+
+
+_CLASSES: dict[type[Any], type[Any]] = {
+    redis.Connection: _Plain,
+    redis.SSLConnection: _Tls,
+    redis.UnixDomainSocketConnection: _Socket,
+}
 
 
 def redis_client(settings: ApiSettings, blocks_s: float = 0.0) -> redis.Redis:
     """blocks_s: how long a command may wait for something to come, beside the time that its answer takes."""
     client: redis.Redis = redis.Redis.from_url(
-        str(settings.redis_url),
+        settings.redis_client_url,
         # Every open stream holds one; beyond the client's default of 100 all requests would answer 503.
         max_connections=_MAX_CONNECTIONS,
         socket_connect_timeout=_CONNECT_S,

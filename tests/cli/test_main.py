@@ -40,4 +40,8 @@ def test_a_missing_extra_is_named(name: str, extra: str) -> None:
 def test_an_unknown_command() -> None:
     shown = CliRunner().invoke(main, ["clasify"])
     assert shown.exit_code == click.UsageError.exit_code
-    assert "clasify" in shown.output
+    assert "There is no command 'clasify'; did you mean 'classify'?" in shown.output
+
+
+def test_an_unknown_command_of_a_group() -> None:
+    assert "did you mean 'fit'?" in CliRunner().invoke(main, ["head", "fitt"]).output

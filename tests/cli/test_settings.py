@@ -1,5 +1,6 @@
 """`neuron settings`: docs/settings.md is what the code says, and a terminal shows the same."""
 
+import json
 import re
 
 import pytest
@@ -29,6 +30,16 @@ def test_the_command_prints_either(neuron: Neuron) -> None:
     shown = neuron("settings", env={"COLUMNS": "72"}).output
     assert shown == _STYLES.sub("", terminal(72)) + "\n"
     assert "|" not in shown
+
+
+def test_the_values_in_force(neuron: Neuron) -> None:
+    environment = {"NEURON_API_PORT": "8123", "NEURON_REDIS_URL": "redis://:secret@redis:6379/0"}
+    found = json.loads(neuron("settings", "--effective", "--json", env=environment).output)
+    assert found["api"]["NEURON_API_PORT"] == "8123"
+    assert found["worker"]["NEURON_REDIS_URL"] == "redis://:***@redis:6379/0"
+    lines = neuron("settings", "--effective", env=environment).output.splitlines()
+    assert "NEURON_API_PORT=8123" in lines
+    assert sorted(line.partition("=")[0] for line in lines) == sorted(set(NAMES))
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

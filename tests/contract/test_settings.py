@@ -5,7 +5,7 @@ from typing import ClassVar
 import pytest
 
 from api.settings import ApiSettings
-from contract.settings import PREFIX, ProcessSettings, UnknownSettingError
+from contract.settings import PREFIX, ProcessSettings, SettingError, UnknownSettingError
 from worker.settings import WorkerSettings
 
 
@@ -24,6 +24,80 @@ def test_a_misspelt_setting_is_refused(
     monkeypatch.setenv(name, "1")
     with pytest.raises(UnknownSettingError, match=name):
         settings()
+
+
+def test_a_misspelt_setting_is_told_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEURON_API_PROT", "1")
+    with pytest.raises(UnknownSettingError, match=r"not a setting of api; did you mean 'NEURON_API_PORT'\?"):
+        ApiSettings()
+
+
+# As Kubernetes writes them for the services neuron-api, neuron-worker and neuron, with a named port.
+LINKS = {
+    "NEURON_API_SERVICE_HOST": "10.96.0.12",
+    "NEURON_API_SERVICE_PORT": "8000",
+    "NEURON_API_SERVICE_PORT_HTTP": "8000",
+    "NEURON_API_PORT": "tcp://10.96.0.12:8000",
+    "NEURON_API_PORT_8000_TCP": "tcp://10.96.0.12:8000",
+    "NEURON_API_PORT_8000_TCP_PROTO": "tcp",
+    "NEURON_API_PORT_8000_TCP_PORT": "8000",
+    "NEURON_API_PORT_8000_TCP_ADDR": "10.96.0.12",
+    "NEURON_WORKER_PORT": "udp://10.96.0.13:9101",
+    "NEURON_WORKER_SERVICE_HOST": "10.96.0.13",
+    "NEURON_SERVICE_HOST": "10.96.0.14",
+    "NEURON_PORT": "tcp://10.96.0.14:80",
+    "NEURON_PORT_80_TCP_ADDR": "10.96.0.14",
+}
+
+
+def test_links_to_services_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LINKS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NEURON_API_MAX_TEXTS", "7")
+    assert (ApiSettings().api_port, ApiSettings().api_max_texts) == (8000, 7)
+    WorkerSettings()
+    monkeypatch.setenv("NEURON_API_PORT", "8123")
+    assert ApiSettings().api_port == 8123
+    monkeypatch.setenv("NEURON_API_SERVICE", "x")
+    with pytest.raises(UnknownSettingError):
+        ApiSettings()
+
+
+@pytest.mark.parametrize(
+    ("url", "client", "broker"),
+    [
+        ("unix:///run/r.sock", "unix:///run/r.sock?db=0", "redis+socket:///run/r.sock?virtual_host=0"),
+        ("unix:///run/r.sock?db=2", "unix:///run/r.sock?db=2", "redis+socket:///run/r.sock?virtual_host=2"),
+        ("redis+socket:///r.sock?virtual_host=1", "unix:///r.sock?db=1", "redis+socket:///r.sock?virtual_host=1"),
+        (
+            "unix:///r.sock?password=a%20secret",
+            "unix:///r.sock?db=0&password=a+secret",
+            "redis+socket://:a%20secret@/r.sock?virtual_host=0",
+        ),
+        (
+            "rediss://u:secret@h:1/3?ssl_ca_certs=x",
+            "rediss://u:secret@h:1/3?ssl_ca_certs=x",
+            "rediss://u:secret@h:1/3?ssl_ca_certs=x",
+        ),
+    ],
+)
+def test_redis_by_a_socket_of_unix(monkeypatch: pytest.MonkeyPatch, url: str, client: str, broker: str) -> None:
+    monkeypatch.setenv("NEURON_REDIS_URL", url)
+    settings = ApiSettings()
+    assert (settings.redis_client_url, settings.broker_url) == (client, broker)
+    assert "secret" not in str(settings.effective())
+
+
+def test_another_scheme_is_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEURON_REDIS_URL", "http://127.0.0.1")
+    with pytest.raises(SettingError, match="NEURON_REDIS_URL: URL scheme should be"):
+        ApiSettings()
+
+
+def test_what_is_not_the_default_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEURON_API_PORT", "8123")
+    monkeypatch.setenv("NEURON_API_MAX_TEXTS", "1024")  # as it is by default
+    assert ApiSettings().changed() == {"NEURON_API_PORT": "8123"}
 
 
 def test_settings_of_a_neighbour_are_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:

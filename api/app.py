@@ -62,11 +62,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     # Each stands around those before it.
     app.add_middleware(BodyLimit, limit=settings.api_max_request_bytes, fit_limit=settings.api_max_fit_bytes)
-    app.add_middleware(GZipMiddleware, minimum_size=_PACKED_FROM_BYTES, compresslevel=1)
     if keys:
         app.add_middleware(Authorize, keys=keys, limits=limits, retry_after_s=settings.api_retry_after_s)
     app.add_middleware(Failures)
     app.add_middleware(OpenAIErrors)
+    app.add_middleware(GZipMiddleware, minimum_size=_PACKED_FROM_BYTES, compresslevel=1)
     if settings.api_cors_origins:
         # Outside Authorize: a browser's preflight request carries no key.
         app.add_middleware(Cors, **cors_options(settings))

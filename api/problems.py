@@ -74,6 +74,7 @@ class Problem(HTTPException):
     # An HTTPException, because FastAPI passes those through while it reads a body and hides all others.
     def __init__(self, kind: str, detail: str, headers: dict[str, str] | None = None, **members: Any) -> None:
         super().__init__(KINDS[kind].status, detail, headers)
+        self.kind = str(kind)
         self.document = document(kind, detail) | members
 
 
@@ -91,9 +92,12 @@ def of_job(error: JobError) -> Problem:
 
 
 def too_large(what: str, actual: int, limit: int, setting: str) -> Problem:
-    metrics.REFUSED.labels("too-large").inc()
     detail = over(what, actual, limit, setting)
     return Problem("too-large", detail, limit=limit, actual=actual, setting=setting)
+
+
+def too_many_texts(count: int, limit: int) -> Problem:
+    return too_large("texts in the request", count, limit, "NEURON_API_MAX_TEXTS")
 
 
 def over(what: str, actual: int, limit: int, setting: str) -> str:
@@ -102,7 +106,6 @@ def over(what: str, actual: int, limit: int, setting: str) -> str:
 
 def over_timeout(actual: float, limit: float) -> Problem:
     setting = "NEURON_API_JOB_TIMEOUT_S"
-    metrics.REFUSED.labels("invalid-request").inc()
     detail = f"timeout_s: {actual:g} seconds are over the limit of {limit:g} (setting {setting})"
     return Problem("invalid-request", detail, limit=limit, actual=actual, setting=setting)
 
@@ -113,11 +116,25 @@ def expired(job_id: str, state: str) -> Problem:
 
 def redis_away(error: RedisError, retry_after_s: int) -> Problem:
     log.warning("Redis: %s", error)
-    metrics.REFUSED.labels("unavailable").inc()
     return Problem("unavailable", "Redis does not answer", {"Retry-After": str(retry_after_s)})
 
 
+# Before there is a job; the metric says so.
+_REFUSALS = {
+    *("bad-request", "unauthorized", "forbidden", "too-slow", "head-too-large", "rate-limited", "quota-used"),
+    *("invalid-request", "not-json", "unknown-encoding", "idempotency-key-reused", "too-large", "queue-full"),
+    *("unavailable", "unknown-model"),
+}
+
+
+def count(problem: Problem) -> None:
+    """Count an answer that refuses a request."""
+    if problem.kind in _REFUSALS:
+        metrics.REFUSED.labels(problem.kind).inc()
+
+
 def response(problem: Problem) -> JSONResponse:
+    count(problem)
     return JSONResponse(problem.document, problem.status_code, dict(problem.headers or {}), MEDIA_TYPE)
 
 
@@ -148,7 +165,6 @@ def install(app: FastAPI, routes: Sequence[BaseRoute], retry_after_s: int) -> No
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         """Of a parameter: bodies are parsed without FastAPI (`api/http/bodies.py`)."""
         detail = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        metrics.REFUSED.labels("invalid-request").inc()
         return response(Problem("invalid-request", detail))
 
     @app.exception_handler(RedisError)

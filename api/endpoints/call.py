@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Header, Request
@@ -123,7 +124,7 @@ class Call:
         made = await self._admit(job, texts, size, AS_IT_IS, abandon=self._idempotent is None)
         if made is None:
             entries = events_of(self.parts, job.id, job.kind, AS_IT_IS, "0", self._asked_at)
-            return answers.EventStream(frame(entries), _where(job.id))
+            return answers.EventStream(frame(job.id, entries), _where(job.id))
         return await self._replay(made, AS_IT_IS, frame)
 
     async def _admit(self, job: AnyJob, texts: int, size: int, form: Form, abandon: bool) -> str | None:
@@ -195,6 +196,8 @@ class Call:
             response = await follow(self.parts, job_id, record, "0", frame)
             response.headers.update(_where(job_id))
             return response
+        # Which texts were left out was decided then, perhaps by other limits.
+        form = replace(record.form, encoding=form.encoding)
         with self.parts.mailbox.expect(job_id) as ended:
             outcome = await self.parts.records.outcome(job_id, record)
             if outcome is None and record.ended:

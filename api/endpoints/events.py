@@ -18,10 +18,10 @@ NOTHING_YET = b": nothing yet\n\n"
 
 # (id, event, data) of events; now and then, while none comes, an empty one
 Entries = AsyncGenerator[tuple[str | None, str, str]]
-Frame = Callable[[Entries], AsyncGenerator[bytes]]
+Frame = Callable[[str, Entries], AsyncGenerator[bytes]]  # of the events of the job of this id
 
 
-async def as_events(entries: Entries) -> AsyncGenerator[bytes]:
+async def as_events(_job_id: str, entries: Entries) -> AsyncGenerator[bytes]:
     """Server-sent events."""
     async with contextlib.aclosing(entries):
         async for event_id, event, data in entries:
@@ -36,8 +36,8 @@ async def follow(
     if outcome is None and record.ended:
         raise expired(job_id, record.state)
     if outcome is not None and not await parts.streams.has_events(job_id):
-        return answers.EventStream(frame(_only(answers.final_event(outcome, record.kind, record.form))))
-    return answers.EventStream(frame(events_of(parts, job_id, record.kind, record.form, after)))
+        return answers.EventStream(frame(job_id, _only(answers.final_event(outcome, record.kind, record.form))))
+    return answers.EventStream(frame(job_id, events_of(parts, job_id, record.kind, record.form, after)))
 
 
 async def events_of(

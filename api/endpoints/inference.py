@@ -6,7 +6,7 @@ from fastapi.responses import Response
 from api.endpoints.call import RESPONSES, Call, IdempotencyKey, Prefer
 from api.endpoints.routes import JobRoute
 from api.http import answers
-from api.problems import over, too_large
+from api.problems import over, too_large, too_many_texts
 from api.schemas import requests, responses
 from api.schemas.form import Form, Skipped
 from api.settings import ApiSettings
@@ -111,9 +111,11 @@ def _usable(body: requests.TextsRequest, settings: ApiSettings) -> tuple[list[st
             texts.append(text)
             total += size
         else:
+            too_long = number, size
             skipped[number] = Skipped("too-large", over(f"bytes of text {number}", size, limit, _MAX_TEXT_BYTES))
     if not texts:
-        raise too_large("bytes of text 0", len(body.all_texts()[0].encode()), limit, _MAX_TEXT_BYTES)
+        number, size = too_long
+        raise too_large(f"bytes of text {number}", size, limit, _MAX_TEXT_BYTES)
     return texts, total, skipped
 
 
@@ -125,7 +127,7 @@ def check_texts(texts: list[str], settings: ApiSettings) -> int:
 
 def _check_count(count: int, settings: ApiSettings) -> None:
     if count > settings.api_max_texts:
-        raise too_large("texts in the request", count, settings.api_max_texts, "NEURON_API_MAX_TEXTS")
+        raise too_many_texts(count, settings.api_max_texts)
 
 
 def check_sizes(texts: list[str], settings: ApiSettings) -> int:

@@ -93,14 +93,14 @@ async def create_completion_v1(
 ) -> Response:
     """What `POST /generate` writes. Its options `sentiment`, `clamp`, `top_k` and `rank_by` are taken here as well."""
     model = await _served(request, body.model)
+    limit = settings_of(request).api_max_samples
+    if body.samples > limit:
+        raise too_large("samples of all prompts", body.samples, limit, "NEURON_API_MAX_SAMPLES")
     asked = body.generations()
-    count, limit = sum(one.samples for one in asked), settings_of(request).api_max_samples
-    if count > limit:
-        raise too_large("samples of all prompts", count, limit, "NEURON_API_MAX_SAMPLES")
     if body.stream:
         call = Call(request, body, None, idempotency_key, in_place=True)
         job, samples, size = generation(call, asked[0])
-        return await call.stream(job, samples, size, lambda entries: _chunks(entries, body, model.name, job.id))
+        return await call.stream(job, samples, size, lambda job_id, entries: _chunks(entries, body, model.name, job_id))
     return await _completed(request, body, asked, idempotency_key)
 
 
@@ -147,7 +147,8 @@ async def _completed(
     try:
         async with asyncio.TaskGroup() as group:
             for number, one in enumerate(asked):
-                key = None if idempotency_key is None else f"{idempotency_key}#{number}"
+                # No key that a client sends has a newline.
+                key = f"{idempotency_key}\n{number}" if idempotency_key and number else idempotency_key
                 call = Call(request, body, None, key, in_place=True)
                 call.respond = _Held
                 job, samples, size = generation(call, one)
@@ -163,6 +164,7 @@ async def _completed(
     if gone is not None:
         return gone
     results = [response.result for response in responses if isinstance(response, _Held)]
+    headers = dict(responses[0].headers)  # of the job that this one made, or an earlier such request
     choices = [
         _choice(body, prompt, sample, len(result["results"]) * number + rank)
         for number, (prompt, result) in enumerate(zip(body.prompts(), results, strict=True))
@@ -170,9 +172,8 @@ async def _completed(
     ]
     written = sum(len(sample["text"].encode()) for result in results for sample in result["results"])
     name = results[0]["model"]["name"]
-    content = _head(jobs[0].id, name) | {"choices": choices, "usage": _usage(body, written)}
-    headers = {"X-Job-Id": jobs[0].id} if len(jobs) == 1 else {}
-    return JSONResponse(content, headers=headers)
+    content = _head(headers["x-job-id"], name) | {"choices": choices, "usage": _usage(body, written)}
+    return JSONResponse(content, headers={name: value for name, value in headers.items() if name != "content-length"})
 
 
 def _choice(body: openai.CompletionRequest, prompt: str, sample: dict[str, Any], index: int) -> dict[str, Any]:

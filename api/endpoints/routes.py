@@ -42,7 +42,7 @@ class JobRoute(APIRoute):
         if key is not None and not _KEY.fullmatch(key):
             detail = f"the {idempotency.HEADER} is not of 1 to 255 printable ASCII characters"
             raise Problem("invalid-request", detail)
-        body = bodies.parse(self._body, content)
+        body = bodies.parse(self._body, content, request.app.state.settings.api_max_texts)
         wishes = {"prefer": request.headers.get("prefer")} if self._takes_prefer else {}
         response = await self.endpoint(body, request, idempotency_key=key, **wishes)
         await response(scope, receive, send)

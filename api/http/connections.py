@@ -115,7 +115,6 @@ class Connection(HttpToolsProtocol):
             self._refuse(Problem("bad-request", "this is not HTTP that can be parsed"))
 
     def _header_too_large(self) -> Problem:
-        metrics.REFUSED.labels("head-too-large").inc()
         limit, setting = self._max_header_bytes, "NEURON_API_MAX_HEADER_BYTES"
         detail = f"the request's line and header section are over the limit of {limit:,} bytes (setting {setting})"
         return Problem("head-too-large", detail, limit=limit, setting=setting)
@@ -137,13 +136,13 @@ class Connection(HttpToolsProtocol):
         elif nothing_came or (answering and cycle.response_started):
             self.transport.close()
         else:
-            metrics.REFUSED.labels("too-slow").inc()
             limit, setting = self._timeout_s, "NEURON_API_REQUEST_TIMEOUT_S"
             detail = f"the request had not come within {limit:g} s (setting {setting})"
             self._refuse(Problem("too-slow", detail, limit=limit, setting=setting))
 
     def _refuse(self, problem: Problem) -> None:
         """Answer without the application, and close."""
+        problems.count(problem)
         content = json.dumps(problem.document).encode()
         lines = [STATUS_LINE[problem.status_code].removesuffix(b"\r\n")]
         lines += [name + b": " + value for name, value in self.server_state.default_headers]

@@ -5,7 +5,6 @@ import io
 import sys
 import zlib
 
-from api import metrics
 from api.problems import Problem
 
 if sys.version_info >= (3, 14):
@@ -25,7 +24,6 @@ def unpack(encoding: str, body: bytes, limit: int) -> bytes:
     """
     coding = encoding.strip().lower().removeprefix("x-")
     if coding not in CODINGS:
-        metrics.REFUSED.labels("unknown-encoding").inc()
         detail = f"the Content-Encoding is {encoding[:100]!r}: send one of {', '.join(CODINGS)}, or none"
         raise Problem("unknown-encoding", detail, {"Accept-Encoding": ", ".join(CODINGS)})
     source = io.BytesIO(body)
@@ -33,5 +31,4 @@ def unpack(encoding: str, body: bytes, limit: int) -> bytes:
         with gzip.GzipFile(fileobj=source) if coding == "gzip" else zstd.ZstdFile(source, options=_ZSTD) as packed:
             return packed.read(limit + 1)
     except (OSError, EOFError, zlib.error, zstd.ZstdError) as error:
-        metrics.REFUSED.labels("invalid-request").inc()
         raise Problem("invalid-request", f"the Content-Encoding is {coding}, and the body is not: {error}") from error

@@ -61,35 +61,30 @@ class BodyLimit:
         if encoding.lower() == b"identity":
             await self._app(scope, bounded, send)
             return
-        try:
-            unpacked = await _unpacked(encoding.decode("latin-1"), bounded, limit)
-            if unpacked is None:
-                return  # its client has gone
-            if len(unpacked) > limit:
-                raise _body_too_large(len(unpacked), limit, setting)
-        except Problem as problem:
-            await problems.response(problem)(scope, receive, send)
-            return
-        await self._app(scope, replayed(unpacked, receive), send)
+        await self._app(scope, _unpacking(encoding.decode("latin-1"), bounded, limit, setting), send)
 
 
-async def _unpacked(encoding: str, receive: Receive, limit: int) -> bytes | None:
-    """The whole body, unpacked; None where the connection ends within it. Raises Problem."""
-    packed, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        packed, more = packed + message.get("body", b""), message.get("more_body", False)
-    return await asyncio.to_thread(encodings.unpack, encoding, packed, limit)
-
-
-def replayed(body: bytes, receive: Receive) -> Receive:
-    """`receive` as if this body came."""
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
+def _unpacking(encoding: str, receive: Receive, limit: int, setting: str) -> Receive:
+    """`receive` that unpacks the body, once somebody asks for it."""
+    asked = False
 
     async def received() -> Message:
-        return messages.pop() if messages else await receive()
+        nonlocal asked
+        if asked:
+            return await receive()
+        asked, pieces, more = True, [], True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return message
+            pieces.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        body = b"".join(pieces)
+        if body:
+            body = await asyncio.to_thread(encodings.unpack, encoding, body, limit)
+        if len(body) > limit:
+            raise _body_too_large(len(body), limit, setting)
+        return {"type": "http.request", "body": body, "more_body": False}
 
     return received
 
@@ -108,7 +103,7 @@ def needed_scope(method: str, path: str) -> str | None:
         return None
     if path == "/metrics":
         return "metrics"
-    return "heads" if path.startswith("/heads") and method not in ("GET", "HEAD") else "use"
+    return "heads" if path.startswith("/heads") and method != "GET" else "use"
 
 
 class Authorize:
@@ -143,16 +138,13 @@ class Authorize:
         scheme, _, presented = dict(headers).get(b"authorization", b"").decode("latin-1").partition(" ")
         challenge = 'Bearer realm="sentiment-neuron"'
         if scheme.lower() != "bearer" or not presented:
-            metrics.REFUSED.labels("unauthorized").inc()
             detail = "send a key of this service as `Authorization: Bearer KEY`"
             raise Problem("unauthorized", detail, {"WWW-Authenticate": challenge})
         key = api_keys.find(self._keys, presented.strip())
         if key is None:
-            metrics.REFUSED.labels("unauthorized").inc()
             challenge += ', error="invalid_token"'
             raise Problem("unauthorized", "this key is not known here", {"WWW-Authenticate": challenge})
         if not key.allows(needed):
-            metrics.REFUSED.labels("forbidden").inc()
             challenge += f', error="insufficient_scope", scope="{needed}"'
             detail = f"the key {key.name!r} is not for {needed!r}, only for {', '.join(sorted(key.scopes))}"
             raise Problem("forbidden", detail, {"WWW-Authenticate": challenge}, scope=needed)

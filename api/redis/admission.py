@@ -57,7 +57,6 @@ class Admission:
 
     def _full(self, queued_texts: int, queued_bytes: int, texts: int, size: int) -> Problem:
         limits = self._settings
-        metrics.REFUSED.labels("queue-full").inc()
         if queued_texts + texts > limits.api_max_queued_texts:
             what, queued, more, limit, setting = (
                 "texts", queued_texts, texts, limits.api_max_queued_texts, "NEURON_API_MAX_QUEUED_TEXTS",

@@ -10,7 +10,6 @@ from typing import Self
 
 from fastapi import Request
 
-from api import metrics
 from api.keys import Key
 from api.problems import Problem
 from api.schemas.requests import Body
@@ -42,7 +41,6 @@ class IdempotentRequest:
         """
         job_id, _, fingerprint = made.partition(" ")
         if fingerprint != self.fingerprint:
-            metrics.REFUSED.labels("idempotency-key-reused").inc()
             detail = f"the {HEADER} came before with another body: send another key, or the same body"
             raise Problem("idempotency-key-reused", detail)
         return job_id

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from api import metrics
 from api.keys import Key
 from api.problems import Problem
 from api.redis.redis_client import redis_client
@@ -60,11 +59,9 @@ class Limits:
             return names[1]
         retry = {"Retry-After": str(max(1, wait_s))}
         if refused == 1:
-            metrics.REFUSED.labels("rate-limited").inc()
             setting = "NEURON_API_KEY_REQUESTS_PER_S"
             detail = f"the key {key.name!r} may ask {self._rate:g} times a second ({setting})"
             raise Problem("rate-limited", detail, retry, limit=self._rate, setting=setting)
-        metrics.REFUSED.labels("quota-used").inc()
         setting = "NEURON_API_KEY_BYTES_PER_DAY"
         members: dict[str, Any] = {"limit": self._quota, "used": used, "actual": size, "setting": setting}
         if size > self._quota:

@@ -7,11 +7,17 @@ from pydantic import BaseModel, ValidationError
 
 from contract.names import did_you_mean
 
+_NAME = 64  # characters of a field's name that are shown; it may be of any length
+
 
 def faults(error: ValidationError, model: type[BaseModel]) -> list[dict[str, str]]:
     """Each fault of a body of this model: `at`, a path as `texts.1`; `message`; `kind`, what pydantic calls it."""
     return [
-        {"at": ".".join(map(str, item["loc"])), "message": _message(item, model), "kind": item["type"]}
+        {
+            "at": ".".join(str(part)[:_NAME] for part in item["loc"]),
+            "message": _message(item, model),
+            "kind": item["type"],
+        }
         for item in error.errors(include_url=False, include_input=False)
     ]
 

@@ -53,7 +53,9 @@ def _no_tokens(value: object) -> object:
 _Zero = Annotated[float, Field(ge=0, le=0), Strict(), BeforeValidator(_absent)]
 _Flag = Annotated[bool, Strict()]
 _ModelName = Annotated[AnyText, Field(max_length=256, description="One of `GET /v1/models`.")]
-_Texts = Annotated[list[Text], Field(min_length=1)]
+# The first text at fault is named, and no other: a body may have millions.
+_Texts = Annotated[list[Text], Field(min_length=1, fail_fast=True)]
+_Prompts = Annotated[list[AnyText], Field(min_length=1, fail_fast=True)]
 
 
 class EmbeddingsRequest(Body):
@@ -82,7 +84,9 @@ class CompletionRequest(Body):
     model_config = example(model="reviews-sentiment-1024", prompt="The hotel was", max_tokens=80, seed=1)
 
     model: _ModelName
-    prompt: Annotated[AnyText | Annotated[list[AnyText], Field(min_length=1)], BeforeValidator(_no_tokens)] = ""
+    prompt: Annotated[
+        AnyText | Annotated[list[AnyText], Field(min_length=1, fail_fast=True)], BeforeValidator(_no_tokens)
+    ] = ""
     max_tokens: Count | None = Field(None, description="Bytes to generate at most.")
     temperature: Temperature | None = None
     top_p: TopP | None = None
@@ -106,7 +110,7 @@ class CompletionRequest(Body):
     top_k: TopK | None = None
     rank_by: RankBy | None = None
 
-    _generations: list[GenerateRequest] = PrivateAttr(default_factory=list)
+    _options: GenerateRequest = PrivateAttr()
 
     @model_validator(mode="after")
     def _can_be_generated(self) -> "CompletionRequest":
@@ -123,7 +127,7 @@ class CompletionRequest(Body):
         options = {name: value for name, value in options.items() if value is not None}
         options["log_probabilities"] = self.logprobs is not None
         try:
-            self._generations += [GenerateRequest(prompt=prompt, **options) for prompt in self.prompts()]
+            self._options = GenerateRequest(**options)
         except ValidationError as error:
             found = faults(error, GenerateRequest)
             raise ValueError("; ".join(f"{one['at']}: {one['message']}".removeprefix(": ") for one in found)) from None
@@ -132,9 +136,14 @@ class CompletionRequest(Body):
     def prompts(self) -> list[str]:
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
+    @property
+    def samples(self) -> int:
+        """Number of samples to draw, of all prompts."""
+        return len(self.prompts()) * self._options.samples
+
     def generations(self) -> list[GenerateRequest]:
         """The same as requests of ours, one for each prompt."""
-        return self._generations
+        return [self._options.model_copy(update={"prompt": prompt}) for prompt in self.prompts()]
 
 
 class Usage(BaseModel):

@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     Strict,
+    TypeAdapter,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -63,6 +64,7 @@ AnyText = Annotated[str, AfterValidator(_encodable)]
 # What str.strip() takes for space, listed because languages disagree on \s.
 _NOT_SPACE = r"[^\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 Text = Annotated[AnyText, AfterValidator(_not_blank), WithJsonSchema({"type": "string", "pattern": _NOT_SPACE})]
+_TEXT: TypeAdapter[str] = TypeAdapter(Text)
 Whole = BeforeValidator(_number)  # an integer as JSON Schema has it: 5 and 5.0, neither "5" nor true
 Number = Annotated[float, Strict()]
 HEAD_NAME = "^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -96,7 +98,7 @@ def example(**body: Any) -> ConfigDict:
 class TextsRequest(Body):
     """Give `texts`, or `text` for a single one."""
 
-    texts: list[Text] | None = Field(None, min_length=1)
+    texts: Annotated[list[Text], Field(fail_fast=True)] | None = Field(None, min_length=1)
     text: Text | None = None
     on_error: Literal["fail", "skip"] = Field(
         "fail",
@@ -112,18 +114,22 @@ class TextsRequest(Body):
         return self
 
     @classmethod
-    def skipping(cls, body: dict[str, Any], error: ValidationError) -> Self:
-        """The request of this body without the texts that are at fault. Raises ValidationError for any other fault."""
+    def skipping(cls, body: dict[str, Any]) -> Self:
+        """The request of this body without the texts that are at fault.
+
+        Raises ValidationError for any other fault, and where no text is left.
+        """
+        given = body.get("texts")
+        if not isinstance(given, list):
+            return cls.model_validate(body)
+        texts: list[str] = []
         unusable: dict[int, str] = {}
-        for fault in faults(error, cls):
-            name, _, number = fault["at"].partition(".")
-            if name != "texts" or not number.isdigit():
-                raise error
-            unusable[int(number)] = fault["message"]
-        texts = [text for number, text in enumerate(body["texts"]) if number not in unusable]
-        if not texts:
-            raise error
-        request = cls.model_validate(body | {"texts": texts})
+        for number, text in enumerate(given):
+            try:
+                texts.append(_TEXT.validate_python(text))
+            except ValidationError as error:
+                unusable[number] = faults(error, cls)[0]["message"]
+        request = cls.model_validate(body | {"texts": texts or given})
         request._unusable.update(unusable)
         return request
 
@@ -273,7 +279,7 @@ class FitRequest(Body):
     )
 
     name: HeadName = Field(description="What `POST /classify` calls it as `head`.")
-    examples: list[Example] = Field(
+    examples: Annotated[list[Example], Field(fail_fast=True)] = Field(
         min_length=2,
         description="Of two labels or more, 100 at most.",
     )

@@ -34,7 +34,7 @@ def sent(job: Ended) -> str:
     parts = cast(Any, SimpleNamespace(streams=job, records=job))
 
     async def read() -> bytes:
-        return b"".join([chunk async for chunk in as_events(events_of(parts, "id", "generate", AS_IT_IS, "0"))])
+        return b"".join([chunk async for chunk in as_events("id", events_of(parts, "id", "generate", AS_IT_IS, "0"))])
 
     return asyncio.run(read()).decode()
 

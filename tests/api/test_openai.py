@@ -238,6 +238,14 @@ def test_a_repeated_request_is_computed_once(theirs: OpenAI) -> None:
     headers = {"Idempotency-Key": "of-two-prompts"}
     first, again = (theirs.completions.create(**options, extra_headers=headers) for _ in range(2))
     assert [choice.text for choice in first.choices] == [choice.text for choice in again.choices]
+    assert first.id == again.id
+    raw = theirs.completions.with_raw_response.create(**options, extra_headers=headers)
+    assert raw.headers["idempotency-replayed"] == "true"
+    assert raw.headers["x-job-id"] == first.id.removeprefix("cmpl-")
+    streamed = theirs.completions.create(model="tiny", prompt="A", stream=True, extra_headers={"Idempotency-Key": "s"})
+    name = {chunk.id for chunk in streamed}
+    again = theirs.completions.create(model="tiny", prompt="A", stream=True, extra_headers={"Idempotency-Key": "s"})
+    assert {chunk.id for chunk in again} == name
 
 
 def test_a_client_that_goes_away_cancels_its_prompts(stack: Stack) -> None:

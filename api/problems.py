@@ -156,7 +156,8 @@ def install(app: FastAPI, routes: Sequence[BaseRoute], retry_after_s: int) -> No
             return response(error)
         kind = _BY_STATUS.get(error.status_code, "invalid-request")
         headers = dict(error.headers or {})
-        if error.status_code == 405 and (allowed := methods(request)):
+        if error.status_code == 405:
+            allowed = methods(request) or set(headers.get("Allow", "").split(", "))
             head = {"HEAD"} if "GET" in allowed else set()
             headers["Allow"] = ", ".join(sorted(allowed | head))  # Starlette names those of the first route alone
         return response(Problem(kind, str(error.detail), headers))

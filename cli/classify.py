@@ -59,7 +59,7 @@ def classify(
             raise click.UsageError(f"--out goes with one FILE, not with {len(texts)}")
         _classify_file(Path(texts[0]), out, directory, head, reading)
         return
-    if len(texts) == 1 and Path(texts[0]).is_file():
+    if len(texts) == 1 and _is_file(texts[0]):
         raise click.UsageError(f"{texts[0]} is a file: give --out for its rows, or its lines on stdin: < {texts[0]}")
     batches = _batches([[(text, None) for text in texts]] if texts else _of_stdin(reading))
     first = next(batches, None)
@@ -81,6 +81,13 @@ def classify(
             about = about or _about(neuron, head)
     if as_json:
         click.echo(json.dumps(about | {"results": results}))
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # longer than a name may be, for example
+        return False
 
 
 def _about(neuron: Neuron, head: str) -> dict[str, Any]:

@@ -57,7 +57,9 @@ def featurize(
     model = FoldedModel(loaded.model, device, None if dtype == "auto" else getattr(torch, dtype))
 
     identity = checkpoint.manifest_sha256(volumes.resolve(directory))
-    asked = {"command": "featurize", "model": identity, "pooling": pooling, "dtype": dtype}
+    # "auto" may be another dtype where the command continues.
+    products = f"{model.dtype} on {device}"
+    asked = {"command": "featurize", "model": identity, "pooling": pooling, "products": products}
 
     def features(chosen: list[str]) -> np.ndarray:
         return read_features(model, [prepare(text) for text in chosen], pooling, rows)

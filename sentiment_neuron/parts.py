@@ -88,7 +88,7 @@ def parts(out: Path, form: Format, asked: dict[str, Any]) -> Iterator[Parts]:
     with _writing(out):
         directory.mkdir(exist_ok=True)
     try:
-        with exclusively(directory / "lock", 0):
+        with _writing(out), exclusively(directory / "lock", 0):
             note = directory / _ASKED
             with _writing(out):
                 if not note.exists():

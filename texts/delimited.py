@@ -67,7 +67,7 @@ class Delimited:
         }
         self.names: list[str] = []
         self._blocks = self._read(first)
-        self._begun = next(self._blocks, _Block())
+        self._begun = next((block for block in self._blocks if block.values), _Block())
         if self._begun.values and dialect.header:
             names, fault = self._begun.values[0], self._begun.faults[0]
             if fault := fault or not_of_the_encoding("".join(names), dialect.encoding):

@@ -152,7 +152,7 @@ def suffix_of(name: str) -> str:
 
 def is_one_document(head: str) -> bool:
     """Whether JSON is read value by value, as an array or objects over several lines are, instead of line by line."""
-    lines = [line for line in head.removeprefix("\ufeff").splitlines()[:_LINES_LOOKED_AT] if line.strip()]
+    lines = [line for line in head.removeprefix("\ufeff").split("\n")[:_LINES_LOOKED_AT] if line.strip()]
     first, second = (*lines, "", "")[:2]
     if first.lstrip().startswith("["):
         array = _value(first)

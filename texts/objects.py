@@ -93,7 +93,7 @@ class Objects:
     def _check_guess(self, name: str, block: _Block) -> None:
         """Raises TextsError where `text` first comes late, and another field was taken for it."""
         for place, value in zip(block.places, block.values, strict=True):
-            if TEXT in value and isinstance(value, dict):
+            if isinstance(value, dict) and TEXT in value:
                 raise TextsError(
                     f"{self._opened.name}, line {place}: the first objects have {name!r}, and this one has {TEXT!r}: "
                     "say which holds the text with --text-field"

@@ -173,8 +173,8 @@ class _Ahead(io.RawIOBase):
     def __init__(self, raw: BinaryIO) -> None:
         read = getattr(raw, "read1", raw.read)
         self.head = b""
-        while b"\n" not in self.head and len(self.head) < HEAD_BYTES and (block := read(HEAD_BYTES)):
-            self.head += block  # a pipe may bring less than what tells a file from another
+        while not _tells(self.head) and len(self.head) < HEAD_BYTES and (block := read(HEAD_BYTES)):
+            self.head += block
         self._raw = raw
         self._given = 0
 
@@ -188,6 +188,16 @@ class _Ahead(io.RawIOBase):
             block = self._raw.read(len(buffer))
         buffer[: len(block)] = block
         return len(block)
+
+
+def _tells(head: bytes) -> bool:
+    """Whether there is enough to tell a file from another; a pipe may bring less.
+
+    That is a line that is not blank, and of JSON that begins on it the next one, too.
+    """
+    lines = head.lstrip().split(b"\n")
+    open_ended = lines[0].startswith((b"{", b"[")) and not lines[0].rstrip().endswith((b"}", b"]"))
+    return len(lines) > 1 + open_ended
 
 
 def _unpacked(packing: Packing, packed: io.RawIOBase) -> BinaryIO:

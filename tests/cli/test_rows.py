@@ -190,6 +190,8 @@ def test_a_text_that_is_the_name_of_a_file(
     write_rows(tmp_path / "in.csv")
     refused = neuron("classify", "in.csv", "--checkpoint", volume)
     assert refused.exit_code == 2
+    long = neuron("classify", "a long review " * 100, "--checkpoint", volume)
+    assert long.exit_code == 0
     assert "in.csv is a file: give --out for its rows, or its lines on stdin: < in.csv" in refused.stderr
 
 

@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import threading
+import time
 from pathlib import Path
 
 import duckdb
@@ -17,7 +20,7 @@ from hypothesis import strategies as st
 from texts import delimited, opening
 from texts.dialect import AS_IT_IS, Dialect
 from texts.faults import TextsError
-from texts.reader import read_file
+from texts.reader import read_file, read_stream
 from texts.records import Field
 
 Read = tuple[list[str | None], list[tuple[int, str]]]
@@ -360,3 +363,53 @@ def test_a_backslash_before_a_quote_is_told_of(tmp_path: Path) -> None:
         faults = [fault for chunk in records.chunks([records.text_field(None)]) for fault in chunk.faults]
     assert "give --escape '\\'" in str(faults[0])
     assert faults[1] is None
+
+
+@pytest.mark.parametrize("value", ["5", "null", "true", '"text"', "[1]"])
+def test_what_is_no_object_costs_its_line_where_the_field_is_guessed(tmp_path: Path, value: str) -> None:
+    (tmp_path / "in.jsonl").write_text('{"review": "Fine."}\n' + value + '\n{"review": "Bad."}\n')
+    with read_file(tmp_path / "in.jsonl") as records:
+        (chunk,) = records.chunks([records.text_field(None)])
+    assert chunk.columns[0] == ["Fine.", None, "Bad."]
+    assert [fault is None for fault in chunk.faults] == [True, False, True]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085"])
+def test_a_line_of_json_may_have_other_line_separators_within(tmp_path: Path, separator: str) -> None:
+    lines = f'{{"text": "one{separator}two"}}', "{broken", '{"text": "three"}'
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    with read_file(tmp_path / "in.jsonl") as records:
+        found = [text for chunk in records.chunks([records.text_field(None)]) for text in chunk.columns[0]]
+    assert found == [f"one{separator}two", None, "three"]
+
+
+def test_blank_lines_before_the_header_of_any_number(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("\n" * 70_000 + "text,label\nFine.,1\n")
+    with read_file(tmp_path / "in.csv") as records:
+        assert [chunk.columns[0] for chunk in records.chunks([records.text_field(None)])] == [["Fine."]]
+
+
+@pytest.mark.parametrize(
+    ("name", "pieces"),
+    [
+        ("in.csv", ["\n", "text,label\n", "Fine.,1\n"]),
+        ("in.json", ["{\n", '"text": "Fine."\n}\n']),
+        ("in.json", ["\n", "[\n", '{"text": "Fine."}\n]']),
+        ("in.jsonl", ['{"text": ', '"Fine."}\n']),
+    ],
+)
+def test_a_pipe_that_brings_little_at_first(name: str, pieces: list[str]) -> None:
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writing, "wb", buffering=0) as pipe:
+            for piece in pieces:
+                pipe.write(piece.encode())
+                time.sleep(0.05)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    with os.fdopen(reading, "rb") as stream, read_stream(stream, name, AS_IT_IS) as records:
+        found = [text for chunk in records.chunks([records.text_field(None)]) for text in chunk.columns[0]]
+    thread.join()
+    assert found == ["Fine."]

@@ -16,12 +16,10 @@ import pyarrow as pa
 from texts.dialect import Dialect
 from texts.faults import TextsError
 from texts.reader import read_file
-from texts.records import Chunk, Field
+from texts.records import CHUNK_CHARACTERS, CHUNK_RECORDS, Chunk, Field
 from trainer.corpus.corpus import CorpusError
 from trainer.corpus.sources import Source
 
-_BATCH_RECORDS = 8192
-_BATCH_CHARACTERS = 4 << 20
 SCHEMA = pa.schema([("line", pa.int64()), ("text", pa.string()), ("fault", pa.string()), ("label", pa.string())])
 
 
@@ -32,7 +30,7 @@ def batches(source: Source, spill: Path, on_bytes: Callable[[int], None]) -> Ite
     call. Raises CorpusError if the file cannot be read.
     """
     read, size = 0, source.path.stat().st_size
-    fields = [Field(source.text_field, "text")]
+    fields = [source.text]
     if source.label_field is not None:
         fields.append(Field(source.label_field, "label"))
     try:
@@ -59,7 +57,7 @@ def _together(chunks: Iterator[Chunk]) -> Iterator[list[Chunk]]:
         found.append(chunk)
         records += len(chunk)
         characters += sum(map(len, filter(None, chunk.columns[0])))
-        if records >= _BATCH_RECORDS or characters >= _BATCH_CHARACTERS:
+        if records >= CHUNK_RECORDS or characters >= CHUNK_CHARACTERS:
             yield found
             found, records, characters = [], 0, 0
     if found:

@@ -7,12 +7,13 @@ from texts.dialect import AS_IT_IS, Dialect
 from texts.faults import TextsError
 from texts.formats import Format
 from texts.reader import read_file
+from texts.records import Field
 from trainer.corpus.corpus import CorpusError
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file and how to read it. text_field, label_field: of texts and labels; the second None where there are none.
+    """One file and how to read it. text, label_field: of texts and labels; the second None where there are none.
 
     labels: the file that holds the labels of plain text, one a line.
     """
@@ -20,7 +21,7 @@ class Source:
     path: Path
     format: Format
     dialect: Dialect
-    text_field: str
+    text: Field
     label_field: str | None = None
     labels: Path | None = None
 
@@ -62,7 +63,7 @@ def open_source(
     """
     try:
         with read_file(path, dialect, spill) as records:
-            text = records.text_field(text_field, label_field).name
+            text = records.text_field(text_field, label_field)
             if records.format == "text":
                 beside = None if labels is None else labels / path.name
                 found = beside if beside is not None and beside.exists() else None

@@ -3,9 +3,10 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tests.support.decoys import write_decoys
 
 @contextlib.contextmanager
 def up(
-    directory: Path, volume: Path, cwd: Path | None = None, **settings: str
+    directory: Path, volume: Path, cwd: Path | None = None, arguments: Sequence[str] = (), **settings: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
     """The process, its URL and its log."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NEURON_")}
@@ -35,7 +36,7 @@ def up(
     log = directory / f"up-{port}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cli.main", "up"], env=environment, stdout=out, stderr=out, cwd=cwd
+            [sys.executable, "-P", "-m", "cli.main", "up", *arguments], env=environment, stdout=out, stderr=out, cwd=cwd
         )
     try:
         yield process, f"http://127.0.0.1:{port}", log
@@ -143,3 +144,28 @@ def test_two_on_one_data_directory(among_decoys: Serving, tiny_volume: Path) -> 
 def test_up_serves_from_a_folder_that_has_modules_of_our_names(among_decoys: Serving) -> None:
     answered = httpx.post(among_decoys.url + "/classify", json={"text": "Good."})
     assert answered.json()["model"]["name"] == "tiny"
+
+
+def test_options_in_place_of_settings(tmp_path: Path, tiny_volume: Path) -> None:
+    port, metrics = free_port(), free_port()
+    options = ["--port", str(port), "--checkpoint", str(tiny_volume), "--workers", "2", "--metrics-port", str(metrics)]
+    with up(tmp_path, tiny_volume, arguments=options, NEURON_CHECKPOINT_DIR=str(tmp_path)) as (process, _, log):
+        wait_until(lambda: "is up" in log.read_text() or process.poll() is not None, what="the greeting")
+        url = f"http://127.0.0.1:{port}"
+        assert httpx.get(f"{url}/readyz").json()["workers"] == 2
+        assert httpx.get(f"{url}/models").json()["models"][0]["name"] == "tiny"
+        assert {httpx.get(f"http://127.0.0.1:{metrics + n}/healthz").status_code for n in range(2)} == {200}
+        greeting = log.read_text().partition("Sentiment Neuron is up.")[2]
+        assert f"http://127.0.0.1:{metrics + 1}/metrics" in greeting
+        assert "NEURON_API_MAX_TEXTS" not in log.read_text()  # as by default
+        process.terminate()
+        process.wait()
+
+
+def test_a_port_that_is_taken_names_its_setting(tmp_path: Path, tiny_volume: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with up(tmp_path, tiny_volume, arguments=["--port", str(port)]) as (process, _, log):
+            assert process.wait(60) == 1
+            assert f"NEURON_API_PORT is {port}" in log.read_text()
+            assert "is up" not in log.read_text()

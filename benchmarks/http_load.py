@@ -16,12 +16,15 @@ from typing import Literal
 
 import uvloop
 
-Kind = Literal["classify", "generate", "bulk"]
+Kind = Literal["classify", "featurize", "embeddings", "generate", "bulk"]
 
 
 @dataclass(frozen=True)
 class Load:
-    """kind: how requests are made: `classify` in place, `generate` as a stream, `bulk` classifies as jobs."""
+    """kind: how requests are made: `generate` as a stream, `bulk` classifies as jobs, the others in place.
+
+    `embeddings` are those of OpenAI's API.
+    """
 
     host: str
     port: int
@@ -55,7 +58,7 @@ class _Client:
 
     async def run(self) -> None:
         self._reader, self._writer = await asyncio.open_connection(self._load.host, self._load.port)
-        ask = {"classify": self._classify, "generate": self._generate, "bulk": self._bulk}[self._load.kind]
+        ask = {"generate": self._generate, "bulk": self._bulk}.get(self._load.kind, self._in_place)
         try:
             while time.perf_counter() < self._ends:
                 turn = next(self._turns) % len(self._bodies)
@@ -68,8 +71,9 @@ class _Client:
         finally:
             self._writer.close()
 
-    async def _classify(self, body: bytes) -> None:
-        await self._send("POST /classify", body)
+    async def _in_place(self, body: bytes) -> None:
+        kind = self._load.kind
+        await self._send(f"POST {'/v1/embeddings' if kind == 'embeddings' else f'/{kind}'}", body)
         await self._answer(200)
 
     async def _bulk(self, body: bytes) -> None:

@@ -25,10 +25,13 @@ from benchmarks import report
 from benchmarks.http_load import Kind, Load, Seen
 from benchmarks.own_engine import CLIENTS, PROMPT, STREAM_BYTES, STREAMS, TEXTS_A_REQUEST, own_engine, percentiles
 from benchmarks.service_stack import Stack, start_stack
+from benchmarks.simulated_workers import MODEL
 from contract import children
 from texts.reader import read_file
 
 _EXAMPLES = Path(__file__).parent.parent / "examples" / "reviews.txt"
+_EMBEDDED = 16  # texts of a request for features
+_TURNS = 4
 _IDLE_TEXTS = 100  # different ones, so that the time of each is known alone and through the service
 
 
@@ -144,7 +147,21 @@ def _simulated(stack: Stack, texts: Sequence[str], seconds: float, workers: int)
             seen = _drive(stack, "classify", clients, _bodies(texts, size), seconds, warm_up_s=seconds / 4)
         name = f"{clients}_clients_{size}_text" + ("s" if size > 1 else "")
         found[name] = _throughput(seen, size) | {"cpu": use, "limit": max(use, key=lambda part: use[part])}
+    found["embeddings"] = _embeddings(stack, texts, seconds)
     return found
+
+
+def _embeddings(stack: Stack, texts: Sequence[str], seconds: float) -> dict[str, Any]:
+    """`POST /v1/embeddings` beside `/featurize`, of the same texts, in turn: the machine changes its speed."""
+    of_openai = [json.dumps({"input": texts[:_EMBEDDED], "model": MODEL})]
+    bodies: dict[Kind, list[str]] = {"featurize": _bodies(texts, _EMBEDDED)[:1], "embeddings": of_openai}
+    rates: dict[Kind, list[float]] = {kind: [] for kind in bodies}
+    for _ in range(_TURNS):
+        for kind, own in bodies.items():
+            seen = _drive(stack, kind, 4, own, seconds / _TURNS)
+            rates[kind].append(_throughput(seen, _EMBEDDED)["texts_per_s"])
+    found: dict[str, Any] = {f"{kind}_texts_per_s": statistics.mean(values) for kind, values in rates.items()}
+    return found | {"ratio": found["embeddings_texts_per_s"] / found["featurize_texts_per_s"]}
 
 
 def _drive(stack: Stack, kind: Kind, clients: int, bodies: list[str], seconds: float, warm_up_s: float = 0.0) -> Seen:

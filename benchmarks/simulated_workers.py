@@ -6,15 +6,17 @@ coroutines of one process: real ones would run on other machines.
 """
 
 import asyncio
+import base64
 import json
 import sys
 from typing import Any, cast
 
+import numpy as np
 import redis.asyncio as redis
 import uvloop
 
 from contract import wire
-from contract.jobs import JOB, AnyJob, ClassifyJob, Outcome, WorkerStatus
+from contract.jobs import JOB, AnyJob, ClassifyJob, FeaturizeJob, ModelInfo, Outcome, WorkerStatus
 from worker.results import begin_command, finish_command
 
 _RESULT = {
@@ -24,6 +26,10 @@ _RESULT = {
     "probabilities": {"negative": 0.1, "positive": 0.9},
     "unit_sentiment": 0.8,
 }
+_UNITS = 1024
+# Numbers of as many digits as features have.
+_FEATURES = np.random.default_rng(0).standard_normal(_UNITS, dtype=np.float32).tobytes()
+MODEL = "simulated"
 _TTL_S = 60
 _MAX_DELIVERIES = 3
 
@@ -53,16 +59,34 @@ async def _work(url: str) -> None:
 
 
 def _outcome(job: AnyJob) -> Outcome:
-    if not isinstance(job, ClassifyJob):
-        raise TypeError(f"a simulated worker can classify alone, not {job.kind}")
-    result = {"model": {"name": "none", "step": 0}, "head": job.head, "results": [_RESULT] * len(job.texts)}
+    model = {"name": MODEL, "step": 0}
+    match job:
+        case ClassifyJob():
+            result: dict[str, Any] = {"model": model, "head": job.head, "results": [_RESULT] * len(job.texts)}
+        case FeaturizeJob():
+            packed = base64.b64encode(_FEATURES * len(job.texts)).decode()
+            result = {"model": model, "pooling": job.pooling, "units": _UNITS, "features": packed}
+        case _:
+            raise TypeError(f"a simulated worker can classify and featurize alone, not {job.kind}")
     return Outcome(state="done", result=result)
 
 
 async def _heartbeat(url: str) -> None:
     connection: redis.Redis = redis.Redis.from_url(url)
+    model = ModelInfo(
+        name=MODEL,
+        step=0,
+        cell="mlstm",
+        units=_UNITS,
+        bytes_seen=0,
+        bits_per_byte=None,
+        sentiment_unit=None,
+        heads={},
+        dtype="float32",
+        device="none",
+    )
     status = WorkerStatus(
-        id="simulated", ready=True, stopping=False, model=None, engine_age_s=0.0, rows_active=0, rows_waiting=0
+        id="simulated", ready=True, stopping=False, model=model, engine_age_s=0.0, rows_active=0, rows_waiting=0
     ).model_dump_json()
     while True:
         await cast(Any, connection.sadd(wire.WORKERS, "simulated"))

@@ -54,6 +54,10 @@ def test_the_figures_hang_together(tmp_path: Path, tiny_volume: Path) -> None:
         assert all(0 < cores < 1.1 for cores in workers)
     assert found["simulated"]["workers"] == 3
     assert found["simulated"]["256_clients_1_text"]["texts_per_s"] > 0
+    embeddings = found["simulated"]["embeddings"]
+    ratio = embeddings["embeddings_texts_per_s"] / embeddings["featurize_texts_per_s"]
+    assert embeddings["ratio"] == pytest.approx(ratio)
+    assert ratio > 0
 
 
 def test_an_answer_that_is_an_error_ends_the_run_and_is_shown(tmp_path: Path, tiny_volume: Path) -> None:

@@ -40,7 +40,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
-router = APIRouter(prefix="/v1", tags=["OpenAI's API"], route_class=JobRoute)
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=JobRoute)
 
 
 @router.get("/models", response_model=openai.ModelList, responses={503: _RESPONSES[503]})

@@ -43,9 +43,9 @@ def celery_app(settings: WorkerSettings, service: Service) -> Celery:
         broker_channel_error_retry=True,
         # The process's logging is set up by `main`.
         worker_hijack_root_logger=False,
-        # For Celery's own tools (`worker/celery.py`), which turn events on while they watch.
-        worker_enable_remote_control=True,
+        # Nobody looks at Celery's own events; the metrics say more.
         worker_send_task_events=False,
+        worker_enable_remote_control=False,
     )
 
     @app.task(name=wire.TASK, bind=True)  # type: ignore[untyped-decorator]

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -87,23 +87,25 @@ def parts(out: Path, form: Format, asked: dict[str, Any]) -> Iterator[Parts]:
     directory = _directory(out)
     with _writing(out):
         directory.mkdir(exist_ok=True)
-    try:
-        with _writing(out), exclusively(directory / "lock", 0):
-            note = directory / _ASKED
-            with _writing(out):
-                if not note.exists():
-                    for path in directory.glob("*.part"):
-                        path.unlink()
-                    replace_file(note, json.dumps(asked, indent=1))
-                there = _parts(directory)
-            if _noted(note) != asked:
-                raise FileError(
-                    f"{directory} holds the beginning of another result: of another input, model or options. Delete it "
-                    "to begin anew, or name another --out"
-                )
-            yield Parts(out, directory, sum(map(_rows_of, there)), len(there), form)
-    except TimeoutError as error:
-        raise FileError(f"another process is writing {out}") from error
+    with ExitStack() as held:
+        with _writing(out):
+            try:
+                held.enter_context(exclusively(directory / "lock", 0))
+            except TimeoutError as error:
+                raise FileError(f"another process is writing {out}") from error
+        note = directory / _ASKED
+        with _writing(out):
+            if not note.exists():
+                for path in directory.glob("*.part"):
+                    path.unlink()
+                replace_file(note, json.dumps(asked, indent=1))
+            there = _parts(directory)
+        if _noted(note) != asked:
+            raise FileError(
+                f"{directory} holds the beginning of another result: of another input, model or options. Delete it "
+                "to begin anew, or name another --out"
+            )
+        yield Parts(out, directory, sum(map(_rows_of, there)), len(there), form)
 
 
 def _directory(out: Path) -> Path:

@@ -24,7 +24,20 @@ log = logging.getLogger(__name__)
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
-class BodyLimit:
+class Around:
+    """Middleware around HTTP; what is none, such as the start of the application, passes."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        await (self.http if scope["type"] == "http" else self._app)(scope, receive, send)
+
+    async def http(self, scope: Message, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+class BodyLimit(Around):
     """Refuses a body over the limit: by its Content-Length before reading, or as soon as too much has come.
 
     A packed one is unpacked, to no more than the same limit.
@@ -32,16 +45,13 @@ class BodyLimit:
 
     def __init__(self, app: App, limit: int, fit_limit: int) -> None:
         """fit_limit: for `POST /heads`, whose examples are many."""
-        self._app = app
+        super().__init__(app)
         self._limits = {
             False: (limit, "NEURON_API_MAX_REQUEST_BYTES"),
             True: (fit_limit, "NEURON_API_MAX_FIT_BYTES"),
         }
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def http(self, scope: Message, receive: Receive, send: Send) -> None:
         limit, setting = self._limits[scope["path"] == "/heads"]
         headers = dict(scope["headers"])
         declared, encoding = headers.get(b"content-length", b"0"), headers.get(b"content-encoding", b"identity")
@@ -58,10 +68,9 @@ class BodyLimit:
                 raise _body_too_large(seen, limit, setting)
             return message
 
-        if encoding.lower() == b"identity":
-            await self._app(scope, bounded, send)
-            return
-        await self._app(scope, _unpacking(encoding.decode("latin-1"), bounded, limit, setting), send)
+        packed = encoding.lower() != b"identity"
+        body = _unpacking(encoding.decode("latin-1"), bounded, limit, setting) if packed else bounded
+        await self._app(scope, body, send)
 
 
 def _unpacking(encoding: str, receive: Receive, limit: int, setting: str) -> Receive:
@@ -106,22 +115,19 @@ def needed_scope(method: str, path: str) -> str | None:
     return "heads" if path.startswith("/heads") and method != "GET" else "use"
 
 
-class Authorize:
+class Authorize(Around):
     """Lets requests through that have a key (`Authorization: Bearer KEY`) with the scope that the path needs.
 
     The key is then `request.state.key`.
     """
 
     def __init__(self, app: App, keys: Sequence[Key], limits: Limits | None, retry_after_s: int) -> None:
-        self._app = app
+        super().__init__(app)
         self._keys = keys
         self._limits = limits
         self._retry_after_s = retry_after_s
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def http(self, scope: Message, receive: Receive, send: Send) -> None:
         needed = needed_scope(scope["method"], scope["path"])
         if needed is not None:
             try:
@@ -151,16 +157,10 @@ class Authorize:
         return key
 
 
-class Measure:
+class Measure(Around):
     """Counts and times requests by route; all paths without a route count as one."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def http(self, scope: Message, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         status = 500
 
@@ -179,14 +179,11 @@ class Measure:
             metrics.REQUEST_SECONDS.labels(path).observe(time.perf_counter() - started)
 
 
-class Head:
+class Head(Around):
     """Answers HEAD wherever GET is answered, without the body."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD":
+    async def http(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
         started = False
@@ -207,13 +204,10 @@ class Head:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class Failures:
+class Failures(Around):
     """Answers what nobody expected with a problem document, within the middleware that adds headers to it."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def http(self, scope: Message, receive: Receive, send: Send) -> None:
         started = False
 
         async def watched(message: Message) -> None:
@@ -224,8 +218,6 @@ class Failures:
         try:
             await self._app(scope, receive, watched)
         except Exception as error:
-            if scope["type"] != "http":
-                raise
             # The route and not the path, which is the client's text.
             route = getattr(scope.get("route"), "path", "?")
             log.error("%s %s failed (%s)", scope["method"], route, scope["state"]["request_id"], exc_info=error)
@@ -239,16 +231,10 @@ REQUEST_ID = "X-Request-Id"
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
-class RequestId:
+class RequestId(Around):
     """Names every request in `X-Request-Id`, as its client does or by a name of its own; it is in logs as well."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def http(self, scope: Message, receive: Receive, send: Send) -> None:
         sent = dict(scope["headers"]).get(b"x-request-id", b"")
         name = sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(8).encode()
         scope.setdefault("state", {})["request_id"] = name.decode()

@@ -6,7 +6,7 @@ from typing import Any
 
 from api import problems
 from api.http.answers import Message, Receive, Send
-from api.http.middleware import App
+from api.http.middleware import Around
 
 PREFIX = "/v1/"
 OPENAPI: dict[str, Any] = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}}
@@ -26,14 +26,11 @@ def error_of(problem: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class OpenAIErrors:
+class OpenAIErrors(Around):
     """What is not valid answers 400 here, as their clients expect, and not 422."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
+    async def http(self, scope: Message, receive: Receive, send: Send) -> None:
+        if not scope["path"].startswith(PREFIX):
             await self._app(scope, receive, send)
             return
         start: Message | None = None

@@ -20,6 +20,7 @@ import pytest
 from click.testing import Result
 
 from contract import children
+from model.checkpoints.durable import exclusively
 from sentiment_neuron import parts, rows
 from tests.conftest import publish_tiny
 
@@ -407,3 +408,14 @@ def test_stdin_in_another_format(neuron: Neuron, volume: Path) -> None:
     asked = ("--format", "csv", "--text-field", "b", "--json", "--checkpoint", volume)
     answer = json.loads(neuron("classify", *asked, input=b"a;b\n1;good\n2;bad\n").stdout)
     assert len(answer["results"]) == 2
+
+
+def test_one_process_at_a_time_writes_a_file(neuron: Neuron, volume: Path, tmp_path: Path) -> None:
+    source, out = write_rows(tmp_path / "in.csv"), tmp_path / "out.csv"
+    (tmp_path / "out.csv.parts").mkdir()
+    with exclusively(tmp_path / "out.csv.parts" / "lock", 0):
+        refused = neuron("classify", source, "--out", out, "--checkpoint", volume)
+    assert refused.exit_code == 1
+    assert f"another process is writing {out}" in refused.stderr
+    neuron("classify", source, "--out", out, "--checkpoint", volume)
+    assert len(read_rows(out)) == len(TEXTS)

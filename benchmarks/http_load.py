@@ -16,6 +16,8 @@ from typing import Literal
 
 import uvloop
 
+from benchmarks.windows import counted
+
 Kind = Literal["classify", "featurize", "embeddings", "generate", "bulk"]
 
 
@@ -39,7 +41,7 @@ class Load:
 class Seen:
     """Times in milliseconds, by the clients' clock."""
 
-    bodies: list[int] = field(default_factory=list)  # of every request that ended in time: the index of its body
+    bodies: list[int] = field(default_factory=list)  # of every request that counts: the index of its body
     ms: list[float] = field(default_factory=list)  # and how long it took
     window_s: float = 0.0  # in which these requests ended; generate: until the last had
     first_ms: list[float] = field(default_factory=list)  # generate: until the first characters of each stream
@@ -48,12 +50,12 @@ class Seen:
 
 
 class _Client:
-    def __init__(self, load: Load, turns: Iterator[int], counts_from: float, ends: float, seen: Seen) -> None:
+    def __init__(self, load: Load, turns: Iterator[int], ends: float, seen: Seen) -> None:
         self._load = load
         self._turns = turns
-        self._counts_from = counts_from
         self._ends = ends
         self._seen = seen
+        self.requests: list[tuple[int, float, float]] = []  # (index of the body, when it began, when it ended)
         self._bodies = [body.encode() for body in load.bodies]
 
     async def run(self) -> None:
@@ -64,10 +66,7 @@ class _Client:
                 turn = next(self._turns) % len(self._bodies)
                 began = time.perf_counter()
                 await ask(self._bodies[turn])
-                ended = time.perf_counter()
-                if self._counts_from <= ended <= self._ends:
-                    self._seen.bodies.append(turn)
-                    self._seen.ms.append(1000 * (ended - began))
+                self.requests.append((turn, began, time.perf_counter()))
         finally:
             self._writer.close()
 
@@ -139,10 +138,13 @@ class _Client:
 async def drive(load: Load) -> Seen:
     """Raises RuntimeError at the first answer that is not the expected one."""
     began = time.perf_counter()
-    counts_from, ends = began + load.warm_up_s, began + load.seconds
-    seen, turns = Seen(window_s=load.seconds - load.warm_up_s), itertools.count()
-    clients = [_Client(load, turns, counts_from, ends, seen) for _ in range(load.clients)]
+    seen, turns = Seen(), itertools.count()
+    clients = [_Client(load, turns, began + load.seconds, seen) for _ in range(load.clients)]
     await asyncio.gather(*(client.run() for client in clients))
+    requests = [request for client in clients for request in client.requests]
+    done, seen.window_s = counted([ended - began for _, _, ended in requests], load.warm_up_s, load.seconds)
+    seen.bodies = [requests[index][0] for index in done]
+    seen.ms = [1000 * (requests[index][2] - requests[index][1]) for index in done]
     if load.kind == "generate":
         seen.window_s = time.perf_counter() - began  # every stream is read to its end
     return seen

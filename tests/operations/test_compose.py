@@ -67,8 +67,8 @@ def test_the_gateway_is_small_and_has_no_torch(compose: Compose) -> None:
         compose("exec", "-T", "api", "python", "-c", "import torch")
     ours = int(docker("image", "inspect", "--format", "{{.Size}}", compose.inspect("api")["Image"]))
     base = int(docker("image", "inspect", "--format", "{{.Size}}", "python:3.11-slim"))
-    # The published python:3.11-slim has some 130 MB; a stand-in for it may have more.
-    assert ours - base < 120e6
+    # The published python:3.11-slim has some 130 MB; a stand-in for it may have more. Numpy is half of ours.
+    assert ours - base < 130e6
 
 
 @pytest.mark.faults

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from texts.faults import TextsError, shown
+from texts.faults import TextsError, quoted
 from texts.opening import MAX_RECORD_BYTES, Opened
 from texts.records import Chunk, Field, not_of_the_encoding
 
@@ -98,7 +98,7 @@ class Delimited:
 
     def _column(self, name: str) -> int:
         if self.names.count(name) > 1:
-            raise TextsError(f"{self._opened.name} has {self.names.count(name)} columns called {shown([name])!r}")
+            raise TextsError(f"{self._opened.name} has {self.names.count(name)} columns called {quoted(name)}")
         return self.names.index(name)
 
     def _chunk(self, block: _Block, wanted: Sequence[int]) -> Chunk:

@@ -49,6 +49,11 @@ class Faults:
         return max(0, self.count - REPORTED)
 
 
+def quoted(name: str) -> str:
+    """One name or value from a file or a user, as a message may hold it."""
+    return f"'{shown([name])}'"
+
+
 def shown(names: Iterable[str]) -> str:
     """Names from a file, as a message may hold them: the first ten, each cut."""
     names = list(names)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from texts.dialect import AS_IT_IS, Dialect
-from texts.faults import Fault, Faults, TextsError, shown
+from texts.faults import Fault, Faults, TextsError, quoted, shown
 from texts.preparation import clean
 from texts.reader import read_file
 from texts.records import LABEL
@@ -96,7 +96,7 @@ def _unusable(row: Sequence[str | None]) -> str | None:
     """Why a record without a fault is no labelled text."""
     *texts, label = row
     if label is None or label.strip().lower() in _NO_LABEL:
-        return "it has no label" if not label else f"it has no label but {label!r}"
+        return "it has no label" if not label else f"it has no label but {quoted(label)}"
     if any(not clean(text or "") for text in texts):
         return "the text is empty"
     return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from texts.faults import TextsError, shown
+from texts.faults import TextsError, quoted, shown
 from texts.formats import is_one_document
 from texts.opening import MAX_RECORD_BYTES, Opened
 from texts.records import (
@@ -95,8 +95,8 @@ class Objects:
         for place, value in zip(block.places, block.values, strict=True):
             if isinstance(value, dict) and TEXT in value:
                 raise TextsError(
-                    f"{self._opened.name}, line {place}: the first objects have {name!r}, and this one has {TEXT!r}: "
-                    "say which holds the text with --text-field"
+                    f"{self._opened.name}, line {place}: the first objects have {quoted(name)}, and this one has "
+                    f"{TEXT!r}: say which holds the text with --text-field"
                 )
 
     def _chunk(self, block: _Block, fields: Sequence[Field]) -> Chunk:
@@ -245,12 +245,12 @@ def _row(value: dict[str, Any], fields: Sequence[Field]) -> tuple[list[str | Non
                 row.append(found)
                 continue
             if found is _MISSING:
-                return [], f"no field {field.name!r}; there are: {shown(name for name, _ in _leaves(value))}"
-            return [], NO_TEXT if found is None else f"field {field.name!r} is {_kind(found)}, not a string"
+                return [], f"no field {quoted(field.name)}; there are: {shown(name for name, _ in _leaves(value))}"
+            return [], NO_TEXT if found is None else f"field {quoted(field.name)} is {_kind(found)}, not a string"
         try:
             row.append(None if found is _MISSING else label_text(found))
         except TypeError:
-            return [], f"label {field.name!r} is {_kind(found)}"
+            return [], f"label {quoted(field.name)} is {_kind(found)}"
     # A \ud800 of Python's json; orjson takes none.
     fault = next((why for text in row if text and (why := not_of_the_encoding(text, None))), None)
     return row, fault

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, Protocol
 
 from texts.delimited import Delimited
 from texts.dialect import AS_IT_IS, Dialect
-from texts.faults import TextsError, shown
+from texts.faults import TextsError, quoted, shown
 from texts.formats import place
 from texts.objects import Objects
 from texts.opening import Opened, open_file, open_stream, readable
@@ -72,8 +72,8 @@ class Records:
         elif self.format != "json" and wanted not in self._parser.texts():
             why = "holds no text" if wanted in self.fields() else "is not there"
             raise TextsError(
-                f"{self.name}: the text field {wanted!r} {why} (--text-field); there are: {shown(self._parser.texts())}"
-                f"{self._other_delimiter()}"
+                f"{self.name}: the text field {quoted(wanted)} {why} (--text-field); there are: "
+                f"{shown(self._parser.texts())}{self._other_delimiter()}"
             )
         return Field(wanted, "text", guessed and wanted != TEXT)
 
@@ -83,7 +83,7 @@ class Records:
             raise TextsError(f"{self.name} is text, a text a line, which has no labels (--format)")
         if self.format != "json" and wanted not in self.fields():
             raise TextsError(
-                f"{self.name}: the label field {wanted!r} is not there (--label-field); there are: "
+                f"{self.name}: the label field {quoted(wanted)} is not there (--label-field); there are: "
                 f"{shown(self.fields())}{self._other_delimiter()}"
             )
         return Field(wanted, "label")

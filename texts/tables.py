@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from texts.faults import TextsError, shown
+from texts.faults import TextsError, quoted
 from texts.opening import Opened
 from texts.records import CHUNK_RECORDS, NO_TEXT, Chunk, Field, label_text
 
@@ -76,7 +76,7 @@ class Tables:
         names = [field.name for field in schema]
         for one in {one for one in names if name == one or name.startswith(f"{one}.")}:
             if names.count(one) > 1:
-                raise TextsError(f"{self._name} has {names.count(one)} columns called {shown([one])!r}")
+                raise TextsError(f"{self._name} has {names.count(one)} columns called {quoted(one)}")
             if one != name and pa.types.is_struct(schema[names.index(one)].type):
                 self._refuse_twins(list(schema[names.index(one)].type), name.removeprefix(f"{one}."))
 

@@ -75,6 +75,11 @@ def test_records_without_label_or_text_are_told(tmp_path: Path) -> None:
     )
 
 
+def test_a_label_of_a_thousand_blanks_is_told_in_short(tmp_path: Path) -> None:
+    _, [fault] = read(write(tmp_path / "a.csv", f"label,text\n1,good\n{' ' * 1000},none\n"))
+    assert fault == f"line 3: it has no label but '{' ' * 40}...'"
+
+
 def test_the_first_are_told_and_all_are_counted(tmp_path: Path) -> None:
     told: list[Fault] = []
     faults = Faults(told.append)

@@ -160,6 +160,14 @@ class TestColumns:
         line = write(tmp_path / "a.jsonl", '{"text": ' + "x" * 1_000_000 + "}\n")
         _, [(_, fault)] = read(line, "text")
         assert len(fault) < 300
+        long = "x" * 100_000
+        guessed = write(tmp_path / "b.jsonl", f'{{"{long}": "one"}}\n{{"{long}": 2}}\n{{"text": null}}\n')
+        with read_file(guessed) as found, pytest.raises(TextsError, match=r"the first objects have 'x+\.\.\.'") as late:
+            list(found.chunks([found.text_field(None)]))
+        assert len(str(late.value)) < 1000
+        faults = [fault for _, fault in read(write(tmp_path / "c.jsonl", f'{{"{long}": 2}}\n{{}}\n'), long)[1]]
+        assert len(faults) == 2
+        assert all(len(fault) < 300 for fault in faults)
 
     def test_a_nul_within_a_field(self, tmp_path: Path) -> None:
         assert read(write(tmp_path / "a.csv", 'text\n"a\0b"\n')) == (["a\0b"], [])

@@ -6,20 +6,34 @@
         for result in neuron.classify(["Great product.", "A waste of money."]):
             print(result.label, result.score)
 
-Importing it loads neither torch, which `Neuron.load` needs, nor scikit-learn, which `NeuronFeatures` needs.
+`Client` and `AsyncClient` are the same in front of a service.
+
+Importing it loads neither torch, which `Neuron.load` needs, nor scikit-learn, which `NeuronFeatures` needs, nor httpx,
+which clients need.
 """
 
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
-from sentiment_neuron.errors import FileError, InvalidRequestError, LoadError, NeuronError, RequestFailedError
+from sentiment_neuron.errors import (
+    FileError,
+    InvalidRequestError,
+    LoadError,
+    NeuronError,
+    RequestFailedError,
+    ServiceError,
+)
 from sentiment_neuron.neuron import Neuron
 from sentiment_neuron.results import Classification, Sample, Trace
 
 if TYPE_CHECKING:
+    from sentiment_neuron.client import AsyncClient, Client
     from sentiment_neuron.estimators import NeuronClassifier, NeuronFeatures
 
 __all__ = [
+    "AsyncClient",
     "Classification",
+    "Client",
     "FileError",
     "InvalidRequestError",
     "LoadError",
@@ -29,13 +43,26 @@ __all__ = [
     "NeuronFeatures",
     "RequestFailedError",
     "Sample",
+    "ServiceError",
     "Trace",
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in ("NeuronClassifier", "NeuronFeatures"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sentiment_neuron import estimators  # noqa: PLC0415 - it loads torch and scikit-learn
+# What needs a library of its own: name -> (module, library, the extra that brings it).
+_LATER = {
+    "AsyncClient": ("client", "httpx", "client"),
+    "Client": ("client", "httpx", "client"),
+    "NeuronClassifier": ("estimators", "scikit-learn", "trainer"),
+    "NeuronFeatures": ("estimators", "scikit-learn", "trainer"),
+}
 
-    return getattr(estimators, name)
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, needed, extra = _LATER[name]
+    try:
+        return getattr(_import_module(f"{__name__}.{module}"), name)
+    except ModuleNotFoundError as error:
+        hint = f"{name} needs {needed}: pip install 'sentiment-neuron[{extra}]' ({error})"
+        raise ModuleNotFoundError(hint, name=error.name) from error

@@ -21,5 +21,18 @@ class RequestFailedError(NeuronError):
         self.code = code
 
 
+class ServiceError(NeuronError):
+    """The service refused a request, failed at it, or could not be reached.
+
+    code: the end of the problem's `type`, such as `queue-full` (docs/api.md), or `unreachable`. status: of HTTP, None
+    where no answer came.
+    """
+
+    def __init__(self, code: str, status: int | None, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
 class FileError(NeuronError):
     """A file of texts or features cannot be read or written."""

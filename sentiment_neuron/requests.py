@@ -1,4 +1,4 @@
-"""Arguments to jobs, by the rules of the service: what the gateway refuses is refused here, in the same words.
+"""Arguments to requests and jobs, by the rules of the service: what it refuses is refused here, in the same words.
 
 Each function raises InvalidRequestError. The limits of a gateway (`NEURON_API_MAX_...`) do not hold here. No torch.
 """
@@ -11,12 +11,13 @@ from typing import Any, Literal, TypedDict, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from api.schemas.faults import faults
-from api.schemas.requests import ClassifyRequest, FeaturizeRequest, GenerateRequest, TraceRequest
+from api.schemas.requests import ClassifyRequest, FeaturizeRequest, FitRequest, GenerateRequest, TraceRequest
 from contract.jobs import ClassifyJob, FeaturizeJob, GenerateJob, Pooling, TraceJob
 from sentiment_neuron.columns import column
 from sentiment_neuron.errors import InvalidRequestError
 
 LocalJob = ClassifyJob | FeaturizeJob | TraceJob | GenerateJob  # what needs no more than a model
+Texts = str | Iterable[str]  # one, or several in order
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
 _BASE: dict[str, Any] = {"id": "sentiment-neuron", "timeout_s": math.inf}
@@ -44,6 +45,13 @@ class GenerateOptions(StreamOptions, total=False):
     log_probabilities: bool  # whether samples have their bytes, each with its log-probability
 
 
+class FitOptions(TypedDict, total=False):
+    """How a head is fitted. Those left out have the defaults of `POST /heads`."""
+
+    unit_only: bool  # take the one unit that tells two labels apart best
+    pooling: Pooling | None  # the features to fit on
+
+
 def valid(body: type[BodyT], /, **fields: Any) -> BodyT:
     """The request that a client of the service would have sent."""
     try:
@@ -54,35 +62,59 @@ def valid(body: type[BodyT], /, **fields: Any) -> BodyT:
         raise InvalidRequestError(f"{where}: {first['message']}" if where else first["message"]) from error
 
 
-def classify_job(texts: str | Iterable[str], head: str | None = None) -> ClassifyJob:
+def classify_body(texts: Texts, head: str | None) -> ClassifyRequest:
     """head: the default of `POST /classify` if None."""
-    body = valid(ClassifyRequest, texts=_texts(texts), **({} if head is None else {"head": head}))
-    return ClassifyJob(**_BASE, texts=body.all_texts(), head=body.head)
+    return valid(ClassifyRequest, texts=listed_texts(texts), **({} if head is None else {"head": head}))
 
 
-def featurize_job(texts: str | Iterable[str], pooling: Pooling) -> FeaturizeJob:
-    body = valid(FeaturizeRequest, texts=_texts(texts), pooling=pooling)
-    return FeaturizeJob(**_BASE, texts=body.all_texts(), pooling=body.pooling)
+def featurize_body(texts: Texts, pooling: Pooling) -> FeaturizeRequest:
+    return valid(FeaturizeRequest, texts=listed_texts(texts), pooling=pooling)
 
 
-def trace_job(text: str, units: Iterable[int] | None) -> TraceJob:
+def trace_body(text: str, units: Iterable[int] | None) -> TraceRequest:
     """A unit that is named twice is traced once."""
     named = None if units is None else [_whole(unit) for unit in _listed("units", units)]
-    body = valid(TraceRequest, text=_text("text", text), units=None if named is None else list(dict.fromkeys(named)))
-    return TraceJob(**_BASE, text=body.text, units=body.units)
+    return valid(TraceRequest, text=_text("text", text), units=None if named is None else list(dict.fromkeys(named)))
 
 
-def generate_job(prompt: str, options: Mapping[str, Any], stream: bool = False) -> GenerateJob:
+def generate_body(prompt: str, options: Mapping[str, Any], stream: bool = False) -> GenerateRequest:
     """options: those of `GenerateOptions`, or of `StreamOptions` with `stream`."""
     known = (StreamOptions if stream else GenerateOptions).__annotations__
     for name in options:
         if name not in known:
             raise InvalidRequestError(f"{name} is not an option here; these are: {', '.join(known)}")
-    _text("prompt", prompt)
-    return GenerateJob(**_BASE, **valid(GenerateRequest, prompt=prompt, stream=stream, **options).job_fields())
+    return valid(GenerateRequest, prompt=_text("prompt", prompt), stream=stream, **options)
 
 
-def _texts(texts: str | Iterable[str]) -> list[str]:
+def fit_body(name: str, texts: Iterable[str], labels: Iterable[str | float], options: FitOptions) -> FitRequest:
+    """labels: one for each text."""
+    try:
+        pairs = list(zip(listed_texts(texts), _listed("labels", labels), strict=True))
+    except ValueError as error:
+        raise InvalidRequestError(f"there is not one label for each text: {error}") from error
+    return valid(FitRequest, name=name, examples=[{"text": text, "label": label} for text, label in pairs], **options)
+
+
+def classify_job(texts: Texts, head: str | None = None) -> ClassifyJob:
+    body = classify_body(texts, head)
+    return ClassifyJob(**_BASE, texts=body.all_texts(), head=body.head)
+
+
+def featurize_job(texts: Texts, pooling: Pooling) -> FeaturizeJob:
+    body = featurize_body(texts, pooling)
+    return FeaturizeJob(**_BASE, texts=body.all_texts(), pooling=body.pooling)
+
+
+def trace_job(text: str, units: Iterable[int] | None) -> TraceJob:
+    body = trace_body(text, units)
+    return TraceJob(**_BASE, text=body.text, units=body.units)
+
+
+def generate_job(prompt: str, options: Mapping[str, Any], stream: bool = False) -> GenerateJob:
+    return GenerateJob(**_BASE, **generate_body(prompt, options, stream).job_fields())
+
+
+def listed_texts(texts: Texts) -> list[str]:
     listed = [texts] if isinstance(texts, str) else _listed("texts", texts)
     return [_text(f"text {number}", text) for number, text in enumerate(listed)]
 

@@ -11,7 +11,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contract.settings import SettingError
+from contract.setting_error import SettingError
 
 # use: all but the rest; heads: fit and delete heads; metrics: /metrics; admin: everything, and the jobs of every key.
 SCOPES = ("use", "heads", "metrics", "admin")

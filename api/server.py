@@ -19,7 +19,7 @@ from api.http.cors import Cors, cors_options
 from api.settings import ApiSettings
 from contract import logs, telemetry
 from contract.ports import check_port
-from contract.settings import SettingError
+from contract.setting_error import SettingError
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from pydantic import Field, SecretStr
 
 from api.keys import Key, parse
-from contract.settings import ProcessSettings, SettingError
+from contract.setting_error import SettingError
+from contract.settings import ProcessSettings
 
 
 class ApiSettings(ProcessSettings):

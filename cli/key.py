@@ -4,7 +4,7 @@ import click
 
 from api import keys
 from cli.groups import Group
-from contract.settings import SettingError
+from contract.setting_error import SettingError
 
 
 @click.group(cls=Group)

@@ -5,9 +5,10 @@ import importlib.util
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from cli.groups import Group
-from contract.settings import SettingError
+from contract.setting_error import SettingError
 
 # name -> where it is, and its line in `neuron --help`, which must load none of them
 COMMANDS = {
@@ -51,6 +52,13 @@ _TRAINERS = ("corpus", "train", "finetune", "publish", "evaluate", "bench", "met
 class _Commands(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The names from the table; click would load every command for its line of help."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        fitting = [name for name in COMMANDS if name.startswith(incomplete)]
+        return [CompletionItem(name, help=COMMANDS[name][1]) for name in fitting]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:

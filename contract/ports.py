@@ -3,7 +3,7 @@
 import errno
 import socket
 
-from contract.settings import SettingError
+from contract.setting_error import SettingError
 
 
 def check_port(host: str, port: int, setting: str, family: int = socket.AF_UNSPEC) -> None:

@@ -15,6 +15,7 @@ from pydantic import AnyUrl, Field, RedisDsn, UrlConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.names import did_you_mean
+from contract.setting_error import SettingError
 
 PREFIX = "NEURON_"
 PROCESSES = ("api", "worker")
@@ -30,10 +31,6 @@ _LINKED_PORT = re.compile(r"(tcp|udp|sctp)://")
 
 _SOCKET_SCHEMES = ("unix", "redis+socket")
 _RedisSocket = Annotated[AnyUrl, UrlConstraints(allowed_schemes=list(_SOCKET_SCHEMES))]
-
-
-class SettingError(ValueError):
-    """A process cannot run with these settings."""
 
 
 class UnknownSettingError(SettingError):

@@ -8,7 +8,7 @@ import os
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from contract.settings import SettingError
+from contract.setting_error import SettingError
 
 TRACER = trace.get_tracer("sentiment-neuron")
 CONTEXT = TraceContextTextMapPropagator()

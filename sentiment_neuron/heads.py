@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from contract.jobs import ErrorCode
-from contract.settings import SettingError
+from contract.setting_error import SettingError
 from model.checkpoints import head_store, volumes
 from model.checkpoints.head_store import HeadStoreError, NoSuchHeadError, StoredHead
 from sentiment_neuron.errors import LoadError, RequestFailedError

@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from contract import logs, telemetry, wire
 from contract.ports import check_port
-from contract.settings import SettingError
+from contract.setting_error import SettingError
 from worker.service import Service
 from worker.settings import WorkerSettings
 from worker.status import serve

@@ -17,7 +17,7 @@ from api.server import main as serve
 from api.settings import ApiSettings
 from cli.main import main
 from contract import wire
-from contract.settings import SettingError
+from contract.setting_error import SettingError
 from tests.conftest import Stack, redis_server, wait_until
 from tests.support.gateway import gateway, metric
 

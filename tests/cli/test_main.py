@@ -1,5 +1,6 @@
 """`neuron` itself: every command exists, help loads none, and a missing extra is named."""
 
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,11 @@ from cli.main import COMMANDS, main
 
 # As on a machine where only the gateway's dependencies are installed.
 _WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from cli.main import main; main()"
+# Each takes longer to load than help may take to answer.
+_WITH_CLICK_ALONE = (
+    "import sys; sys.modules.update(dict.fromkeys(['torch', 'numpy', 'pydantic', 'rich'])); "
+    "from cli.main import main; main(prog_name='neuron')"
+)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -20,12 +26,20 @@ def test_every_command_explains_itself(name: str) -> None:
     assert shown.output.startswith(f"Usage: main {name}")
 
 
-def test_help_lists_all_and_needs_no_torch() -> None:
-    command = [sys.executable, "-c", _WITHOUT_TORCH, "--help"]
+def test_help_lists_all_and_loads_next_to_nothing() -> None:
+    command = [sys.executable, "-c", _WITH_CLICK_ALONE, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     for name, (_, line) in COMMANDS.items():
         assert f"  {name} " in done.stdout
         assert line.split()[0] in done.stdout
+
+
+def test_completion_loads_next_to_nothing() -> None:
+    words = {"_NEURON_COMPLETE": "zsh_complete", "COMP_WORDS": "neuron tra", "COMP_CWORD": "1"}
+    command = [sys.executable, "-c", _WITH_CLICK_ALONE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | words)
+    expected = [part for name in ("trace", "train") for part in ("plain", name, COMMANDS[name][1])]
+    assert done.stdout.splitlines() == expected
 
 
 @pytest.mark.parametrize(("name", "extra"), [("classify", "engine"), ("train", "trainer"), ("publish", "trainer")])

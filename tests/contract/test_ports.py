@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from contract.ports import check_port
-from contract.settings import SettingError
+from contract.setting_error import SettingError
 from tests.conftest import free_port
 
 

@@ -5,7 +5,8 @@ from typing import ClassVar
 import pytest
 
 from api.settings import ApiSettings
-from contract.settings import PREFIX, ProcessSettings, SettingError, UnknownSettingError
+from contract.setting_error import SettingError
+from contract.settings import PREFIX, ProcessSettings, UnknownSettingError
 from worker.settings import WorkerSettings
 
 

@@ -1,7 +1,4 @@
-"""How a request gets its answer through a network that fails: repeats, waits, resumed streams. Nothing here sends.
-
-A client sends what an exchange says and hands it what came back, so that `Client` and `AsyncClient` share all rules.
-"""
+"""How a request gets its answer through a network that fails: repeats, waits, resumed streams. Clients send."""
 
 import json
 import random
@@ -35,7 +32,8 @@ class _Patience:
 
     def pause_s(self, error: NeuronError, retry_after_s: float | None = None) -> float:
         """How long to pause before the next attempt. Raises the error if that would be too late."""
-        pause = random.uniform(0.5, 1) * self._pause_s if retry_after_s is None else retry_after_s  # noqa: S311
+        apart = random.uniform(0.5, 1)  # noqa: S311 - so that clients that failed together do not return together
+        pause = apart * self._pause_s if retry_after_s is None else retry_after_s
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
         if time.monotonic() + pause > self._until:
             raise error

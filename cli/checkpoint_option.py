@@ -4,13 +4,17 @@ from pathlib import Path
 
 import click
 
-from model.checkpoints import volumes
+
+def _place(_ctx: click.Context, _param: click.Parameter, given: Path | None) -> Path:
+    from model.checkpoints.volumes import SHIPPED
+
+    return SHIPPED if given is None else given
+
 
 checkpoint_option = click.option(
     "--checkpoint",
     "directory",
     type=click.Path(path_type=Path),
-    default=volumes.SHIPPED,
-    show_default="the shipped model",
-    help="A checkpoint's directory, or a volume: then what its LATEST names.",
+    callback=_place,
+    help="A checkpoint's directory, or a volume: then what its LATEST names. Default: the shipped model.",
 )

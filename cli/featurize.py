@@ -1,24 +1,21 @@
 """`neuron featurize`: the feature vectors of a file of texts, by the off-line batch path, without any server."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import numpy as np
-import torch
 
 from cli.checkpoint_option import checkpoint_option
 from cli.pooling_option import pooling_option
 from cli.progress import texts_bar
 from cli.reading_options import Reading, reading_options
 from cli.reported import reported
-from engine.folded import FoldedModel
-from engine.reading import read_features
-from model.checkpoints import checkpoint, volumes
-from model.checkpoints.checkpoint import CheckpointError
-from model.heads.pooling import Pooling
-from sentiment_neuron import rows as rows_of
-from sentiment_neuron.arrays import feature_rows
 from texts.preparation import prepare
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from model.heads.pooling import Pooling
 
 _FEATURES = "features"
 _WRITTEN = (".npy", ".parquet", ".jsonl", ".ndjson")
@@ -40,13 +37,22 @@ _WRITTEN = (".npy", ".parquet", ".jsonl", ".ndjson")
 @reading_options()
 @reported()
 def featurize(
-    source: Path, out: Path, directory: Path, pooling: Pooling, dtype: str, rows: int, reading: Reading
+    source: Path, out: Path, directory: Path, pooling: "Pooling", dtype: str, rows: int, reading: Reading
 ) -> None:
     """Write the feature vector of every text of FILE.
 
     Row i of the output belongs to row i of the input; one that cannot be used has features of NaN in .npy, and an
     `error` in place of features elsewhere, where the columns of the input are kept. What was stopped is continued.
     """
+    import torch
+
+    from engine.folded import FoldedModel
+    from engine.reading import read_features
+    from model.checkpoints import checkpoint, volumes
+    from model.checkpoints.checkpoint import CheckpointError
+    from sentiment_neuron import rows as rows_of
+    from sentiment_neuron.arrays import feature_rows
+
     rows_of.check_files(source, out, _WRITTEN)
     texts = rows_of.RowFile(source, reading.columns.text, reading.columns.dialect)
     try:
@@ -61,7 +67,7 @@ def featurize(
     products = f"{model.dtype} on {device}"
     asked = {"command": "featurize", "model": identity, "pooling": pooling, "products": products}
 
-    def features(chosen: list[str]) -> np.ndarray:
+    def features(chosen: list[str]) -> "np.ndarray":
         return read_features(model, [prepare(text) for text in chosen], pooling, rows)
 
     with texts_bar(texts.total) as advance:

@@ -18,8 +18,6 @@ from cli.console import on_terminal
 from cli.progress import texts_bar
 from cli.reading_options import Reading, reading_options
 from cli.reported import reported
-from model.checkpoints import volumes
-from model.checkpoints.checkpoint import manifest_sha256
 from sentiment_neuron import Neuron, heat_maps, rows
 from sentiment_neuron.parts import Row
 from sentiment_neuron.requests import StreamOptions, generate_job, trace_job
@@ -162,6 +160,9 @@ def _stdin(reading: Reading) -> str:
 
 
 def _trace_file(path: Path, out: Path, directory: Path, units: tuple[int, ...], reading: Reading) -> None:
+    from model.checkpoints import volumes
+    from model.checkpoints.checkpoint import manifest_sha256
+
     rows.check_files(path, out, (".jsonl", ".ndjson", ".parquet"))
     source = rows.RowFile(path, reading.columns.text, reading.columns.dialect)
     with Neuron.load(directory) as neuron, ThreadPoolExecutor(_SIDE_BY_SIDE) as threads:

@@ -2,6 +2,8 @@
 
 import importlib
 import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -49,6 +51,25 @@ _NOT_IN_EVERY_IMAGE = ("worker", "trainer", "evaluation", "engine", "model", "se
 _TRAINERS = ("corpus", "train", "finetune", "publish", "evaluate", "bench", "metrics")
 
 
+@contextmanager
+def _needs_named(command: Callable[[], str]) -> Iterator[None]:
+    """What a command needs and is not installed ends it with the extra that brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing, name = (error.name or "").partition(".")[0], command()
+        if missing in _NOT_IN_EVERY_IMAGE:
+            raise click.ClickException(f"`neuron {name}` needs {missing}/, which is not here") from error
+        extra = _EXTRAS.get(missing)
+        if extra is None:
+            raise
+        extra = "trainer" if name in _TRAINERS else extra
+        raise click.ClickException(
+            f"`neuron {name}` needs {error.name}: `make setup` in a checkout, or "
+            f"pip install 'sentiment-neuron[{extra}]'"
+        ) from error
+
+
 class _Commands(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -64,30 +85,19 @@ class _Commands(Group):
         if cmd_name not in COMMANDS:
             return None
         if importlib.util.find_spec("torch") is not None:
-            from engine.openmp import spin_briefly  # noqa: PLC0415 - the gateway's image has no engine
+            from engine.openmp import spin_briefly  # the gateway's image has no engine
 
             spin_briefly()
         module, _, name = COMMANDS[cmd_name][0].partition(":")
-        try:
+        with _needs_named(lambda: cmd_name):
             command: click.Command = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as error:
-            missing = (error.name or "").partition(".")[0]
-            if missing in _NOT_IN_EVERY_IMAGE:
-                raise click.ClickException(f"`neuron {cmd_name}` needs {missing}/, which is not here") from error
-            extra = _EXTRAS.get(missing)
-            if extra is None:
-                raise
-            extra = "trainer" if cmd_name in _TRAINERS else extra
-            raise click.ClickException(
-                f"`neuron {cmd_name}` needs {error.name}: `make setup` in a checkout, or "
-                f"pip install 'sentiment-neuron[{extra}]'"
-            ) from error
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """A setting that is not valid ends any command with its message."""
+        """A setting that is not valid ends any command with its message, and so does what is not installed."""
         try:
-            return super().invoke(ctx)
+            with _needs_named(lambda: ctx.invoked_subcommand or ""):
+                return super().invoke(ctx)
         except SettingError as error:
             raise click.ClickException(str(error)) from error
 

@@ -10,7 +10,7 @@ from cli.setting_options import checkpoint_option, host_option, metrics_port_opt
 @host_option
 def api() -> None:
     """Run the gateway. Settings: NEURON_API_..., NEURON_REDIS_URL."""
-    from api.server import main  # noqa: PLC0415 - a gateway's machine has no torch
+    from api.server import main  # a gateway's machine has no torch
 
     main()
 
@@ -20,6 +20,6 @@ def api() -> None:
 @metrics_port_option
 def worker() -> None:
     """Run a worker. Settings: NEURON_WORKER_..., NEURON_CHECKPOINT_DIR, NEURON_REDIS_URL."""
-    from worker.process import main  # noqa: PLC0415 - a gateway's machine has no torch
+    from worker.process import main  # a gateway's machine has no torch
 
     main()

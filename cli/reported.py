@@ -5,12 +5,12 @@ from contextlib import contextmanager
 
 import click
 
-from sentiment_neuron.errors import NeuronError
-
 
 @contextmanager
 def reported() -> Iterator[None]:
     """A context, or the decorator next to a command's function. Raises click.ClickException for NeuronError."""
+    from sentiment_neuron.errors import NeuronError
+
     try:
         yield
     except NeuronError as error:

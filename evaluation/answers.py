@@ -51,11 +51,11 @@ def tfidf(reader: Reader, train: Labelled, valid: Labelled) -> Baseline:
     texts, rows = joined([train, valid]), len(train.texts)
     splits = [(np.arange(rows), np.arange(rows, rows + len(valid.texts)))]
     reader.progress.begin("tf-idf", fits(splits))
-    return fit_baseline(texts.texts, texts.binary(), rows, splits, reader.baselines, reader.progress.advance)
+    return fit_baseline(texts.texts, np.array(texts.binary()), rows, splits, reader.baselines, reader.progress.advance)
 
 
 def _judged(reader: Reader, head: Head, questions: Questions, baseline: Baseline | None) -> dict[str, Any]:
-    texts, labels = questions.texts.texts, questions.texts.binary()
+    texts, labels = questions.texts.texts, np.array(questions.texts.binary())
     probabilities, of_unit = _answers(reader, head, texts, questions.name)
     answers = probabilities.argmax(axis=1)
     some = slice(_REWRITTEN)

@@ -4,9 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from texts.dialect import AS_IT_IS, Dialect
 from texts.faults import Fault, Faults, TextsError, quoted, shown
 from texts.preparation import clean
@@ -26,12 +23,12 @@ class Labelled:
     texts: list[str]
     labels: list[str]
 
-    def binary(self) -> NDArray[np.int64]:
+    def binary(self) -> list[int]:
         """Labels as 0 (negative) or 1 (positive), (texts,). Raises TextsError for any other."""
         unknown = sorted(set(self.labels) - {"0", "1"})
         if unknown:
             raise TextsError(f"labels {shown(unknown)} are neither 0 (negative) nor 1 (positive)")
-        return np.array([int(label) for label in self.labels], dtype=np.int64)
+        return [int(label) for label in self.labels]
 
     def sentiment(self, negative: Sequence[str] = NEGATIVE, positive: Sequence[str] = POSITIVE) -> "Labelled":
         """The same with labels 0 and 1. Raises TextsError for a label that is of neither."""

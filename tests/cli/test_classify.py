@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 
 from api.schemas.responses import ClassifyResponse
-from cli import classify as classifying
+from cli import classification as classifying
 from contract.jobs import ClassifyJob
 from engine import serving
 from engine.engine import Engine

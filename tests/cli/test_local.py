@@ -44,8 +44,8 @@ def test_a_checkpoint_that_is_not_there(neuron: Neuron, tmp_path: Path, command:
 
 def test_the_shipped_model_is_the_default() -> None:
     for command in (classify, local.trace, local.generate, featurize):
-        (option,) = [parameter for parameter in command.params if parameter.name == "directory"]
-        assert option.default == volumes.SHIPPED
+        arguments = ["texts.txt", "--out", "features.npy"] if command is featurize else ["text"]
+        assert command.make_context(command.name, arguments).params["directory"] == volumes.SHIPPED
 
 
 def test_what_a_model_without_sentiment_cannot_do(neuron: Neuron, bare: Path) -> None:

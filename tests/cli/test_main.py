@@ -34,6 +34,20 @@ def test_help_lists_all_and_loads_next_to_nothing() -> None:
         assert line.split()[0] in done.stdout
 
 
+@pytest.mark.parametrize("name", ["classify", "head"])
+def test_help_of_a_command_waits_for_no_library(name: str) -> None:
+    command = [sys.executable, "-c", _WITH_CLICK_ALONE.replace("'pydantic', 'rich'", "'pydantic'"), name, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(f"Usage: neuron {name} "), done.stderr
+
+
+@pytest.mark.parametrize("name", ["featurize", "trace", "generate"])
+def test_help_of_a_command_waits_for_no_torch(name: str) -> None:
+    command = [sys.executable, "-c", _WITHOUT_TORCH, name, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("Usage: "), done.stderr
+
+
 def test_completion_loads_next_to_nothing() -> None:
     words = {"_NEURON_COMPLETE": "zsh_complete", "COMP_WORDS": "neuron tra", "COMP_CWORD": "1"}
     command = [sys.executable, "-c", _WITH_CLICK_ALONE]

@@ -110,7 +110,9 @@ def test_the_head_reads_what_told_most_on_the_validation_part(found: Checkpoint)
         x, valid_x = (
             read_features(model, list(map(prepare, part.texts)), pooling) for part in (SENTIMENT.train, SENTIMENT.valid)
         )
-        fitted = fit_l1(x, SENTIMENT.train.binary(), valid_x, SENTIMENT.valid.binary(), ["negative", "positive"])
+        fitted = fit_l1(
+            x, np.array(SENTIMENT.train.binary()), valid_x, np.array(SENTIMENT.valid.binary()), ["negative", "positive"]
+        )
         reported.append(fitted.metrics["valid_accuracy"])
     head = found.manifest.heads["sentiment"]
     assert head.pooling == poolings[int(np.argmax(reported))]

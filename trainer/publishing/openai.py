@@ -168,7 +168,7 @@ def read_sentences(path: Path) -> tuple[list[bytes], NDArray[np.int64]]:
     """Prepared texts and labels (texts,) of a CSV file with the columns `label` (0 or 1) and `sentence`."""
     try:
         labelled = read_labelled(path, Faults(_refuse), Columns("sentence"))
-        return [prepare(text) for text in labelled.texts], labelled.binary()
+        return [prepare(text) for text in labelled.texts], np.array(labelled.binary())
     except TextsError as error:
         raise FetchError(str(error)) from error
 

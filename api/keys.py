@@ -42,6 +42,11 @@ class Key:
         return "admin" in self.scopes or self.owned(job_id[:-length]) == job_id
 
 
+def owner(key: Key | None) -> str:
+    """Whose jobs those of this key are; without keys all are of one."""
+    return "" if key is None else key.name
+
+
 def generate() -> tuple[str, str]:
     """(key, its SHA-256 in hexadecimal)."""
     key = _PREFIX + secrets.token_urlsafe(32)

@@ -14,6 +14,7 @@
 | `neuron:load` | hash | texts, bytes: the sums over `neuron:open` | always |
 | `neuron:dead` | list | the last DEAD_AT_MOST jobs that were given up: id, at, cost, record as JSON | until taken out |
 | `neuron:mailbox:NAME` | list | ended jobs, for the gateway of that name: see `letter` | MAILBOX_TTL_S |
+| `neuron:jobs:NAME` | sorted set | ID -> created, of the last asynchronous jobs of a key's name | LISTED_S |
 | `neuron:rate:NAME` | hash | tokens, at: the token bucket of the API keys of that name | until it is full |
 | `neuron:quota:NAME:DATE` | string | bytes that these keys had read or generated on that day (UTC) | two days |
 | `neuron:heads` | hash | name -> `HeadInfo` as JSON, of every fitted head; written by workers | always |
@@ -54,6 +55,8 @@ MAILBOX_MAX_BYTES = 65_536  # a longer outcome is fetched from its own key
 HEARTBEAT_INTERVAL_S = 1.0
 HEARTBEAT_TTL_S = 10
 DEAD_AT_MOST = 100
+LISTED_AT_MOST = 10_000
+LISTED_S = 7 * 24 * 3600
 
 # A worker renews its leases several times within this; the jobs of a dead one are queued again when they have lapsed.
 LEASE_S = 15.0
@@ -91,6 +94,10 @@ def rate(name: str) -> str:
 
 def quota(name: str, day: str) -> str:
     return f"neuron:quota:{name}:{day}"
+
+
+def jobs_of(owner: str) -> str:
+    return f"neuron:jobs:{owner}"
 
 
 def mailbox(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import Header, Request
 from fastapi.responses import JSONResponse, Response
 
+from api import keys as api_keys
 from api import metrics
 from api.endpoints.events import Frame, as_events, events_of, follow
 from api.http import answers
@@ -135,7 +136,8 @@ class Call:
         counted_at = await self._charge(0 if made else size)
         try:
             if made is None:
-                made = await self.parts.admission.submit(job, texts, size, form, abandon, self._idempotent)
+                owner = api_keys.owner(self._key) if self.respond_async else None
+                made = await self.parts.admission.submit(job, texts, size, form, abandon, self._idempotent, owner)
                 if made is not None:  # the same request came first by a moment
                     await self._refund(counted_at, size)
         except Problem:

@@ -4,9 +4,10 @@ import re
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from api import keys
 from api.endpoints.events import follow
 from api.http import answers
 from api.keys import Key
@@ -14,10 +15,13 @@ from api.problems import OPENAPI, Problem, expired
 from api.redis.parts import Parts, parts_of
 from api.redis.records import Record
 from api.schemas import responses
+from contract.jobs import JobState
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
+_PAGE = 1000  # jobs of a list that are read at once; the list has LISTED_AT_MOST
+_PAGES_READ = 10
 # Redis holds such an id in two numbers of 64 bits.
 LastEventId = Annotated[str, Header(pattern=r"^[0-9]{1,19}(-[0-9]{1,19})?$", description="Continue after this event.")]
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -26,13 +30,45 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     422: OPENAPI | {"description": "Not valid"},
     503: OPENAPI | {"description": "Redis does not answer"},
 }
+_LIST_RESPONSES: dict[int | str, dict[str, Any]] = {
+    404: OPENAPI | {"description": "`after` names no job of the list"},
+    422: _RESPONSES[422],
+    503: _RESPONSES[503],
+}
+
+
+@router.get("", response_model=responses.JobsResponse, responses=_LIST_RESPONSES)
+async def list_jobs(
+    request: Request,
+    state: Annotated[list[JobState] | None, Query(description="Only jobs in this state; may be repeated.")] = None,
+    after: Annotated[str | None, Query(description="`next` of the page before.", max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=_PAGE, description="Jobs of a page at most.")] = 100,
+) -> dict[str, Any]:
+    """Your jobs of the last day that were asked for with `Prefer: respond-async`, the newest first."""
+    owner = keys.owner(getattr(request.state, "key", None))
+    found: list[dict[str, Any]] = []
+    records = parts_of(request).records
+    count = limit if state is None else _PAGE
+    for _ in range(_PAGES_READ):
+        read = await records.listed(owner, after, count)
+        if read is None:
+            raise Problem("unknown-job", f"after: there is no job {after!r} in your list: begin again without it")
+        for job_id, record in zip(*read, strict=True):
+            after = job_id
+            if record is not None and (state is None or record.state in state):
+                found.append(_shown(job_id, record))
+                if len(found) == limit:
+                    return {"jobs": found, "next": after}
+        if len(read[0]) < count:
+            return {"jobs": found, "next": None}
+    return {"jobs": found, "next": after}
 
 
 @router.get("/{job_id}", response_model=responses.JobResponse, responses=_RESPONSES)
 async def get_job(job_id: str, request: Request) -> Response:
     """How far a job is, and its result. `Accept: application/x-npy` gives features alone, as a NumPy file."""
     parts, record = await _find(request, job_id)
-    state: dict[str, Any] = {"id": job_id, "kind": record.kind, "state": record.state, "created": record.created}
+    state = _shown(job_id, record)
     outcome = await parts.records.outcome(job_id, record)
     if outcome is None:
         if record.ended:
@@ -55,8 +91,7 @@ async def cancel_job(job_id: str, request: Request) -> Response:
     parts, record = await _find(request, job_id)
     if not record.ended:
         await parts.records.cancel(job_id, "request")
-    content = {"id": job_id, "kind": record.kind, "state": record.state, "created": record.created}
-    return JSONResponse(content, 202)
+    return JSONResponse(_shown(job_id, record), 202)
 
 
 @router.get("/{job_id}/events", responses=_RESPONSES | {200: {"content": {"text/event-stream": {}}}})
@@ -68,6 +103,10 @@ async def follow_job(
     """The job's events as a stream: `token` while it generates, then `done`, `failed` or `cancelled`."""
     parts, record = await _find(request, job_id)
     return await follow(parts, job_id, record, last_event_id)
+
+
+def _shown(job_id: str, record: Record) -> dict[str, Any]:
+    return {"id": job_id, "kind": record.kind, "state": record.state, "created": record.created}
 
 
 async def _find(request: Request, job_id: str) -> tuple[Parts, Record]:

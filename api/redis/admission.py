@@ -36,14 +36,16 @@ class Admission:
         form: Form = AS_IT_IS,
         abandon: bool = False,
         idempotent: IdempotentRequest | None = None,
+        listed_for: str | None = None,
     ) -> str | None:
         """Queue the job and return None; or queue nothing and return what an earlier such request made.
 
-        texts, size (bytes to read or generate): what it counts against the limits. Raises Problem when it would pass
+        texts, size (bytes to read or generate): what it counts against the limits. listed_for: the owner in whose list
+        of jobs it stands. Raises Problem when it would pass
         one of them.
         """
         try:
-            made = await self._publisher.publish(job, texts, size, form, abandon, idempotent)
+            made = await self._publisher.publish(job, texts, size, form, abandon, idempotent, listed_for)
         except QueueFull as full:
             raise self._full(full.texts, full.size, texts, size) from full
         if made is None:

@@ -43,10 +43,11 @@ class Publisher:
         form: Form,
         abandon: bool,
         idempotent: IdempotentRequest | None = None,
+        listed_for: str | None = None,
     ) -> str | None:
         """Queue the job and return None; or queue nothing and return what an earlier such request made."""
         queued: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        submission = Submission(job, texts, size, form, abandon, idempotent, queued)
+        submission = Submission(job, texts, size, form, abandon, idempotent, listed_for, queued)
         self._waiting.append(submission)
         self._arrived.set()
         try:

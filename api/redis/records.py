@@ -1,5 +1,6 @@
 """Jobs by their id: what is known of one, its outcome, the end of one whose time is over, and cancellation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -44,6 +45,16 @@ class Record:
         return self.state not in ("queued", "running")
 
 
+def _record(values: Sequence[bytes | None], now: float) -> Record | None:
+    *known, skipped = values
+    if None in known:
+        return None
+    kind, state, created, timeout_s, encoding = (value.decode() for value in known if value is not None)
+    left_s = float(created) + float(timeout_s) - now
+    form = Form.of(encoding, (skipped or b"").decode())
+    return Record(kind, cast(JobState, state), float(created), form, float(timeout_s), left_s)
+
+
 class Records:
     """Raises redis.RedisError when Redis is away."""
 
@@ -52,17 +63,33 @@ class Records:
 
     async def record(self, job_id: str) -> Record | None:
         """None for a job that never was, or ended long ago."""
-        fields = ["kind", "state", "created", "timeout_s", "encoding"]
+        return (await self._records([job_id]))[0]
+
+    async def _records(self, job_ids: Sequence[str]) -> list[Record | None]:
+        fields = ["kind", "state", "created", "timeout_s", "encoding", "skipped"]
         async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.hmget(wire.job(job_id), [*fields, "skipped"])
+            for job_id in job_ids:
+                pipeline.hmget(wire.job(job_id), fields)
             pipeline.time()
-            (*found, skipped), (seconds, microseconds) = await pipeline.execute()
-        if None in found:
-            return None
-        kind, state, created, timeout_s, encoding = (value.decode() for value in found)
-        left_s = float(created) + float(timeout_s) - (seconds + microseconds / 1e6)
-        form = Form.of(encoding, (skipped or b"").decode())
-        return Record(kind, cast(JobState, state), float(created), form, float(timeout_s), left_s)
+            *found, (seconds, microseconds) = await pipeline.execute()
+        now = seconds + microseconds / 1e6
+        return [_record(values, now) for values in found]
+
+    async def listed(self, owner: str, after: str | None, count: int) -> tuple[list[str], list[Record | None]] | None:
+        """(ids, records) of an owner's asynchronous jobs, the newest first, from the one behind `after` on.
+
+        None where `after` is not in the list. A job that ended long ago has no record.
+        """
+        listing = wire.jobs_of(owner)
+        start = 0
+        if after is not None:
+            rank = await cast(Any, self._redis.zrevrank(listing, after))
+            if rank is None:
+                return None
+            start = rank + 1
+        found: list[bytes] = await cast(Any, self._redis.zrevrange(listing, start, start + count - 1))
+        ids = [raw.decode() for raw in found]
+        return ids, await self._records(ids)
 
     async def outcome(self, job_id: str, record: Record) -> Outcome | None:
         """None while the job has time, and when its result has expired. Ends a job whose time is over."""

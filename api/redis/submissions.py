@@ -22,7 +22,8 @@ _MAX_JOBS = 32
 _MAX_TEXTS = 64  # unless one job alone has more
 
 # KEYS: open, load, the two queues, the two sets of waiting jobs, then each job's record. ARGV: the two limits, the two
-# sizes of a message, how long idempotency keys are kept, then thirteen values of each job: see `Submission.arguments`.
+# sizes of a message, how long idempotency keys are kept, for how many jobs and how long a list of jobs is kept, then
+# fourteen values of each job: see `Submission.arguments`.
 # Answers for each job {0 or 1, texts, bytes}: whether it is admitted, and what was queued before it; or {2, what its
 # idempotency key made before}. Then the number of jobs in each message. A job that an earlier attempt has admitted,
 # whose answer was lost, is not counted again.
@@ -42,7 +43,7 @@ local function full(number)
   messages[number] = {texts = 0}
 end
 for number = 1, #KEYS - 6 do
-  local at = 5 + 13 * (number - 1)
+  local at = 7 + 14 * (number - 1)
   local id, more_texts, more_bytes = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local fits = texts + more_texts <= tonumber(ARGV[1]) and bytes + more_bytes <= tonumber(ARGV[2])
   local queue = tonumber(ARGV[at + 9])
@@ -59,6 +60,12 @@ for number = 1, #KEYS - 6 do
       'timeout_s', ARGV[at + 10])
     if ARGV[at + 13] ~= '' then redis.call('HSET', KEYS[number + 6], 'skipped', ARGV[at + 13]) end
     if idempotency ~= '' then redis.call('SET', idempotency, id .. ' ' .. ARGV[at + 12], 'EX', ARGV[5]) end
+    local list = ARGV[at + 14]
+    if list ~= '' then
+      redis.call('ZADD', list, now, id)
+      redis.call('ZREMRANGEBYRANK', list, 0, -1 - ARGV[6])
+      redis.call('EXPIRE', list, ARGV[7])
+    end
     texts, bytes = texts + more_texts, bytes + more_bytes
     local waiting = messages[queue]
     if #waiting == tonumber(ARGV[3]) or #waiting > 0 and waiting.texts + more_texts > tonumber(ARGV[4]) then
@@ -94,6 +101,7 @@ class Submission:
     form: Form
     abandon: bool  # cancel it when its stream has no reader any more
     idempotent: IdempotentRequest | None
+    listed_for: str | None  # the owner in whose list of jobs it stands
     queued: "asyncio.Future[str | None]"
 
     def arguments(self) -> tuple[str | int | float, ...]:
@@ -113,6 +121,7 @@ class Submission:
             self.idempotent.redis_key if self.idempotent else "",
             self.idempotent.fingerprint if self.idempotent else "",
             self.form.skipped_json(),
+            "" if self.listed_for is None else wire.jobs_of(self.listed_for),
         )
 
     def settle(self, answer: str | Exception | None) -> None:
@@ -130,10 +139,9 @@ async def admit(client: redis.Redis, settings: ApiSettings, batch: Sequence[Subm
     records = [wire.job(submission.job.id) for submission in batch]
     keys = [wire.OPEN, wire.LOAD, *wire.QUEUES.values(), *wire.WAITING.values(), *records]
     limits = settings.api_max_queued_texts, settings.api_max_queued_bytes, _MAX_JOBS, _MAX_TEXTS
+    kept = settings.api_idempotency_ttl_s, wire.LISTED_AT_MOST, wire.LISTED_S
     jobs = [value for submission in batch for value in submission.arguments()]
-    answers, sizes = await cast(
-        Any, client.eval(_ADMIT, len(keys), *keys, *limits, settings.api_idempotency_ttl_s, *jobs)
-    )
+    answers, sizes = await cast(Any, client.eval(_ADMIT, len(keys), *keys, *limits, *kept, *jobs))
     for submission, (verdict, *details) in zip(batch, answers, strict=True):
         match verdict:
             case 0:

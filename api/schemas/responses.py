@@ -116,13 +116,21 @@ class GenerateResponse(BaseModel):
     results: list[Sample] = Field(description="The best first, by `rank_by`.")
 
 
-class JobResponse(BaseModel):
+class ListedJob(BaseModel):
     id: str
     kind: str
     state: JobState
     created: float = Field(description="Unix time in seconds.")
+
+
+class JobResponse(ListedJob):
     result: dict[str, Any] | None = None
     error: Problem | None = None
+
+
+class JobsResponse(BaseModel):
+    jobs: list[ListedJob] = Field(description="The newest first.")
+    next: str | None = Field(description="What `after` is for the next page; null where this is the last.")
 
 
 class ModelsResponse(BaseModel):

@@ -1,5 +1,6 @@
 """Jobs: 202 and Location, status and result, cancellation, events, unknown and expired ids."""
 
+import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 import redis
 
+from api import keys
 from api.redis import streams
 from contract import wire
 from tests.conftest import Stack, wait_until
@@ -149,3 +151,50 @@ def test_150_requests_at_once_are_all_answered(stack: Stack) -> None:
     with httpx.Client(base_url=stack.url, timeout=60, limits=limits) as client, ThreadPoolExecutor(150) as pool:
         answers = pool.map(lambda number: client.post("/classify", json={"text": f"Number {number}"}), range(150))
         assert [answer.status_code for answer in answers] == [200] * 150
+
+
+def test_jobs_are_listed_by_owner_and_state_in_pages(stack: Stack) -> None:
+    entries = ",".join(keys.entry(name, ["use"], hashlib.sha256(name.encode()).hexdigest()) for name in ("ann", "bob"))
+    with stack.gateway(NEURON_API_KEYS=entries) as keyed, keyed.client() as client:
+        ann, bob = ({"Authorization": f"Bearer {name}"} for name in ("ann", "bob"))
+
+        def listed(owner: dict[str, str], **query: object) -> tuple[list[str], str | None]:
+            page = client.get("/jobs", params=query, headers=owner).raise_for_status().json()
+            return [job["id"] for job in page["jobs"]], page["next"]
+
+        assert listed(ann) == ([], None)
+        made = [client.post("/classify", json={"text": "Good."}, headers=ann | ASYNC).json()["id"] for _ in range(5)]
+        client.post("/classify", json={"text": "Good."}, headers=ann).raise_for_status()  # in place: nobody asks for it
+        endless = client.post("/generate", json={"length": 900_000, "stop": []}, headers=ann | ASYNC).json()["id"]
+        newest = [endless, *reversed(made)]
+        wait_until(lambda: listed(ann, state="done") == (newest[1:], None), what="the end of the short jobs")
+        assert listed(ann) == (newest, None)
+        assert listed(ann, state=["running", "queued"]) == ([endless], None)
+        assert listed(bob) == ([], None)
+
+        first, after = listed(ann, limit=4)
+        assert (first, after) == (newest[:4], newest[3])
+        assert listed(ann, limit=4, after=after) == (newest[4:], None)
+        page, after = listed(ann, limit=1, state="done")
+        assert (page, after) == ([newest[1]], newest[1])
+
+        client.delete(f"/jobs/{endless}", headers=ann)
+        wait_until(lambda: listed(ann, state="cancelled") == ([endless], None), what="the cancellation")
+        refused = client.get("/jobs", params={"after": endless}, headers=bob)
+        assert refused.status_code == 404
+        assert "begin again without it" in refused.json()["detail"]
+        for query in ({"state": "finished"}, {"limit": 0}, {"limit": 1001}):
+            assert client.get("/jobs", params=query, headers=ann).status_code == 422
+
+
+def test_a_list_of_jobs_has_its_length_and_leaves_out_what_is_forgotten(redis_url: str) -> None:
+    with gateway(redis_url) as url, redis.Redis.from_url(redis_url) as direct:
+        ids = [f"{number:032x}" for number in range(wire.LISTED_AT_MOST)]
+        direct.zadd(wire.jobs_of(""), {job_id: number for number, job_id in enumerate(ids)})
+        made = httpx.post(url + "/classify", json={"text": "Good."}, headers=ASYNC).json()["id"]
+        assert direct.zcard(wire.jobs_of("")) == wire.LISTED_AT_MOST
+        assert direct.zscore(wire.jobs_of(""), ids[0]) is None
+        assert 0 < direct.ttl(wire.jobs_of("")) <= wire.LISTED_S
+        page = httpx.get(url + "/jobs", params={"state": "queued"}).json()
+        assert [job["id"] for job in page["jobs"]] == [made]
+        assert page["next"] is None or page["next"] == ids[1]

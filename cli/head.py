@@ -1,18 +1,15 @@
 """`neuron head`: its options. What its commands do is in cli/own_heads.py, which loads what runs a model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from cli.checkpoint_option import checkpoint_option
 from cli.groups import Group
 from cli.pooling_option import POOLINGS
-from cli.reading_options import Reading, reading_options
+from cli.reading_options import reading_options
 from cli.reported import reported
-
-if TYPE_CHECKING:
-    from model.heads.pooling import Pooling
 
 _heads_option = click.option(
     "--heads",
@@ -41,24 +38,14 @@ def head() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of POST /heads.")
 @reading_options(label=True)
 @reported()
-def fit(
-    source: Path,
-    name: str,
-    unit_only: bool,
-    pooling: "Pooling | None",
-    directory: Path,
-    heads: Path | None,
-    rows: int,
-    as_json: bool,
-    reading: Reading,
-) -> None:
+def fit(**options: Any) -> None:
     """Fit a head on the labelled texts of FILE.
 
     All units with L1, C by cross-validation. It belongs to the checkpoint whose features it was fitted on.
     """
     from cli.own_heads import fit_head
 
-    fit_head(source, name, unit_only, pooling, directory, heads, rows, as_json, reading)
+    fit_head(**options)
 
 
 @head.command("list")

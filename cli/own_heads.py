@@ -12,7 +12,6 @@ import click
 import numpy as np
 import torch
 
-from api.schemas.requests import FitRequest
 from cli.progress import texts_bar
 from cli.reading_options import Reading
 from engine.folded import FoldedModel
@@ -24,7 +23,7 @@ from model.heads.checks import HeadError
 from model.heads.cross_validation import fit_cv, fit_unit_cv
 from model.heads.pooling import Pooling
 from sentiment_neuron.heads import heads_directory
-from sentiment_neuron.requests import valid
+from sentiment_neuron.requests import fit_body
 from texts.preparation import prepare
 
 
@@ -43,14 +42,7 @@ def fit_head(
     heads = heads_directory(directory) if heads is None else heads
     try:
         material = reading.labelled(source)
-        pairs = zip(material.texts, material.labels, strict=True)
-        body = valid(
-            FitRequest,
-            name=name,
-            examples=[{"text": text, "label": label} for text, label in pairs],
-            unit_only=unit_only,
-            pooling=pooling,
-        )
+        body = fit_body(name, material.texts, material.labels, {"unit_only": unit_only, "pooling": pooling})
         head_store.check_writable(heads)
         if name in head_store.names(heads):
             raise HeadStoreError(

@@ -16,7 +16,7 @@ from api import keys as api_keys
 from api import metrics
 from api.endpoints.events import Frame, as_events, events_of, follow
 from api.http import answers
-from api.keys import Key
+from api.http.middleware import key_of
 from api.problems import OPENAPI, Problem, expired, over_timeout
 from api.redis.admission import new_id
 from api.redis.idempotency import HEADER, PATTERN, REPLAYED, IdempotentRequest
@@ -79,7 +79,7 @@ class Call:
         self.request = request
         self.parts = parts_of(request)
         self._settings: ApiSettings = request.app.state.settings
-        self._key: Key | None = getattr(request.state, "key", None)
+        self._key = key_of(request)
         wishes = {wish.strip().lower() for wish in (prefer or "").split(",")}
         self.respond_async = "respond-async" in wishes
         waits = [int(found[1]) for wish in wishes if (found := re.fullmatch(r"wait=(\d{1,9})", wish))]

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from api import keys
 from api.endpoints.events import follow
 from api.http import answers
-from api.keys import Key
+from api.http.middleware import key_of
 from api.problems import OPENAPI, Problem, expired
 from api.redis.parts import Parts, parts_of
 from api.redis.records import Record
@@ -45,7 +45,7 @@ async def list_jobs(
     limit: Annotated[int, Query(ge=1, le=_PAGE, description="Jobs of a page at most.")] = 100,
 ) -> dict[str, Any]:
     """Your jobs of the last day that were asked for with `Prefer: respond-async`, the newest first."""
-    owner = keys.owner(getattr(request.state, "key", None))
+    owner = keys.owner(key_of(request))
     found: list[dict[str, Any]] = []
     records = parts_of(request).records
     count = limit if state is None else _PAGE
@@ -111,7 +111,7 @@ def _shown(job_id: str, record: Record) -> dict[str, Any]:
 
 async def _find(request: Request, job_id: str) -> tuple[Parts, Record]:
     parts = parts_of(request)
-    key: Key | None = getattr(request.state, "key", None)
+    key = key_of(request)
     # To another key the job does not exist: even that it does must stay secret.
     may_be_seen = _JOB_ID.fullmatch(job_id) and (key is None or key.may_see(job_id))
     record = await parts.records.record(job_id) if may_be_seen else None

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from fastapi import Request
 from redis.exceptions import RedisError
 
 from api import keys as api_keys
@@ -115,10 +116,16 @@ def needed_scope(method: str, path: str) -> str | None:
     return "heads" if path.startswith("/heads") and method != "GET" else "use"
 
 
+def key_of(request: Request) -> Key | None:
+    """The key that the request came with; None where the gateway asks for none."""
+    key: Key | None = getattr(request.state, "key", None)
+    return key
+
+
 class Authorize(Around):
     """Lets requests through that have a key (`Authorization: Bearer KEY`) with the scope that the path needs.
 
-    The key is then `request.state.key`.
+    The key is then that of `key_of`.
     """
 
     def __init__(self, app: App, keys: Sequence[Key], limits: Limits | None, retry_after_s: int) -> None:

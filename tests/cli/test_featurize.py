@@ -5,7 +5,7 @@ import gzip
 import lzma
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +14,11 @@ import pytest
 import torch
 from click.testing import Result
 
+from cli.pooling_option import POOLINGS
 from engine.folded import FoldedModel
 from engine.reading import read_features
 from model.checkpoints import checkpoint, volumes
+from model.heads.pooling import Pooling
 from sentiment_neuron import rows
 from tests.support.exact import mean_hidden
 from texts.preparation import prepare
@@ -73,6 +75,10 @@ def test_featurize_to_parquet(
     assert table.column("text").to_pylist() == REVIEWS
     features = np.array(table.column("features").to_pylist(), dtype=np.float32)
     np.testing.assert_allclose(features, features_of(volume, REVIEWS, torch.float32), atol=1e-6)
+
+
+def test_every_pooling_of_the_model_may_be_named() -> None:
+    assert get_args(Pooling) == POOLINGS
 
 
 def test_featurize_pooling(neuron: Neuron, volume: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_heads_are_fitted_listed_used_and_deleted(neuron: Client) -> None:
     fitted = neuron.fit_head("of-the-client", texts, ["yes", "no"] * 4)
     try:
         assert fitted.labels == ["no", "yes"]
-        assert [(head.name, head.usable) for head in neuron.heads()] == [("of-the-client", True)]
+        assert ("of-the-client", True) in [(head.name, head.usable) for head in neuron.heads()]
         assert neuron.classify("1 good", head="of-the-client")[0].label in fitted.labels
     finally:
         neuron.delete_head("of-the-client")

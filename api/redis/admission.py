@@ -40,9 +40,8 @@ class Admission:
     ) -> str | None:
         """Queue the job and return None; or queue nothing and return what an earlier such request made.
 
-        texts, size (bytes to read or generate): what it counts against the limits. listed_for: the owner in whose list
-        of jobs it stands. Raises Problem when it would pass
-        one of them.
+        texts, size (bytes to read or generate): what it counts against the limits. Raises Problem when it would pass
+        one of them. listed_for: the owner in whose list of jobs it stands.
         """
         try:
             made = await self._publisher.publish(job, texts, size, form, abandon, idempotent, listed_for)

@@ -11,7 +11,7 @@ ENV PATH=/opt/neuron/bin:$PATH PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1
 # Fixed numbers, so that volumes and Kubernetes can name them; a volume that is mounted for the first time takes over
 # the owner of the directory.
 RUN groupadd --gid 10001 neuron && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp neuron \
-    && install --directory --owner=10001 --group=10001 /volume /volume/checkpoints /heads \
+    && install --directory --owner=10001 --group=10001 /volume /volume/checkpoints /heads /batches \
     && python -m venv --without-pip /opt/neuron
 
 FROM python AS wheel
@@ -22,16 +22,18 @@ COPY . .
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
 
 FROM python AS api
-COPY requirements/api.txt requirements/tracing.txt /
+# S3=1: with what batches in a bucket need.
+ARG S3=
+COPY requirements/api.txt requirements/tracing.txt requirements/s3.txt /
 RUN pip --python /opt/neuron/bin/python install --no-cache-dir --no-deps --require-hashes \
-        --requirement /api.txt --requirement /tracing.txt \
+        --requirement /api.txt --requirement /tracing.txt ${S3:+--requirement /s3.txt} \
     && find /opt/neuron -type d -name tests -prune -exec rm -r {} +
 RUN --mount=from=wheel,source=/wheels,target=/wheels \
     pip --python /opt/neuron/bin/python install --no-cache-dir --no-deps /wheels/*.whl \
     && for unused in worker trainer evaluation sentiment_neuron engine model; do \
         rm -r "/opt/neuron/lib/python3.11/site-packages/$unused"; done
 USER 10001:10001
-ENV NEURON_API_HOST=0.0.0.0
+ENV NEURON_API_HOST=0.0.0.0 NEURON_API_BATCH_STORAGE=/batches
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s \

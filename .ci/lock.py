@@ -18,12 +18,15 @@ FILES = ROOT / "requirements"
 LAYERS = {
     "api": (),
     "tracing": ("tracing",),
+    "s3": ("s3",),
     "worker": ("worker",),
     "embedded": ("embedded",),
     "trainer": ("trainer",),
     "dev": ("dev",),
     "docs": ("docs",),
 }
+# Not installed beside every later file, so those name again what they need of it.
+ASIDE = ("s3",)
 # What `python -m trainer` needs beside torch, for a machine that has torch already and perhaps no network.
 MINIMAL = ("click", "numpy", "prometheus-client", "pydantic", "rich", "safetensors")
 # What compiles and interprets kernels without a GPU: the version that the CUDA build of torch brings.
@@ -72,7 +75,8 @@ def main() -> None:
     for file, names in LAYERS.items():
         needed = resolve("pyproject.toml", *(f"--extra={extra}" for extra in names), "--constraint", str(versions))
         write(file, {name: entries[name] for name in needed.keys() & entries.keys() - before})
-        before |= needed.keys()
+        if file not in ASIDE:
+            before |= needed.keys()
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     write("kernels", resolve_names(KERNELS))
     write("build", resolve_names(*build, "wheel"))

@@ -10,7 +10,9 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.middleware.gzip import GZipMiddleware
 
 from api import problems
-from api.endpoints import heads, inference, jobs, openai, status
+from api.batches.desk import open_desk
+from api.batches.lines import Entrance
+from api.endpoints import batches, heads, inference, jobs, openai, openai_batches, status
 from api.http import documentation, openapi
 from api.http.cors import Cors, cors_options
 from api.http.middleware import Authorize, BodyLimit, Failures, Head, Measure, RequestId
@@ -41,7 +43,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
             log.info("%s=%s", name, value)
         app.state.settings = settings
         app.state.limits = limits
-        async with open_parts(settings) as app.state.parts:
+        async with open_parts(settings) as parts, open_desk(settings, parts.batch_leases, entrance) as desk:
+            app.state.parts, app.state.desk = parts, desk
             yield
         if limits is not None:
             await limits.close()
@@ -61,11 +64,12 @@ def create_app(settings: ApiSettings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     # Each stands around those before it.
-    app.add_middleware(BodyLimit, limit=settings.api_max_request_bytes, fit_limit=settings.api_max_fit_bytes)
+    app.add_middleware(BodyLimit, settings=settings)
     if keys:
         app.add_middleware(Authorize, keys=keys, limits=limits, retry_after_s=settings.api_retry_after_s)
     app.add_middleware(Failures)
     app.add_middleware(OpenAIErrors)
+    entrance = Entrance(app)
     app.add_middleware(GZipMiddleware, minimum_size=_PACKED_FROM_BYTES, compresslevel=1)
     if settings.api_cors_origins:
         # Outside Authorize: a browser's preflight request carries no key.
@@ -73,7 +77,15 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_middleware(Head)
     app.add_middleware(Measure)
     app.add_middleware(RequestId)
-    routers = (inference.router, heads.router, jobs.router, status.router, openai.router)
+    routers = (
+        inference.router,
+        heads.router,
+        jobs.router,
+        batches.router,
+        status.router,
+        openai.router,
+        openai_batches.router,
+    )
     for router in routers:
         app.include_router(router)
     problems.install(app, [route for router in routers for route in router.routes], settings.api_retry_after_s)

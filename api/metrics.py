@@ -33,9 +33,16 @@ BETWEEN_CHARACTERS = Histogram(
 WAITING = Gauge("neuron_waiting_requests", "Requests held open for their answer")
 STREAMS = Gauge("neuron_open_streams", "Event streams that are being read")
 DROPPED = Counter("neuron_dropped_connections", "Connections ended because the client did not read its answer")
+BATCHES = Counter("neuron_batches", "Batches that have ended", ["state"])  # done, cancelled, expired
+BATCH_PAUSES = Counter("neuron_batch_pauses", "Lines of batches that were refused for now, and were tried again")
+BATCH_ERRORS = Counter("neuron_batch_errors", "Failures to find batches, to run them or to keep their answers")
 LISTENER_ERRORS = Counter("neuron_listener_errors", "Failures to read ended jobs or to note a leaving reader")
 
 # Present from the start, at 0: Prometheus sees no increase in the first sample of a series.
-for _counter, _values in ((REFUSED, ("queue-full",)), (CANCELLED, ("request", "disconnect"))):
+for _counter, _values in (
+    (REFUSED, ("queue-full",)),
+    (CANCELLED, ("request", "disconnect")),
+    (BATCHES, ("done", "cancelled", "expired")),
+):
     for _value in _values:
         _counter.labels(_value)

@@ -47,6 +47,9 @@ KINDS: dict[str, Kind] = {
     "not-ready": Kind(503, "No worker is ready"),
     "unknown-model": Kind(404, "There is no such model"),
     "unknown-job": Kind(404, "There is no such job"),
+    "unknown-batch": Kind(404, "There is no such batch"),
+    "unknown-file": Kind(404, "There is no such file"),
+    "file-in-use": Kind(409, "A batch reads the file"),
     "expired-job": Kind(410, "The job's result has expired"),
     "cancelled": Kind(409, "The job was cancelled"),
     "not-found": Kind(404, "There is nothing at this address"),
@@ -58,6 +61,7 @@ KINDS: dict[str, Kind] = {
     ErrorCode.DEADLINE_EXCEEDED: Kind(504, "The job did not end in time"),
     ErrorCode.ENGINE_FAILURE: Kind(500, "The engine could not run the job"),
     ErrorCode.WORKERS_DIED: Kind(500, "Every worker that ran the job died"),
+    ErrorCode.JOB_LOST: Kind(503, "Redis has lost the job"),
     ErrorCode.HEAD_EXISTS: Kind(409, "There is a head of that name already"),
     ErrorCode.HEAD_OF_OTHER_CHECKPOINT: Kind(409, "The head was fitted on another checkpoint"),
     ErrorCode.CANNOT_FIT: Kind(422, "No head can be fitted on these examples"),
@@ -104,8 +108,7 @@ def over(what: str, actual: int, limit: int, setting: str) -> str:
     return f"{what}: {actual:,} is over the limit of {limit:,} (setting {setting})"
 
 
-def over_timeout(actual: float, limit: float) -> Problem:
-    setting = "NEURON_API_JOB_TIMEOUT_S"
+def over_timeout(actual: float, limit: float, setting: str = "NEURON_API_JOB_TIMEOUT_S") -> Problem:
     detail = f"timeout_s: {actual:g} seconds are over the limit of {limit:g} (setting {setting})"
     return Problem("invalid-request", detail, limit=limit, actual=actual, setting=setting)
 

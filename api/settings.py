@@ -45,7 +45,8 @@ class ApiSettings(ProcessSettings):
     api_request_timeout_s: float = Field(
         60.0,
         gt=0,
-        description="How long a client may take to send one request, headers and body; then 408. And how long it may "
+        description="How long a client may take to send one request, headers and body, or each MiB of a longer "
+        "body; then 408. And how long it may "
         "leave an answer unread; then its connection is closed.",
     )
     api_max_texts: int = Field(1024, ge=1, description="Texts in one request; more answer 413.")
@@ -99,6 +100,23 @@ class ApiSettings(ProcessSettings):
     )
     api_idempotency_ttl_s: int = Field(
         86_400, ge=1, description="How long a repeated request with the same `Idempotency-Key` gets the same job."
+    )
+    api_batch_storage: str | None = Field(
+        None,
+        description="Where batches lie: a directory that all gateways share, or `s3://BUCKET/PREFIX`, which needs the "
+        "extra `s3` and the variables that AWS' tools read. Unset: no batches, except in `neuron up`, which keeps them "
+        "in `NEURON_DATA_DIR`.",
+    )
+    api_max_batch_bytes: int = Field(200 * 2**20, ge=1024, description="Bytes of a batch's file; more answer 413.")
+    api_max_batch_lines: int = Field(100_000, ge=1, description="Lines of a batch's file; more answer 413.")
+    api_batch_timeout_s: float = Field(
+        86_400.0,
+        gt=0,
+        description="Lines of a batch that have no answer so long after it was sent get an error in its place. The "
+        "most that a request may ask for; more answer 422.",
+    )
+    api_batch_ttl_s: float = Field(
+        7 * 86_400.0, gt=0, description="How long batches that have ended are kept, and files that no batch reads."
     )
     api_wait_s: float = Field(
         300.0,

@@ -41,6 +41,7 @@ def up(workers: int) -> None:
     failure = None
     try:
         environment = dict(os.environ)
+        environment.setdefault("NEURON_API_BATCH_STORAGE", str(settings.data_dir / "batches"))
         if "NEURON_REDIS_URL" not in environment:
             environment["NEURON_REDIS_URL"] = children.start_redis(settings.data_dir / "redis", environment)
         # The gateway last, so that it is stopped first and accepts nothing more; Redis stops after all others, so that

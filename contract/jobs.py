@@ -95,6 +95,7 @@ class ErrorCode(StrEnum):
     DEADLINE_EXCEEDED = "deadline-exceeded"
     ENGINE_FAILURE = "engine-failure"
     WORKERS_DIED = "workers-died"
+    JOB_LOST = "job-lost"
     MODEL_CHANGED = "model-changed"
     HEAD_EXISTS = "head-exists"
     HEAD_OF_OTHER_CHECKPOINT = "head-of-other-checkpoint"

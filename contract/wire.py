@@ -17,6 +17,7 @@
 | `neuron:jobs:NAME` | sorted set | ID -> created, of the last asynchronous jobs of a key's name | LISTED_S |
 | `neuron:rate:NAME` | hash | tokens, at: the token bucket of the API keys of that name | until it is full |
 | `neuron:quota:NAME:DATE` | string | bytes that these keys had read or generated on that day (UTC) | two days |
+| `neuron:batch:ID` | hash | the gateway that runs a batch, and how many of its lines have an answer | while it runs |
 | `neuron:heads` | hash | name -> `HeadInfo` as JSON, of every fitted head; written by workers | always |
 | `neuron:workers` | set | ids of workers | until found dead |
 | `neuron:worker:ID` | string | `WorkerStatus` as JSON | HEARTBEAT_TTL_S |
@@ -98,6 +99,10 @@ def quota(name: str, day: str) -> str:
 
 def jobs_of(owner: str) -> str:
     return f"neuron:jobs:{owner}"
+
+
+def batch(batch_id: str) -> str:
+    return f"neuron:batch:{batch_id}"
 
 
 def mailbox(name: str) -> str:

@@ -267,6 +267,7 @@ def run_stack(directory: Path, worker: bool = True, **settings: str) -> Iterator
         environment |= {
             "NEURON_REDIS_URL": redis.connection_url + "/0",
             "NEURON_API_PORT": str(free_port()),
+            "NEURON_API_BATCH_STORAGE": str(directory / "batches"),
             "NEURON_WORKER_METRICS_PORT": str(free_port()),
             "NEURON_WORKER_DTYPE": "float32",
             "NEURON_WORKER_THREADS": "1",

@@ -14,6 +14,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ENTRY = re.compile(r"^([a-z0-9-]+)==(\S+)[^\n]*\n((?:    --hash=\S+(?: \\)?\n)*)", re.MULTILINE)
 # The files that are installed together before it, and it: `make` and the Dockerfile take them in this order.
 ORDER = ("api", "tracing", "worker", "embedded", "trainer", "dev", "docs")
+# Beside the first two, in the gateway's image alone; dev has its packages as well.
+S3 = "s3"
 
 
 def pins(file: str) -> dict[str, set[str]]:
@@ -33,16 +35,21 @@ def test_everything_has_its_version_and_hashes(path: Path) -> None:
 
 
 def test_no_package_is_in_two_files() -> None:
-    assert {path.stem for path in FILES} == {*ORDER, "build", "kernels", "trainer-minimal"}
+    assert {path.stem for path in FILES} == {*ORDER, S3, "build", "kernels", "trainer-minimal"}
     names = [name for file in ORDER for name in pins(file)]
     assert sorted(names) == sorted(set(names))
+    assert not pins(S3).keys() & (pins("api").keys() | pins("tracing").keys())
+    assert all(
+        version == pins(file)[name] for file in ORDER for name, version in pins(S3).items() if name in pins(file)
+    )
 
 
-@pytest.mark.parametrize("file", ORDER)
+@pytest.mark.parametrize("file", [*ORDER, S3])
 def test_a_file_and_those_before_it_hold_what_its_extra_asks_for(file: str) -> None:
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    pinned = {name: versions for before in ORDER[: ORDER.index(file) + 1] for name, versions in pins(before).items()}
+    together = ("api", "tracing", S3) if file == S3 else ORDER[: ORDER.index(file) + 1]
+    pinned = {name: versions for before in together for name, versions in pins(before).items()}
     asked = list(map(Requirement, project["dependencies"] if file == "api" else extras[file]))
     for need in asked:
         if need.name == PROJECT["project"]["name"]:
@@ -58,7 +65,7 @@ def test_a_file_and_those_before_it_hold_what_its_extra_asks_for(file: str) -> N
 def test_make_and_the_images_take_no_more_than_these() -> None:
     for recipe in (ROOT / "Makefile", ROOT / "Dockerfile"):
         named = set(re.findall(r"requirements/(\w+)\.txt", recipe.read_text()))
-        assert named <= {*ORDER, "build", "kernels", "torch"}, recipe
+        assert named <= {*ORDER, S3, "build", "kernels", "torch"}, recipe
         # Torch alone has a hash for each index that it comes from.
         installs = re.findall(r"(?:\$\(PIP\) |RUN pip (?!wheel)|&& pip |    pip )(?:[^\n\\]|\\\n)*", recipe.read_text())
         assert len(installs) > 4

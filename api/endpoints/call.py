@@ -16,7 +16,7 @@ from api import keys as api_keys
 from api import metrics
 from api.endpoints.events import Frame, as_events, events_of, follow
 from api.http import answers
-from api.http.middleware import key_of
+from api.http.middleware import is_batched, key_of
 from api.problems import OPENAPI, Problem, expired, over_timeout
 from api.redis.admission import new_id
 from api.redis.idempotency import HEADER, PATTERN, REPLAYED, IdempotentRequest
@@ -79,6 +79,7 @@ class Call:
         self.request = request
         self.parts = parts_of(request)
         self._settings: ApiSettings = request.app.state.settings
+        self._batched = is_batched(request)
         self._key = key_of(request)
         wishes = {wish.strip().lower() for wish in (prefer or "").split(",")}
         self.respond_async = "respond-async" in wishes
@@ -88,9 +89,11 @@ class Call:
         self._timeout_s = limit if body.timeout_s is None else body.timeout_s
         if self._timeout_s > limit:
             raise over_timeout(self._timeout_s, limit)
-        if in_place:
+        if in_place or self._batched:
             self._wait_s = math.inf
-        self._idempotent = IdempotentRequest.of(request, idempotency_key, self._key, body) if idempotency_key else None
+        self._idempotent = (
+            IdempotentRequest.of(request, idempotency_key, self._key, body.fingerprint()) if idempotency_key else None
+        )
         # Awaited before a job is queued, but not if an earlier request made it; raises Problem.
         self.before_admission: Callable[[], Awaitable[None]] | None = None
         self.respond: Callable[[Outcome], Response] | None = None  # else as `answers.respond` does; raises Problem
@@ -99,7 +102,7 @@ class Call:
         """The fields that every job has. An asynchronous one has no waiting client, so it is of lower priority."""
         return {
             "id": self._key.owned(new_id()) if self._key else new_id(),
-            "priority": "bulk" if self.respond_async else "interactive",
+            "priority": "bulk" if self.respond_async or self._batched else "interactive",
             "timeout_s": self._timeout_s,
             "mailbox": None if self.respond_async else self.parts.mailbox.name,
             "events": self.respond_async,
@@ -137,7 +140,9 @@ class Call:
         try:
             if made is None:
                 owner = api_keys.owner(self._key) if self.respond_async else None
-                made = await self.parts.admission.submit(job, texts, size, form, abandon, self._idempotent, owner)
+                made = await self.parts.admission.submit(
+                    job, texts, size, form, abandon, self._idempotent, owner, self._batched
+                )
                 if made is not None:  # the same request came first by a moment
                     await self._refund(counted_at, size)
         except Problem:
@@ -150,14 +155,15 @@ class Call:
         limits: Limits | None = self.request.app.state.limits
         if self._key is None or limits is None or limits.before_reading("POST"):
             return None
-        return await limits.charge(self._key, size)
+        return await limits.charge(self._key, size, self._batched)
 
     async def _refund(self, counted_at: str | None, size: int) -> None:
         if counted_at is not None:
             await self.request.app.state.limits.refund(counted_at, size)
 
     async def _wait(self, ended: "asyncio.Future[Outcome | None]", job_id: str, record: Record, form: Form) -> Response:
-        """Answer when the job has ended, or 202."""
+        """Answer when the job, which has been admitted, has ended; or 202."""
+        self.parts.mailbox.admitted(job_id)
         gone = asyncio.create_task(self._disconnected(ended))
         late_s = record.left_s + wire.LATE_S
         try:

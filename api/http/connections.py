@@ -26,6 +26,10 @@ HEADERS = [
 ]
 
 
+# A request that brings so much within its time gets as much time again: a file may take minutes.
+_PROGRESS_BYTES = 2**20
+
+
 class _HeaderTooLarge(Exception):
     """Ends the parsing of a request whose header section is over the limit."""
 
@@ -33,7 +37,8 @@ class _HeaderTooLarge(Exception):
 class Connection(HttpToolsProtocol):
     """Refuses a request line and header section of more than `max_header_bytes`.
 
-    Closes when a whole request has not come within `timeout_s`, or the client has not read on for as long.
+    Closes when neither a whole request nor _PROGRESS_BYTES of its body have come within `timeout_s`, or the client has
+    not read on for as long.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class Connection(HttpToolsProtocol):
         self._cors = cors
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
+        self._came = 0  # bytes since the timer was started
         self._in_header = True
         self._header_bytes = 0  # of the reads that did not end the header section
         self._ended = False  # whether the last read ended a request
@@ -76,6 +82,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._ended = False
+        self._came += len(data)
         super().data_received(data)
         if self._ended:  # most requests come in one read
             self._stop_timer()
@@ -120,6 +127,7 @@ class Connection(HttpToolsProtocol):
         return Problem("head-too-large", detail, limit=limit, setting=setting)
 
     def _start_timer(self) -> None:
+        self._came = 0
         self._timer = self.loop.call_later(self._timeout_s, self._time_over)
 
     def _stop_timer(self) -> None:
@@ -133,6 +141,8 @@ class Connection(HttpToolsProtocol):
         nothing_came = cycle is None and self._in_header and not self._header_bytes
         if answering and not cycle.more_body:
             self._start_timer()  # the next request, sent ahead, waits for this one's answer
+        elif answering and self._came >= _PROGRESS_BYTES:
+            self._start_timer()  # a large body over a line that is not fast
         elif nothing_came or (answering and cycle.response_started):
             self.transport.close()
         else:

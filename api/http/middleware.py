@@ -19,6 +19,7 @@ from api.http.documentation import ASSETS
 from api.keys import Key
 from api.problems import Problem
 from api.redis.limits import Limits
+from api.settings import ApiSettings
 
 log = logging.getLogger(__name__)
 
@@ -38,26 +39,35 @@ class Around:
         raise NotImplementedError
 
 
+# Where the body is a file, which goes to storage piece by piece.
+FILES = ("/batches", "/v1/files")
+# What a form adds to the file in it.
+_FORM_BYTES = 65_536
+
+
 class BodyLimit(Around):
     """Refuses a body over the limit: by its Content-Length before reading, or as soon as too much has come.
 
     A packed one is unpacked, to no more than the same limit.
     """
 
-    def __init__(self, app: App, limit: int, fit_limit: int) -> None:
-        """fit_limit: for `POST /heads`, whose examples are many."""
+    def __init__(self, app: App, settings: ApiSettings) -> None:
         super().__init__(app)
-        self._limits = {
-            False: (limit, "NEURON_API_MAX_REQUEST_BYTES"),
-            True: (fit_limit, "NEURON_API_MAX_FIT_BYTES"),
-        }
+        self._limit = settings.api_max_request_bytes, "NEURON_API_MAX_REQUEST_BYTES"
+        file = settings.api_max_batch_bytes + _FORM_BYTES, "NEURON_API_MAX_BATCH_BYTES"
+        self._larger = dict.fromkeys(FILES, file) | {"/heads": (settings.api_max_fit_bytes, "NEURON_API_MAX_FIT_BYTES")}
 
     async def http(self, scope: Message, receive: Receive, send: Send) -> None:
-        limit, setting = self._limits[scope["path"] == "/heads"]
+        limit, setting = self._larger.get(scope["path"], self._limit)
         headers = dict(scope["headers"])
         declared, encoding = headers.get(b"content-length", b"0"), headers.get(b"content-encoding", b"identity")
         if declared.isdigit() and int(declared) > limit:
             await problems.response(_body_too_large(int(declared), limit, setting))(scope, receive, send)
+            return
+        packed = encoding.lower() != b"identity"
+        if packed and scope["path"] in FILES:
+            problem = Problem("unknown-encoding", "files come as they are: send it without Content-Encoding")
+            await problems.response(problem)(scope, receive, send)
             return
         seen = 0
 
@@ -69,7 +79,6 @@ class BodyLimit(Around):
                 raise _body_too_large(seen, limit, setting)
             return message
 
-        packed = encoding.lower() != b"identity"
         body = _unpacking(encoding.decode("latin-1"), bounded, limit, setting) if packed else bounded
         await self._app(scope, body, send)
 
@@ -122,10 +131,15 @@ def key_of(request: Request) -> Key | None:
     return key
 
 
+def is_batched(request: Request) -> bool:
+    """Whether the request is a line of a batch, which this gateway itself sends."""
+    return bool(getattr(request.state, "batched", False))
+
+
 class Authorize(Around):
     """Lets requests through that have a key (`Authorization: Bearer KEY`) with the scope that the path needs.
 
-    The key is then that of `key_of`.
+    The key is then that of `key_of`. A line of a batch comes with that of its batch.
     """
 
     def __init__(self, app: App, keys: Sequence[Key], limits: Limits | None, retry_after_s: int) -> None:
@@ -136,9 +150,9 @@ class Authorize(Around):
 
     async def http(self, scope: Message, receive: Receive, send: Send) -> None:
         needed = needed_scope(scope["method"], scope["path"])
-        if needed is not None:
+        if needed is not None and not scope["state"].get("batched"):
             try:
-                scope.setdefault("state", {})["key"] = key = self._admit(scope["headers"], needed)
+                scope["state"]["key"] = key = self._admit(scope["headers"], needed)
                 if self._limits is not None and self._limits.before_reading(scope["method"]):
                     await self._limits.charge(key, 0)
             except (Problem, RedisError) as error:

@@ -61,6 +61,9 @@ def install(app: FastAPI, settings: ApiSettings) -> None:
                     _limit(schema["properties"].get(field, {}), limit)
         for operations in described["paths"].values():
             for operation in operations.values():
+                for parameter in operation.get("parameters", ()):
+                    if parameter["name"] == "timeout_s":  # of a batch
+                        _limit(parameter["schema"], {"maximum": settings.api_batch_timeout_s})
                 if any(parameter["name"] == HEADER for parameter in operation.get("parameters", ())):
                     for status in operation["responses"].keys() & _REPLAYABLE:
                         operation["responses"][status]["headers"] = dict.fromkeys(REPLAYED, _REPLAYED)

@@ -37,14 +37,16 @@ class Admission:
         abandon: bool = False,
         idempotent: IdempotentRequest | None = None,
         listed_for: str | None = None,
+        batched: bool = False,
     ) -> str | None:
         """Queue the job and return None; or queue nothing and return what an earlier such request made.
 
         texts, size (bytes to read or generate): what it counts against the limits. Raises Problem when it would pass
-        one of them. listed_for: the owner in whose list of jobs it stands.
+        one of them. listed_for: the owner in whose list of jobs it stands. batched: it is a line
+        of a batch, for which half of the queue is full.
         """
         try:
-            made = await self._publisher.publish(job, texts, size, form, abandon, idempotent, listed_for)
+            made = await self._publisher.publish(job, texts, size, form, abandon, idempotent, listed_for, batched)
         except QueueFull as full:
             raise self._full(full.texts, full.size, texts, size) from full
         if made is None:

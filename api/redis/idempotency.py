@@ -12,7 +12,6 @@ from fastapi import Request
 
 from api.keys import Key
 from api.problems import Problem
-from api.schemas.requests import Body
 from contract import wire
 
 HEADER = "Idempotency-Key"
@@ -23,19 +22,20 @@ REPLAYED = {"Idempotency-Replayed": "true"}
 
 @dataclass(frozen=True)
 class IdempotentRequest:
-    """A request that makes one job however often it is sent."""
+    """A request that makes one job, or one batch, however often it is sent."""
 
     redis_key: str
     fingerprint: str
 
     @classmethod
-    def of(cls, request: Request, idempotency_key: str, owner: Key | None, body: Body) -> Self:
+    def of(cls, request: Request, idempotency_key: str, owner: Key | None, content: str) -> Self:
+        """content: what may not differ when the key comes again."""
         identity = "\n".join((owner.name if owner else "", request.url.path, idempotency_key))
         digest = hashlib.sha256(identity.encode()).hexdigest()
-        return cls(wire.idempotency(digest), hashlib.sha256(body.fingerprint().encode()).hexdigest())
+        return cls(wire.idempotency(digest), hashlib.sha256(content.encode()).hexdigest())
 
     def job_of(self, made: str) -> str:
-        """The id of the job that the key made. Raises Problem if another request made it.
+        """The id of what the key made. Raises Problem if another request made it.
 
         made: "ID FINGERPRINT", as Redis keeps it.
         """

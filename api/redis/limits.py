@@ -47,14 +47,16 @@ class Limits:
         """Whether a request of this method is charged before it is read."""
         return method != "POST" or not self._quota
 
-    async def charge(self, key: Key, size: int) -> str:
+    async def charge(self, key: Key, size: int, batched: bool = False) -> str:
         """Count a request. size: bytes to read or generate. Raises Problem over a limit, redis.RedisError.
+
+        batched: it is a line of a batch, which was one request.
 
         Returns where the bytes are counted, for `refund`.
         """
         # Days are those of UTC, as in the script.
         names = wire.rate(key.name), wire.quota(key.name, f"{datetime.now(UTC):%Y-%m-%d}")
-        refused, used, wait_s = await cast(Any, self._charge(names, (self._rate, self._quota, size)))
+        refused, used, wait_s = await cast(Any, self._charge(names, (0 if batched else self._rate, self._quota, size)))
         if not refused:
             return names[1]
         retry = {"Retry-After": str(max(1, wait_s))}

@@ -5,6 +5,7 @@ it comes back.
 """
 
 import asyncio
+import itertools
 import logging
 import secrets
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import redis.asyncio as redis
 from api import metrics
 from api.redis.redis_client import BLOCK_S
 from contract import wire
-from contract.jobs import Outcome
+from contract.jobs import ErrorCode, JobError, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class Mailbox:
         self._blocking = blocking
         self.name = secrets.token_hex(8)
         self._waiting: dict[str, set[asyncio.Future[Outcome | None]]] = {}
+        self._admitted: set[str] = set()  # of those that are waited for
 
     @contextmanager
     def expect(self, job_id: str) -> Iterator["asyncio.Future[Outcome | None]"]:
@@ -48,7 +50,12 @@ class Mailbox:
             self._waiting[job_id].discard(future)
             if not self._waiting[job_id]:
                 del self._waiting[job_id]
+                self._admitted.discard(job_id)
             metrics.WAITING.dec()
+
+    def admitted(self, job_id: str) -> None:
+        """An expected job is in Redis. If it is there no more, which takes a Redis that forgets, it fails."""
+        self._admitted.add(job_id)
 
     async def listen(self) -> None:
         """Deliver what comes into the mailbox."""
@@ -69,7 +76,9 @@ class Mailbox:
         while True:
             await asyncio.sleep(_SWEEP_S)
             try:
+                admitted = list(self._admitted)
                 await self._fetch(list(self._waiting))
+                await self._fail_lost([job_id for job_id in admitted if job_id in self._admitted])
             except Exception as error:  # noqa: BLE001 - as above
                 metrics.LISTENER_ERRORS.inc()
                 log.warning("waiting jobs cannot be looked up: %s", error)
@@ -92,9 +101,20 @@ class Mailbox:
             if raw is not None:
                 self._settle(job_id, raw)
 
-    def _settle(self, job_id: str, raw: bytes | str) -> None:
+    async def _fail_lost(self, job_ids: list[str]) -> None:
+        """End the wait for jobs that Redis does not know."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                pipeline.exists(wire.job(job_id))
+            known = await pipeline.execute()
+        for job_id in itertools.compress(job_ids, (not found for found in known)):
+            error = JobError(code=ErrorCode.JOB_LOST, detail=f"Redis has lost the job {job_id}: send the request again")
+            self._settle(job_id, Outcome(state="failed", error=error))
+
+    def _settle(self, job_id: str, outcome: Outcome | bytes | str) -> None:
+        """outcome: perhaps as JSON."""
         waiting = [future for future in self._waiting.get(job_id, ()) if not future.done()]
         if waiting:
-            outcome = Outcome.model_validate_json(raw)
+            known = outcome if isinstance(outcome, Outcome) else Outcome.model_validate_json(outcome)
             for future in waiting:
-                future.set_result(outcome)
+                future.set_result(known)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from api.redis.admission import Admission
+from api.redis.batch_leases import BatchLeases
 from api.redis.fleet import Fleet
 from api.redis.mailbox import Mailbox
 from api.redis.publisher import Publisher
@@ -24,6 +25,7 @@ class Parts:
     records: Records
     streams: Streams
     fleet: Fleet
+    batch_leases: BatchLeases
 
 
 @asynccontextmanager
@@ -34,7 +36,8 @@ async def open_parts(settings: ApiSettings) -> AsyncIterator[Parts]:
     streams = Streams(client, blocking, records, settings.api_disconnect_grace_s)
     loops = [asyncio.create_task(loop) for loop in (publisher.run(), mailbox.listen(), mailbox.sweep())]
     try:
-        yield Parts(Admission(settings, client, publisher), mailbox, records, streams, Fleet(client))
+        admission = Admission(settings, client, publisher)
+        yield Parts(admission, mailbox, records, streams, Fleet(client), BatchLeases(client))
     finally:
         for loop in loops:
             loop.cancel()

@@ -44,10 +44,11 @@ class Publisher:
         abandon: bool,
         idempotent: IdempotentRequest | None = None,
         listed_for: str | None = None,
+        batched: bool = False,
     ) -> str | None:
         """Queue the job and return None; or queue nothing and return what an earlier such request made."""
         queued: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        submission = Submission(job, texts, size, form, abandon, idempotent, listed_for, queued)
+        submission = Submission(job, texts, size, form, abandon, idempotent, listed_for, batched, queued)
         self._waiting.append(submission)
         self._arrived.set()
         try:

@@ -23,7 +23,7 @@ _MAX_TEXTS = 64  # unless one job alone has more
 
 # KEYS: open, load, the two queues, the two sets of waiting jobs, then each job's record. ARGV: the two limits, the two
 # sizes of a message, how long idempotency keys are kept, for how many jobs and how long a list of jobs is kept, then
-# fourteen values of each job: see `Submission.arguments`.
+# fifteen values of each job: see `Submission.arguments`.
 # Answers for each job {0 or 1, texts, bytes}: whether it is admitted, and what was queued before it; or {2, what its
 # idempotency key made before}. Then the number of jobs in each message. A job that an earlier attempt has admitted,
 # whose answer was lost, is not counted again.
@@ -43,9 +43,11 @@ local function full(number)
   messages[number] = {texts = 0}
 end
 for number = 1, #KEYS - 6 do
-  local at = 7 + 14 * (number - 1)
+  local at = 7 + 15 * (number - 1)
   local id, more_texts, more_bytes = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local fits = texts + more_texts <= tonumber(ARGV[1]) and bytes + more_bytes <= tonumber(ARGV[2])
+  -- A batch leaves half of the queue to requests that come alone.
+  if ARGV[at + 15] == '1' then fits = fits and 2 * texts <= tonumber(ARGV[1]) and 2 * bytes <= tonumber(ARGV[2]) end
   local queue = tonumber(ARGV[at + 9])
   local idempotency, made = ARGV[at + 11], false
   if idempotency ~= '' then made = redis.call('GET', idempotency) end
@@ -102,6 +104,7 @@ class Submission:
     abandon: bool  # cancel it when its stream has no reader any more
     idempotent: IdempotentRequest | None
     listed_for: str | None  # the owner in whose list of jobs it stands
+    batched: bool  # a line of a batch
     queued: "asyncio.Future[str | None]"
 
     def arguments(self) -> tuple[str | int | float, ...]:
@@ -122,6 +125,7 @@ class Submission:
             self.idempotent.fingerprint if self.idempotent else "",
             self.form.skipped_json(),
             "" if self.listed_for is None else wire.jobs_of(self.listed_for),
+            int(self.batched),
         )
 
     def settle(self, answer: str | Exception | None) -> None:

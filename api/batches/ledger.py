@@ -1,0 +1,269 @@
+"""What is known of files and batches, in storage. All functions wait for it, so a thread of their own calls them.
+
+| path | holds |
+|---|---|
+| `OWNER/files/ID.jsonl`, `.json` | an uploaded file; its `StoredFile`, which is written last |
+| `OWNER/batches/ID/batch.json` | the `Batch`, which is never changed |
+| `OWNER/batches/ID/progress.json` | its `Progress`, which the gateway that runs it replaces |
+| `OWNER/batches/ID/cancel` | there when the batch must stop |
+| `OWNER/batches/ID/answers/NUMBER` | answers, a line each, to the lines from that number on |
+| `open/OWNER ID` | there until the batch has ended |
+
+OWNER is `of-` and the name of a key. Ids begin with the time, so that their order is that of their making.
+"""
+
+import contextlib
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from api.batches.chunks import Chunks
+from api.batches.lines import has_completed
+from api.batches.storage import Storage, Write, pieces, read, write
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+Ended = Literal["done", "cancelled", "expired"]
+ID = re.compile("[0-9a-f]{32}")
+_OPEN = "open"
+_UPLOAD_S = 86_400.0  # longer than any takes
+_OWNER = "of-"
+
+
+def new_id() -> str:
+    """Unguessable, and later than those before."""
+    return f"{int(time.time() * 1000):012x}{secrets.token_hex(10)}"
+
+
+def made_at(file_or_batch_id: str) -> float:
+    """When an id was made, as Unix time in seconds."""
+    return int(file_or_batch_id[:12], 16) / 1000
+
+
+class StoredFile(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    owner: str
+    name: str  # as it was uploaded
+    created: float
+    bytes: int
+    sha256: str
+    lines: int
+    chunks: list[tuple[int, int]]  # (bytes, lines) of each
+
+
+class Batch(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    owner: str
+    created: float
+    expires: float  # what has no answer by then gets none
+    file: StoredFile
+    url: str | None  # the only one that its lines may name, in OpenAI's form
+    metadata: dict[str, str] | None = None
+
+
+class Progress(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    completed: int = 0  # lines whose answers are kept
+    failed: int = 0
+    completed_bytes: int = 0  # of their answers
+    failed_bytes: int = 0
+    began: float | None = None
+    ended: float | None = None
+    state: Ended | None = None
+
+    @property
+    def lines(self) -> int:
+        """Whose answers are kept: the first of the file."""
+        return self.completed + self.failed
+
+    def with_answers(self, answers: list[bytes]) -> Self:
+        """When those to the next lines are kept as well."""
+        failed = [answer for answer in answers if not has_completed(answer)]
+        size, failed_size = sum(map(len, answers)), sum(map(len, failed))
+        return self.model_copy(
+            update={
+                "completed": self.completed + len(answers) - len(failed),
+                "failed": self.failed + len(failed),
+                "completed_bytes": self.completed_bytes + size - failed_size,
+                "failed_bytes": self.failed_bytes + failed_size,
+            }
+        )
+
+
+class Upload:
+    """A file on its way into storage. Must be ended by `finish` or `abandon`."""
+
+    def __init__(self, storage: Storage, owner: str, chunks: Chunks) -> None:
+        self._storage = storage
+        self._owner = owner
+        self._chunks = chunks
+        self._id = new_id()
+        self._digest = hashlib.sha256()
+        self._writing = contextlib.ExitStack()
+        self._write: Write = self._writing.enter_context(storage.writing(_content(owner, self._id)))
+
+    def add(self, piece: bytes) -> None:
+        """The next bytes. Raises Problem where a limit is passed."""
+        self._chunks.add(piece)
+        self._digest.update(piece)
+        self._write(piece)
+
+    def finish(self, name: str) -> StoredFile:
+        chunks = self._chunks
+        chunks.end()
+        self._writing.close()
+        file = StoredFile(
+            id=self._id,
+            owner=self._owner,
+            name=name,
+            created=time.time(),
+            bytes=chunks.bytes,
+            sha256=self._digest.hexdigest(),
+            lines=chunks.lines,
+            chunks=chunks.sizes,
+        )
+        write(self._storage, _about(self._owner, self._id), file.model_dump_json().encode())
+        return file
+
+    def abandon(self) -> None:
+        """Leave nothing of it."""
+        with contextlib.suppress(_Abandoned), self._writing:
+            raise _Abandoned
+
+
+class _Abandoned(Exception):
+    pass
+
+
+def _content(owner: str, file_id: str) -> str:
+    return f"{_OWNER}{owner}/files/{file_id}.jsonl"
+
+
+def _about(owner: str, file_id: str) -> str:
+    return f"{_OWNER}{owner}/files/{file_id}.json"
+
+
+def _batch(owner: str, batch_id: str) -> str:
+    return f"{_OWNER}{owner}/batches/{batch_id}"
+
+
+class Ledger:
+    """All methods raise OSError where the storage fails."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def upload(self, owner: str, chunks: Chunks) -> Upload:
+        return Upload(self._storage, owner, chunks)
+
+    def file(self, owner: str, file_id: str) -> StoredFile | None:
+        return self._read(_about(owner, file_id), StoredFile)
+
+    def files(self, owner: str) -> list[str]:
+        """Ids, the newest first."""
+        names = self._storage.names(f"{_OWNER}{owner}/files")
+        return [name.removesuffix(".json") for name in reversed(names) if name.endswith(".json")]
+
+    def content(self, file: StoredFile) -> Iterator[bytes]:
+        with self._storage.reading(_content(file.owner, file.id)) as opened:
+            yield from pieces(opened)
+
+    def lines(self, file: StoredFile, first: int) -> Iterator[bytes]:
+        """From that number on, without those that are blank."""
+        start = 0
+        for size, count in file.chunks:
+            if first < count:
+                with self._storage.reading(_content(file.owner, file.id)) as opened:
+                    opened.seek(start)
+                    content = opened.read(size)
+                yield from [line for line in content.split(b"\n") if line.strip()][first:]
+            first = max(0, first - count)
+            start += size
+
+    def delete_file(self, owner: str, file_id: str) -> None:
+        self._storage.delete(_about(owner, file_id))
+        self._storage.delete(_content(owner, file_id))
+
+    def open_batch(self, batch: Batch) -> None:
+        """From here on the batch is run until it has ended."""
+        path = _batch(batch.owner, batch.id)
+        self.put_progress(batch, Progress())
+        write(self._storage, f"{path}/batch.json", batch.model_dump_json().encode())
+        write(self._storage, f"{_OPEN}/{batch.owner} {batch.id}", b"")
+
+    def batch(self, owner: str, batch_id: str) -> Batch | None:
+        return self._read(f"{_batch(owner, batch_id)}/batch.json", Batch)
+
+    def batches(self, owner: str) -> list[str]:
+        """Ids, the newest first."""
+        return self._storage.names(f"{_OWNER}{owner}/batches")[::-1]
+
+    def owners(self) -> list[str]:
+        names = self._storage.names("")
+        return [name.removeprefix(_OWNER) for name in names if name.startswith(_OWNER)]
+
+    def open_batches(self) -> list[tuple[str, str]]:
+        """(owner, id) of batches that have not ended, the oldest first."""
+        found = [name.rpartition(" ") for name in self._storage.names(_OPEN)]
+        return sorted(((owner, batch_id) for owner, _, batch_id in found), key=lambda each: each[1])
+
+    def progress(self, batch: Batch) -> Progress:
+        return self._read(f"{_batch(batch.owner, batch.id)}/progress.json", Progress) or Progress()
+
+    def put_progress(self, batch: Batch, progress: Progress) -> None:
+        path = f"{_batch(batch.owner, batch.id)}/progress.json"
+        write(self._storage, path, progress.model_dump_json().encode())
+
+    def keep_answers(self, batch: Batch, first: int, answers: list[bytes]) -> None:
+        """Those to the lines from number `first` on."""
+        write(self._storage, f"{_batch(batch.owner, batch.id)}/answers/{first:012}", b"".join(answers))
+
+    def answers(self, batch: Batch, count: int) -> Iterator[bytes]:
+        """Those to the first lines, several at a time."""
+        path = f"{_batch(batch.owner, batch.id)}/answers"
+        for name in self._storage.names(path):
+            if int(name) < count:
+                yield read(self._storage, f"{path}/{name}") or b""
+
+    def ask_to_cancel(self, batch: Batch) -> None:
+        write(self._storage, f"{_batch(batch.owner, batch.id)}/cancel", b"")
+
+    def cancel_is_asked(self, batch: Batch) -> bool:
+        return self._storage.exists(f"{_batch(batch.owner, batch.id)}/cancel")
+
+    def close_batch(self, owner: str, batch_id: str) -> None:
+        """It has ended: its `Progress` says how."""
+        self._storage.delete(f"{_OPEN}/{owner} {batch_id}")
+
+    def delete_batch(self, owner: str, batch_id: str) -> None:
+        self._storage.delete(_batch(owner, batch_id))
+
+    def sweep(self, ttl_s: float) -> None:
+        """Delete batches that ended so long ago, files so old that no batch reads them, and what was left behind."""
+        self._storage.delete_unfinished(_UPLOAD_S)
+        open_ones = (self.batch(owner, batch_id) for owner, batch_id in self.open_batches())
+        in_use = {batch.file.id for batch in open_ones if batch is not None}
+        for owner in self.owners():
+            for batch_id in self.batches(owner):
+                if time.time() - made_at(batch_id) > ttl_s:
+                    batch = self.batch(owner, batch_id)
+                    ended = None if batch is None else self.progress(batch).ended
+                    if ended is not None and time.time() - ended > ttl_s:
+                        self.delete_batch(owner, batch_id)
+            # Also the content alone, of an upload that ended before it was known.
+            for file_id in {name.partition(".")[0] for name in self._storage.names(f"{_OWNER}{owner}/files")}:
+                if time.time() - made_at(file_id) > ttl_s and file_id not in in_use:
+                    self.delete_file(owner, file_id)
+
+    def _read(self, path: str, model: type[ModelT]) -> ModelT | None:
+        content = read(self._storage, path)
+        return None if content is None else model.model_validate_json(content)

@@ -1,0 +1,187 @@
+"""Where batches lie: a directory that all gateways share, or a bucket of S3 by fsspec.
+
+Nothing of a batch lies in Redis but who runs it, so a batch outlives a Redis that forgets.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from contract.setting_error import SettingError
+
+Write = Callable[[bytes], object]
+_UNFINISHED = ".unfinished"
+_READ_BYTES = 2**20
+
+
+class Storage(Protocol):
+    """Files by paths such as `a/b`. What is written appears whole or not at all. All methods raise OSError."""
+
+    def writing(self, path: str) -> contextlib.AbstractContextManager[Write]:
+        """What is written appears when the context ends, durable, in the place of what was there; not if it raises."""
+
+    def reading(self, path: str) -> contextlib.AbstractContextManager[BinaryIO]: ...
+
+    def exists(self, path: str) -> bool: ...
+
+    def names(self, path: str) -> list[str]:
+        """Of what lies under the path, sorted; none where there is nothing."""
+
+    def delete(self, path: str) -> None:
+        """A file, or all under the path; nothing where there is nothing."""
+
+    def delete_unfinished(self, age_s: float) -> None:
+        """What was begun so long ago, and whose writer has died."""
+
+
+def write(storage: Storage, path: str, content: bytes) -> None:
+    with storage.writing(path) as file:
+        file(content)
+
+
+def read(storage: Storage, path: str) -> bytes | None:
+    """None where there is nothing."""
+    try:
+        with storage.reading(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def pieces(file: BinaryIO) -> Iterator[bytes]:
+    while piece := file.read(_READ_BYTES):
+        yield piece
+
+
+class Directory:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @contextlib.contextmanager
+    def writing(self, path: str) -> Iterator[Write]:
+        target = self._root / path
+        unfinished = self._root / _UNFINISHED / secrets.token_hex(16)
+        for parent in (target.parent, unfinished.parent):
+            parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with unfinished.open("xb") as file:
+                yield file.write
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(target)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+        directory = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def reading(self, path: str) -> BinaryIO:
+        return (self._root / path).open("rb")
+
+    def exists(self, path: str) -> bool:
+        return (self._root / path).exists()
+
+    def names(self, path: str) -> list[str]:
+        try:
+            found = [entry.name for entry in (self._root / path).iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in found if name != _UNFINISHED)
+
+    def delete(self, path: str) -> None:
+        target = self._root / path
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+    def delete_unfinished(self, age_s: float) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            for file in (self._root / _UNFINISHED).iterdir():
+                if time.time() - file.stat().st_mtime > age_s:
+                    file.unlink()
+
+
+class Bucket:
+    """A bucket of S3. Where it is and who may write to it is said by the variables that AWS' own tools read."""
+
+    def __init__(self, url: str) -> None:
+        """Raises SettingError where fsspec's S3 is not installed."""
+        try:
+            import aiohttp  # noqa: PLC0415 - the extra `s3`, here and below
+            import botocore.exceptions  # noqa: PLC0415
+            import fsspec  # noqa: PLC0415
+            import s3fs  # noqa: F401, PLC0415 - what fsspec asks for later, if it is there
+        except ImportError as error:
+            raise SettingError(
+                f"NEURON_API_BATCH_STORAGE is {url!r}, and {error.name} is not installed: "
+                'pip install "sentiment-neuron[s3]"'
+            ) from None
+        self._faults = botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, aiohttp.ClientError
+        # Others write there too, so what was listed before says nothing.
+        self._files: Any = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
+        self._root = url.removeprefix("s3://").rstrip("/")
+
+    def _path(self, path: str) -> str:
+        return f"{self._root}/{path}"
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What fsspec lets through as it is becomes an OSError as well."""
+        try:
+            yield
+        except self._faults as error:
+            raise OSError(f"{self._root}: {error}") from error
+
+    @contextlib.contextmanager
+    def writing(self, path: str) -> Iterator[Write]:
+        with self._told():
+            file = self._files.open(self._path(path), "wb")
+            try:
+                yield file.write
+            except BaseException:
+                file.discard()
+                file.closed = True  # or it would be finished when it is collected
+                raise
+            file.close()
+
+    @contextlib.contextmanager
+    def reading(self, path: str) -> Iterator[BinaryIO]:
+        with self._told(), self._files.open(self._path(path), "rb", cache_type="none") as file:
+            yield file
+
+    def exists(self, path: str) -> bool:
+        with self._told():
+            return bool(self._files.exists(self._path(path)))
+
+    def names(self, path: str) -> list[str]:
+        try:
+            with self._told():
+                found = self._files.ls(self._path(path), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+
+    def delete(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError), self._told():
+            self._files.rm(self._path(path), recursive=True)
+
+    def delete_unfinished(self, age_s: float) -> None:
+        """Nothing: a rule of the bucket's life cycle ends uploads that were left."""
+
+
+def open_storage(where: str) -> Storage:
+    """where: a directory, or `s3://BUCKET/PREFIX`. Raises SettingError."""
+    if where.startswith("s3://"):
+        return Bucket(where)
+    if "://" in where:
+        raise SettingError(f"NEURON_API_BATCH_STORAGE is {where!r}: neither a directory nor s3://BUCKET/PREFIX")
+    return Directory(Path(where))

@@ -1,0 +1,146 @@
+"""Where batches lie: a directory and a bucket of S3, by a real server of it, keep the same promises."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from moto.server import ThreadedMotoServer
+
+from api.batches.storage import Storage, open_storage, read, write
+from contract.setting_error import SettingError
+from tests.conftest import Stack, wait_until
+from tests.support.gateway import gateway
+
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty bucket, whose server the environment names."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"batches-{secrets.token_hex(4)}"
+    httpx.put(f"{s3}/{name}").raise_for_status()
+    return f"s3://{name}/some/prefix"
+
+
+@pytest.fixture(params=["directory", "bucket"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "directory":
+        return open_storage(str(tmp_path / "storage"))
+    return open_storage(request.getfixturevalue("bucket"))
+
+
+def test_what_is_written_is_read_listed_and_deleted(storage: Storage) -> None:
+    assert read(storage, "a/b") is None
+    assert storage.names("a") == storage.names("") == []
+    storage.delete("a/b")
+    write(storage, "a/b", b"first")
+    write(storage, "a/b", b"second")
+    write(storage, "a/c d", b"")
+    write(storage, "e", b"x")
+    assert read(storage, "a/b") == b"second"
+    assert read(storage, "a/c d") == b""
+    assert [storage.exists(path) for path in ("a/b", "a/c d", "a", "b", "a/b/c")] == [True, True, True, False, False]
+    assert storage.names("") == ["a", "e"]
+    assert storage.names("a") == ["b", "c d"]
+    storage.delete("a/b")
+    assert storage.names("a") == ["c d"]
+    storage.delete("a")
+    assert storage.names("") == ["e"]
+
+
+def test_a_large_file_is_read_from_anywhere(storage: Storage) -> None:
+    content = secrets.token_bytes(11 * 2**20)  # more than one part of an upload to S3
+    with storage.writing("large") as add:
+        for start in range(0, len(content), 2**20):
+            add(content[start : start + 2**20])
+    with storage.reading("large") as file:
+        assert file.read() == content
+        file.seek(10_000_000)
+        assert file.read(100) == content[10_000_000:10_000_100]
+
+
+@pytest.mark.parametrize("size", [10, 11 * 2**20])
+def test_what_is_not_finished_leaves_what_was_there(storage: Storage, size: int) -> None:
+    write(storage, "a/b", b"before")
+
+    def fail() -> None:
+        with storage.writing("a/b") as add:
+            add(b"x" * size)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert read(storage, "a/b") == b"before"
+    assert storage.names("a") == ["b"]
+
+
+def test_what_a_dead_gateway_has_begun_is_deleted_later(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    with storage.writing("a/b"):
+        (begun,) = (tmp_path / ".unfinished").iterdir()
+        os.utime(begun, (0, 0))
+        left = begun.with_name("left")
+        begun.rename(left)
+        begun.touch()
+    storage.delete_unfinished(age_s=60)
+    assert not left.exists()
+    with storage.writing("a/c") as add:
+        storage.delete_unfinished(age_s=60)
+        add(b"x")
+    assert storage.names("a") == ["b", "c"]
+    assert storage.names("") == ["a"]
+
+
+def test_what_is_no_place_for_batches_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingError, match="'gs://x': neither a directory nor s3://BUCKET/PREFIX"):
+        open_storage("gs://x")
+    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+    with pytest.raises(SettingError, match=r's3fs is not installed: pip install "sentiment-neuron\[s3\]"'):
+        open_storage("s3://x")
+
+
+def test_a_bucket_that_is_away_is_an_error_of_storage(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="bucket does not exist"):
+        write(open_storage("s3://there-is-none/x"), "a", b"x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    away = open_storage(bucket)
+    for act in (lambda: write(away, "a", b"x"), lambda: read(away, "a"), lambda: away.names("a")):
+        with pytest.raises(OSError, match="Could not connect to the endpoint"):
+            act()
+
+
+def test_a_batch_lies_in_a_bucket(stack: Stack, bucket: str) -> None:
+    lines = b"".join(
+        json.dumps({"url": "/classify", "body": {"text": f"Good {number}."}, "custom_id": str(number)}).encode() + b"\n"
+        for number in range(300)
+    )
+    with (
+        gateway(stack.environment["NEURON_REDIS_URL"], NEURON_API_BATCH_STORAGE=bucket) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        batch_id = client.post("/batches", content=lines, headers=NDJSON).raise_for_status().json()["id"]
+        wait_until(lambda: client.get(f"/batches/{batch_id}").json()["ended"], what="its end")
+        answers = [json.loads(line) for line in client.get(f"/batches/{batch_id}/answers").content.splitlines()]
+    assert [answer["custom_id"] for answer in answers] == [str(number) for number in range(300)]
+    assert {answer["response"]["status_code"] for answer in answers} == {200}

@@ -20,6 +20,7 @@ from api.http.openai_errors import OpenAIErrors
 from api.redis.limits import Limits
 from api.redis.parts import open_parts
 from api.settings import ApiSettings
+from api.webhooks import open_poster
 from contract import telemetry
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
             log.info("%s=%s", name, value)
         app.state.settings = settings
         app.state.limits = limits
-        async with open_parts(settings) as parts, open_desk(settings, parts.batch_leases, entrance) as desk:
+        async with (
+            open_parts(settings) as parts,
+            open_desk(settings, parts.batch_leases, entrance) as desk,
+            open_poster(settings, parts.webhooks, parts.records),
+        ):
             app.state.parts, app.state.desk = parts, desk
             yield
         if limits is not None:

@@ -118,6 +118,11 @@ class ApiSettings(ProcessSettings):
     api_batch_ttl_s: float = Field(
         7 * 86_400.0, gt=0, description="How long batches that have ended are kept, and files that no batch reads."
     )
+    api_webhook_hosts: str | None = Field(
+        None,
+        description="Hosts to which ended jobs may be posted, as `HOST`, `HOST:PORT` or `*.DOMAIN`, separated by "
+        "commas; those of your own network too, if you name them. Unset: none.",
+    )
     api_wait_s: float = Field(
         300.0,
         gt=0,
@@ -144,6 +149,11 @@ class ApiSettings(ProcessSettings):
     def keys(self) -> list[Key]:
         """The keys that may call; empty where anyone may. Raises SettingError."""
         return parse(self.api_keys.get_secret_value()) if self.api_keys else []
+
+    @property
+    def webhook_hosts(self) -> list[str]:
+        """Hosts to which ended jobs may be posted."""
+        return [host.strip() for host in (self.api_webhook_hosts or "").split(",") if host.strip()]
 
 
 def _is_loopback(host: str) -> bool:

@@ -34,7 +34,7 @@ send(KEYS[9], {ARGV[2]}, ARGV[2] .. '.' .. now, 'LPUSH')
 return 1
 """
 )
-_KEPT = ("kind", "priority", "timeout_s", "encoding", "abandon", "body")
+_KEPT = ("kind", "priority", "timeout_s", "encoding", "skipped", "abandon", "bytes", "body")
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,6 @@ def retry(letter: DeadLetter) -> tuple[str, list[str], list[str | bytes]]:
         wire.WAITING[priority],
         wire.QUEUES[priority],
     ]
-    record = {name: letter.record[name] for name in _KEPT} | {"state": "queued"}
+    record = {name: letter.record[name] for name in _KEPT if name in letter.record} | {"state": "queued"}
     fields = [part for item in record.items() for part in item]
     return _RETRY, keys, [letter.raw, letter.id, *letter.cost.split(":"), *fields]

@@ -15,6 +15,7 @@ if first then
   redis.call('HSET', KEYS[2], 'state', ARGV[3])
   redis.call('HDEL', KEYS[2], 'body', 'holder')
   redis.call('EXPIRE', KEYS[2], ARGV[4])
+  if redis.call('HEXISTS', KEYS[2], 'webhook') == 1 then redis.call('ZADD', KEYS[10], 0, ARGV[6]) end
   if ARGV[7] ~= '' then
     redis.call('XADD', KEYS[3], '*', 'event', ARGV[3], 'data', ARGV[7])
     redis.call('EXPIRE', KEYS[3], ARGV[2])
@@ -52,6 +53,7 @@ def keys(job: JobBase) -> list[str]:
         wire.mailbox(job.mailbox or ""),
         wire.LEASES,
         *wire.WAITING.values(),
+        wire.WEBHOOKS,
     ]
 
 

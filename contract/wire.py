@@ -18,12 +18,15 @@
 | `neuron:rate:NAME` | hash | tokens, at: the token bucket of the API keys of that name | until it is full |
 | `neuron:quota:NAME:DATE` | string | bytes that these keys had read or generated on that day (UTC) | two days |
 | `neuron:batch:ID` | hash | the gateway that runs a batch, and how many of its lines have an answer | while it runs |
+| `neuron:webhooks` | sorted set | ID -> when a gateway tries to post the ended job | until posted or given up |
 | `neuron:heads` | hash | name -> `HeadInfo` as JSON, of every fitted head; written by workers | always |
 | `neuron:workers` | set | ids of workers | until found dead |
 | `neuron:worker:ID` | string | `WorkerStatus` as JSON | HEARTBEAT_TTL_S |
 
-A record holds kind, priority, state, created, timeout_s, encoding, abandon and readers; attempts, the deliveries that
-began; holder, the last of them; requeued, when it was last queued again; and until the end body, the job's JSON.
+A record holds kind, priority, state, created, timeout_s, encoding, skipped, abandon and readers; bytes, to be read and
+generated, and done, those that were; attempts, the deliveries that began; holder, the last of them; requeued, when it
+was last queued again; until the end body, the job's JSON; and until it was posted webhook, the address and the secret,
+and posts, the attempts.
 
 An accepted job is in `neuron:open`, and in exactly one of `neuron:waiting...` and `neuron:leases`, until it ends. Its
 message may be lost or come twice: a worker that begins a job takes its lease, and a job that has no body, or a lease
@@ -48,6 +51,7 @@ LEASES = "neuron:leases"
 DEAD = "neuron:dead"
 WORKERS = "neuron:workers"
 HEADS = "neuron:heads"
+WEBHOOKS = "neuron:webhooks"
 
 RECORD_TTL_S = 24 * 3600  # so that an expired result answers 410, not 404, for a day
 CANCEL_TTL_S = 3600

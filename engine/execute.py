@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from contract.jobs import AnyJob, ErrorCode, JobError, Outcome
@@ -35,6 +35,13 @@ class Task:
     again: bool = False  # an earlier delivery began it
     admitted_at: float | None = None  # when the engine had a place for the first of its rows, if it ever had
     ended_at: float | None = None  # when the last of them ended
+    rows: list[Row] = field(default_factory=list)  # on the engine, or through it
+    left_bytes: int = 0  # of rows that went through it and are not kept
+
+    @property
+    def done_bytes(self) -> int:
+        """Read and generated so far."""
+        return self.left_bytes + sum(row.read + row.sampled for row in self.rows)
 
 
 Ending = Callable[[], Outcome]  # what ended a job becomes its outcome when this is called
@@ -69,6 +76,7 @@ def _submit(
     on_end: Callable[[Ending], None],
 ) -> None:
     rows = engine.submit(served.backend, plan_.requests, task.cancelled, on_text)
+    task.rows += rows
     ended = itertools.count(1)  # counts without a lock; rows may end on the engine's thread while this one is here
 
     def row_ended(row: "Future[RowResult]") -> None:

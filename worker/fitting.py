@@ -125,6 +125,7 @@ class Fitter:
             error = row.done.exception()
             if error is None:
                 read = row.done.result()
+                task.left_bytes += row.read
                 features[index] = pool(read.cell, read.mean, job.pooling)
             else:
                 errors.append(error)

@@ -205,13 +205,17 @@ class Jobs:
             running.task.cancelled.set()
 
     def renew_leases(self) -> None:
-        """Renew the leases of jobs in progress, unless the engine hangs: then other workers may have them."""
+        """Renew the leases of jobs in progress, and tell how far they are; not if the engine hangs, for others may."""
         if not self._running or self._engine.age_s >= wire.ENGINE_STALLED_S:
             return
-        held = {job_id: running.delivery for job_id, running in list(self._running.items()) if not running.let_go}
+        held = {
+            job_id: (running.delivery, running.task.done_bytes)
+            for job_id, running in list(self._running.items())
+            if not running.let_go
+        }
         for job_id in self._results.renew(held):
             running = self._running.get(job_id)
-            if running is not None and running.delivery == held[job_id]:
+            if running is not None and running.delivery == held[job_id][0]:
                 running.let_go = True
                 running.task.cancelled.set()
                 metrics.LEASES_LOST.inc()

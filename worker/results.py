@@ -105,9 +105,9 @@ class Results:
         keys = wire.job(job_id), wire.LEASES, *wire.WAITING.values(), *wire.QUEUES.values()
         self._outbox.send(receipt, lambda: [("EVAL", scripts.GIVE_BACK, len(keys), *keys, job_id, delivery)])
 
-    def renew(self, deliveries: Mapping[str, str]) -> list[str]:
-        """Renew leases. deliveries: by job. Returns the ids of jobs that another delivery has."""
-        names = [name for item in deliveries.items() for name in item]
+    def renew(self, held: Mapping[str, tuple[str, int]]) -> list[str]:
+        """Renew leases. held: (delivery, bytes done) by job. Returns the ids of jobs that another delivery has."""
+        names = [name for job_id, (delivery, done) in held.items() for name in (job_id, delivery, done)]
         keys = wire.LEASES, *wire.WAITING.values()
         command = "EVAL", scripts.RENEW, len(keys), *keys, wire.job(""), wire.LEASE_S, *names
         return [job_id.decode() for job_id in self._redis.execute_command(*command)]  # type: ignore[no-untyped-call]

@@ -53,15 +53,20 @@ if holder and holder ~= ARGV[10] then return 0 end
 )
 FINISH = _END + "return first and 1 or 0"
 
-# KEYS as above, then the dead jobs. ARGV as above, then the most dead jobs.
+# KEYS as above, then the dead jobs. ARGV as above, then the most dead jobs. The secret of a webhook is not kept.
 BURY = (
     dead_letters.KEEP
-    + "local record = redis.call('HGETALL', KEYS[2])"
+    + """
+local webhook = redis.call('HGET', KEYS[2], 'webhook')
+redis.call('HDEL', KEYS[2], 'webhook')
+local record = redis.call('HGETALL', KEYS[2])
+if webhook then redis.call('HSET', KEYS[2], 'webhook', webhook) end
+"""
     + lua.NOW
     + _END
     + """
 if first and cost then
-  keep_dead(KEYS[10], ARGV[11], ARGV[6], now, cost, record)
+  keep_dead(KEYS[11], ARGV[11], ARGV[6], now, cost, record)
 end
 return first and 1 or 0
 """
@@ -96,16 +101,17 @@ return 1
 """
 )
 
-# KEYS: leases, the two sets of waiting jobs. ARGV: how the keys of records begin, the length of a lease, then ids and
-# deliveries in turn. Answers the ids of those that another delivery has. What has lapsed and was queued again, but not
-# yet begun, is leased once more; its second message will find that.
+# KEYS: leases, the two sets of waiting jobs. ARGV: how the keys of records begin, the length of a lease, then ids,
+# deliveries and the bytes that are done in turn. Answers the ids of those that another delivery has. What has lapsed
+# and was queued again, but not yet begun, is leased once more; its second message will find that.
 RENEW = (
     lua.NOW
     + """
 local lost = {}
-for at = 3, #ARGV, 2 do
+for at = 3, #ARGV, 3 do
   local holder = redis.call('HGET', ARGV[1] .. ARGV[at], 'holder')
   if holder == ARGV[at + 1] then
+    redis.call('HSET', ARGV[1] .. ARGV[at], 'done', ARGV[at + 2])
     if redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[at]) == 1 then
       redis.call('ZREM', KEYS[2], ARGV[at])
       redis.call('ZREM', KEYS[3], ARGV[at])

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _CANCEL_POLL_S = 0.25
 
 # Leases are renewed this often, so that one may fail.
-_RENEW_S = wire.LEASE_S / 4
+_RENEW_S = wire.LEASE_S / 8  # more often than leases need it: clients see how far their jobs are
 # About how often each worker looks for jobs without one; not all at once.
 _REAP_S = 4.0, 6.0
 _DRAIN_LOOK_S = 0.1

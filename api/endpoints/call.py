@@ -23,9 +23,11 @@ from api.redis.idempotency import HEADER, PATTERN, REPLAYED, IdempotentRequest
 from api.redis.limits import Limits
 from api.redis.parts import parts_of
 from api.redis.records import Record
+from api.redis.submissions import Submission
 from api.schemas import requests, responses
 from api.schemas.form import AS_IT_IS, Form
 from api.settings import ApiSettings
+from api.webhooks import forbidden
 from contract import telemetry, wire
 from contract.jobs import AnyJob, Outcome
 
@@ -91,12 +93,24 @@ class Call:
             raise over_timeout(self._timeout_s, limit)
         if in_place or self._batched:
             self._wait_s = math.inf
+        self._webhook = self._checked(body)
         self._idempotent = (
             IdempotentRequest.of(request, idempotency_key, self._key, body.fingerprint()) if idempotency_key else None
         )
         # Awaited before a job is queued, but not if an earlier request made it; raises Problem.
         self.before_admission: Callable[[], Awaitable[None]] | None = None
         self.respond: Callable[[Outcome], Response] | None = None  # else as `answers.respond` does; raises Problem
+
+    def _checked(self, body: requests.Body) -> str | None:
+        """The webhook that the body names, as it is kept. Raises Problem where the job cannot or may not be posted."""
+        webhook = body.webhook if isinstance(body, requests.JobBody) else None
+        if webhook is None:
+            return None
+        if not self.respond_async:
+            raise _no_webhook("webhook", "the answer comes in place: send `Prefer: respond-async` as well")
+        if (why := forbidden(webhook.url, self._settings.webhook_hosts)) is not None:
+            raise _no_webhook("webhook.url", why)
+        return webhook.model_dump_json()
 
     def base(self) -> dict[str, Any]:
         """The fields that every job has. An asynchronous one has no waiting client, so it is of lower priority."""
@@ -140,9 +154,10 @@ class Call:
         try:
             if made is None:
                 owner = api_keys.owner(self._key) if self.respond_async else None
-                made = await self.parts.admission.submit(
-                    job, texts, size, form, abandon, self._idempotent, owner, self._batched
+                submission = Submission(
+                    job, texts, size, form, abandon, self._idempotent, owner, self._webhook, self._batched
                 )
+                made = await self.parts.admission.submit(submission)
                 if made is not None:  # the same request came first by a moment
                     await self._refund(counted_at, size)
         except Problem:
@@ -229,6 +244,11 @@ class Call:
             pass
         if not ended.done():
             ended.set_result(None)
+
+
+def _no_webhook(at: str, why: str) -> Problem:
+    fault = {"at": f"body.{at}", "message": why, "kind": "value_error"}
+    return Problem("invalid-request", f"body.{at}: {why}", errors=[fault])
 
 
 def _fresh(job: AnyJob, form: Form) -> Record:

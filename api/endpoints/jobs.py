@@ -56,7 +56,7 @@ async def list_jobs(
         for job_id, record in zip(*read, strict=True):
             after = job_id
             if record is not None and (state is None or record.state in state):
-                found.append(_shown(job_id, record))
+                found.append(answers.listed(job_id, record))
                 if len(found) == limit:
                     return {"jobs": found, "next": after}
         if len(read[0]) < count:
@@ -68,21 +68,14 @@ async def list_jobs(
 async def get_job(job_id: str, request: Request) -> Response:
     """How far a job is, and its result. `Accept: application/x-npy` gives features alone, as a NumPy file."""
     parts, record = await _find(request, job_id)
-    state = _shown(job_id, record)
     outcome = await parts.records.outcome(job_id, record)
     if outcome is None:
         if record.ended:
             raise expired(job_id, record.state)
-        return JSONResponse(state)
-    state["state"] = outcome.state
-    try:
-        if record.kind == "featurize" and answers.wants_npy(request.headers.get("accept", "")):
-            return answers.respond(outcome, record.kind, replace(record.form, encoding="npy"))
-        state["result"] = answers.body(outcome, record.kind, record.form)
-    except Problem as problem:
-        if outcome.state == "failed":
-            state["error"] = problem.document
-    return JSONResponse(state)
+        return JSONResponse(answers.listed(job_id, record))
+    if record.kind == "featurize" and outcome.state == "done" and answers.wants_npy(request.headers.get("accept", "")):
+        return answers.respond(outcome, record.kind, replace(record.form, encoding="npy"))
+    return JSONResponse(answers.job(job_id, record, outcome))
 
 
 @router.delete("/{job_id}", status_code=202, response_model=responses.JobResponse, responses=_RESPONSES)
@@ -91,7 +84,7 @@ async def cancel_job(job_id: str, request: Request) -> Response:
     parts, record = await _find(request, job_id)
     if not record.ended:
         await parts.records.cancel(job_id, "request")
-    return JSONResponse(_shown(job_id, record), 202)
+    return JSONResponse(answers.listed(job_id, record), 202)
 
 
 @router.get("/{job_id}/events", responses=_RESPONSES | {200: {"content": {"text/event-stream": {}}}})
@@ -103,10 +96,6 @@ async def follow_job(
     """The job's events as a stream: `token` while it generates, then `done`, `failed` or `cancelled`."""
     parts, record = await _find(request, job_id)
     return await follow(parts, job_id, record, last_event_id)
-
-
-def _shown(job_id: str, record: Record) -> dict[str, Any]:
-    return {"id": job_id, "kind": record.kind, "state": record.state, "created": record.created}
 
 
 async def _find(request: Request, job_id: str) -> tuple[Parts, Record]:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from api import problems
 from api.problems import Problem
+from api.redis.records import Record
 from api.schemas.form import Form
 from contract.jobs import Outcome
 
@@ -52,6 +54,24 @@ def body(outcome: Outcome, kind: str, form: Form) -> dict[str, Any]:
         count = len(errors) + len(found["results"])
         found = found | {"results": [errors.get(number) or next(answered) for number in range(count)]}
     return found
+
+
+def listed(job_id: str, record: Record) -> dict[str, Any]:
+    """What lists of jobs show of one."""
+    progress = {"done": record.done_bytes, "total": record.total_bytes}
+    known = {"id": job_id, "kind": record.kind, "state": record.state}
+    return known | {"created": record.created, "progress": progress}
+
+
+def job(job_id: str, record: Record, outcome: Outcome) -> dict[str, Any]:
+    """A job that has ended."""
+    shown = listed(job_id, replace(record, state=outcome.state))
+    try:
+        shown["result"] = body(outcome, record.kind, record.form)
+    except Problem as problem:
+        if outcome.state == "failed":
+            shown["error"] = problem.document
+    return shown
 
 
 def features(result: dict[str, Any]) -> NDArray[np.float32]:

@@ -9,10 +9,8 @@ from api import metrics
 from api.problems import Problem
 from api.redis.idempotency import IdempotentRequest
 from api.redis.publisher import Publisher
-from api.redis.submissions import QueueFull
-from api.schemas.form import AS_IT_IS, Form
+from api.redis.submissions import QueueFull, Submission
 from api.settings import ApiSettings
-from contract.jobs import AnyJob
 
 
 def new_id() -> str:
@@ -28,29 +26,17 @@ class Admission:
         self._redis = client
         self._publisher = publisher
 
-    async def submit(
-        self,
-        job: AnyJob,
-        texts: int,
-        size: int,
-        form: Form = AS_IT_IS,
-        abandon: bool = False,
-        idempotent: IdempotentRequest | None = None,
-        listed_for: str | None = None,
-        batched: bool = False,
-    ) -> str | None:
+    async def submit(self, submission: Submission) -> str | None:
         """Queue the job and return None; or queue nothing and return what an earlier such request made.
 
-        texts, size (bytes to read or generate): what it counts against the limits. Raises Problem when it would pass
-        one of them. listed_for: the owner in whose list of jobs it stands. batched: it is a line
-        of a batch, for which half of the queue is full.
+        Raises Problem when it would pass one of the limits.
         """
         try:
-            made = await self._publisher.publish(job, texts, size, form, abandon, idempotent, listed_for, batched)
+            made = await self._publisher.publish(submission)
         except QueueFull as full:
-            raise self._full(full.texts, full.size, texts, size) from full
+            raise self._full(full.texts, full.size, submission.texts, submission.size) from full
         if made is None:
-            metrics.ACCEPTED.labels(job.kind).inc()
+            metrics.ACCEPTED.labels(submission.job.kind).inc()
         return made
 
     async def made(self, idempotent: IdempotentRequest) -> str | None:

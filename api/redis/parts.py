@@ -15,6 +15,7 @@ from api.redis.publisher import Publisher
 from api.redis.records import Records
 from api.redis.redis_client import BLOCK_S, redis_client
 from api.redis.streams import Streams
+from api.redis.webhook_queue import WebhookQueue
 from api.settings import ApiSettings
 
 
@@ -26,6 +27,7 @@ class Parts:
     streams: Streams
     fleet: Fleet
     batch_leases: BatchLeases
+    webhooks: WebhookQueue
 
 
 @asynccontextmanager
@@ -37,7 +39,8 @@ async def open_parts(settings: ApiSettings) -> AsyncIterator[Parts]:
     loops = [asyncio.create_task(loop) for loop in (publisher.run(), mailbox.listen(), mailbox.sweep())]
     try:
         admission = Admission(settings, client, publisher)
-        yield Parts(admission, mailbox, records, streams, Fleet(client), BatchLeases(client))
+        fleet, leases, webhooks = Fleet(client), BatchLeases(client), WebhookQueue(client)
+        yield Parts(admission, mailbox, records, streams, fleet, leases, webhooks)
     finally:
         for loop in loops:
             loop.cancel()

@@ -15,11 +15,8 @@ import time
 import redis.asyncio as redis
 
 from api import metrics
-from api.redis.idempotency import IdempotentRequest
 from api.redis.submissions import Submission, admit
-from api.schemas.form import Form
 from api.settings import ApiSettings
-from contract.jobs import AnyJob
 
 log = logging.getLogger(__name__)
 
@@ -35,24 +32,12 @@ class Publisher:
         self._waiting: list[Submission] = []
         self._arrived = asyncio.Event()
 
-    async def publish(
-        self,
-        job: AnyJob,
-        texts: int,
-        size: int,
-        form: Form,
-        abandon: bool,
-        idempotent: IdempotentRequest | None = None,
-        listed_for: str | None = None,
-        batched: bool = False,
-    ) -> str | None:
+    async def publish(self, submission: Submission) -> str | None:
         """Queue the job and return None; or queue nothing and return what an earlier such request made."""
-        queued: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        submission = Submission(job, texts, size, form, abandon, idempotent, listed_for, batched, queued)
         self._waiting.append(submission)
         self._arrived.set()
         try:
-            return await queued
+            return await submission.queued
         except asyncio.CancelledError:
             with contextlib.suppress(ValueError):  # it may have left already; then it ends like any other
                 self._waiting.remove(submission)

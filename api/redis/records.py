@@ -39,6 +39,13 @@ class Record:
     form: Form
     timeout_s: float
     left_s: float  # of its time, by Redis' clock; negative when that is over
+    read_bytes: int = 0  # and generated, as of a moment ago
+    total_bytes: int = 0  # to read and to generate at most
+
+    @property
+    def done_bytes(self) -> int:
+        # A prepared text has a few bytes more or less than the one that came.
+        return self.total_bytes if self.state == "done" else min(self.read_bytes, self.total_bytes)
 
     @property
     def ended(self) -> bool:
@@ -46,13 +53,14 @@ class Record:
 
 
 def _record(values: Sequence[bytes | None], now: float) -> Record | None:
-    *known, skipped = values
+    *known, skipped, done, total = values
     if None in known:
         return None
     kind, state, created, timeout_s, encoding = (value.decode() for value in known if value is not None)
     left_s = float(created) + float(timeout_s) - now
     form = Form.of(encoding, (skipped or b"").decode())
-    return Record(kind, cast(JobState, state), float(created), form, float(timeout_s), left_s)
+    sizes = int(done or 0), int(total or 0)
+    return Record(kind, cast(JobState, state), float(created), form, float(timeout_s), left_s, *sizes)
 
 
 class Records:
@@ -66,7 +74,7 @@ class Records:
         return (await self._records([job_id]))[0]
 
     async def _records(self, job_ids: Sequence[str]) -> list[Record | None]:
-        fields = ["kind", "state", "created", "timeout_s", "encoding", "skipped"]
+        fields = ["kind", "state", "created", "timeout_s", "encoding", "skipped", "done", "bytes"]
         async with self._redis.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
                 pipeline.hmget(wire.job(job_id), fields)

@@ -6,13 +6,13 @@ A job's JSON goes into its record; messages hold ids alone, so whoever finds a j
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import redis.asyncio as redis
 
 from api.redis.idempotency import IdempotentRequest
-from api.schemas.form import Form
+from api.schemas.form import AS_IT_IS, Form
 from api.settings import ApiSettings
 from contract import lua, wire
 from contract.jobs import AnyJob
@@ -23,7 +23,7 @@ _MAX_TEXTS = 64  # unless one job alone has more
 
 # KEYS: open, load, the two queues, the two sets of waiting jobs, then each job's record. ARGV: the two limits, the two
 # sizes of a message, how long idempotency keys are kept, for how many jobs and how long a list of jobs is kept, then
-# fifteen values of each job: see `Submission.arguments`.
+# sixteen values of each job: see `Submission.arguments`.
 # Answers for each job {0 or 1, texts, bytes}: whether it is admitted, and what was queued before it; or {2, what its
 # idempotency key made before}. Then the number of jobs in each message. A job that an earlier attempt has admitted,
 # whose answer was lost, is not counted again.
@@ -43,7 +43,7 @@ local function full(number)
   messages[number] = {texts = 0}
 end
 for number = 1, #KEYS - 6 do
-  local at = 7 + 15 * (number - 1)
+  local at = 7 + 16 * (number - 1)
   local id, more_texts, more_bytes = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local fits = texts + more_texts <= tonumber(ARGV[1]) and bytes + more_bytes <= tonumber(ARGV[2])
   -- A batch leaves half of the queue to requests that come alone.
@@ -59,8 +59,9 @@ for number = 1, #KEYS - 6 do
   if fits and not made and count_in(KEYS[1], KEYS[2], KEYS[4 + queue], id, more_texts, more_bytes, now) then
     redis.call('HSET', KEYS[number + 6], 'state', 'queued', 'created', now, 'kind', ARGV[at + 4],
       'encoding', ARGV[at + 5], 'abandon', ARGV[at + 6], 'body', ARGV[at + 7], 'priority', ARGV[at + 8],
-      'timeout_s', ARGV[at + 10])
+      'timeout_s', ARGV[at + 10], 'bytes', more_bytes)
     if ARGV[at + 13] ~= '' then redis.call('HSET', KEYS[number + 6], 'skipped', ARGV[at + 13]) end
+    if ARGV[at + 16] ~= '' then redis.call('HSET', KEYS[number + 6], 'webhook', ARGV[at + 16]) end
     if idempotency ~= '' then redis.call('SET', idempotency, id .. ' ' .. ARGV[at + 12], 'EX', ARGV[5]) end
     local list = ARGV[at + 14]
     if list ~= '' then
@@ -93,19 +94,25 @@ class QueueFull(Exception):
         self.size = size
 
 
-@dataclass(frozen=True)
+def _future() -> "asyncio.Future[str | None]":
+    return asyncio.get_running_loop().create_future()
+
+
+@dataclass(frozen=True, eq=False)
 class Submission:
     """A job on its way to the queue. texts, size (bytes to read or generate): what it counts against the limits."""
 
     job: AnyJob
     texts: int
     size: int
-    form: Form
-    abandon: bool  # cancel it when its stream has no reader any more
-    idempotent: IdempotentRequest | None
-    listed_for: str | None  # the owner in whose list of jobs it stands
-    batched: bool  # a line of a batch
-    queued: "asyncio.Future[str | None]"
+    form: Form = AS_IT_IS
+    abandon: bool = False  # cancel it when its stream has no reader any more
+    idempotent: IdempotentRequest | None = None
+    listed_for: str | None = None  # the owner in whose list of jobs it stands
+    webhook: str | None = None  # address and secret, as JSON
+    batched: bool = False  # a line of a batch, for which half of the queue is full
+    # None once it is queued, or what an earlier such request made.
+    queued: "asyncio.Future[str | None]" = field(default_factory=_future)
 
     def arguments(self) -> tuple[str | int | float, ...]:
         """The values of this job in ARGV of the script."""
@@ -126,6 +133,7 @@ class Submission:
             self.form.skipped_json(),
             "" if self.listed_for is None else wire.jobs_of(self.listed_for),
             int(self.batched),
+            self.webhook or "",
         )
 
     def settle(self, answer: str | Exception | None) -> None:

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from api.schemas.faults import faults
+from api.schemas.webhook import Webhook
 from contract.jobs import Offsets, Pooling, RankBy
 from texts.preparation import clean
 from texts.records import label_text
@@ -90,12 +91,16 @@ class Body(BaseModel):
         return self.model_dump_json()
 
 
+class JobBody(Body):
+    webhook: Webhook | None = Field(None, description="With `Prefer: respond-async` alone.")
+
+
 def example(**body: Any) -> ConfigDict:
     """A body that documentation shows, and that runs as it is."""
     return ConfigDict(json_schema_extra={"examples": [body]})
 
 
-class TextsRequest(Body):
+class TextsRequest(JobBody):
     """Give `texts`, or `text` for a single one."""
 
     texts: Annotated[list[Text], Field(fail_fast=True)] | None = Field(None, min_length=1)
@@ -162,7 +167,7 @@ class FeaturizeRequest(TextsRequest):
     encoding: Literal["float", "base64"] = Field("float", description="base64: little-endian float32.")
 
 
-class TraceRequest(Body):
+class TraceRequest(JobBody):
     model_config = example(text="It was great at first. Then it broke.")
 
     text: Text
@@ -191,7 +196,7 @@ StopString = Annotated[AnyText, Field(min_length=1, max_length=64)]
 Stop = Annotated[list[StopString], Field(max_length=16)]
 
 
-class GenerateRequest(Body):
+class GenerateRequest(JobBody):
     model_config = example(prompt="The hotel was", sentiment=0.9, length=80, seed=1)
 
     prompt: AnyText = Field("", description="What the review begins with; may be empty.")
@@ -238,7 +243,7 @@ class GenerateRequest(Body):
         """The request as the fields of a GenerateJob. A seed that was left out is drawn at every call."""
         # 53 bits: any JSON reader keeps them exact.
         seed = secrets.randbits(53) if self.seed is None else self.seed
-        return self.model_dump(exclude={"timeout_s"}) | {"seed": seed, "best_of": self.samples}
+        return self.model_dump(exclude={"timeout_s", "webhook"}) | {"seed": seed, "best_of": self.samples}
 
 
 HeadName = Annotated[str, Field(pattern=HEAD_NAME)]
@@ -267,7 +272,7 @@ class Example(BaseModel):
     label: Label = Field(description="Numbers and truth values are labels as in JSON lines: `1`, `true`.")
 
 
-class FitRequest(Body):
+class FitRequest(JobBody):
     model_config = example(
         name="delivery",
         examples=[

@@ -116,11 +116,17 @@ class GenerateResponse(BaseModel):
     results: list[Sample] = Field(description="The best first, by `rank_by`.")
 
 
+class Progress(BaseModel):
+    done: int = Field(description="Bytes read and generated, as of two seconds ago.")
+    total: int = Field(description="Bytes to read, and to generate at most.")
+
+
 class ListedJob(BaseModel):
     id: str
     kind: str
     state: JobState
     created: float = Field(description="Unix time in seconds.")
+    progress: Progress | None = None
 
 
 class JobResponse(ListedJob):

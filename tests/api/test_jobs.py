@@ -198,3 +198,26 @@ def test_a_list_of_jobs_has_its_length_and_leaves_out_what_is_forgotten(redis_ur
         page = httpx.get(url + "/jobs", params={"state": "queued"}).json()
         assert [job["id"] for job in page["jobs"]] == [made]
         assert page["next"] is None or page["next"] == ids[1]
+
+
+def test_a_job_tells_how_far_it_is(client: httpx.Client) -> None:
+    prompt, length = "Good", 400_000
+    accepted = client.post("/generate", json={"prompt": prompt, "length": length, "stop": [], "n": 2}, headers=ASYNC)
+    where = accepted.headers["location"]
+    total = 2 * (len(prompt) + length)
+
+    def done() -> int:
+        progress = client.get(where).json()["progress"]
+        assert progress["total"] == total
+        return int(progress["done"])
+
+    assert done() < total
+    wait_until(lambda: 0 < done() < total, what="the first bytes")
+    before = done()
+    wait_until(lambda: done() > before, what="more bytes")
+    client.delete(where)
+    short = client.post("/classify", json={"texts": ["Good.", "Naïve."]}, headers=ASYNC).headers["location"]
+    wait_until(lambda: state(client, short) == "done", what="its end")
+    size = len("Good.Naïve.".encode())
+    assert client.get(short).json()["progress"] == {"done": size, "total": size}
+    assert client.get("/jobs").json()["jobs"][0]["progress"] == {"done": size, "total": size}

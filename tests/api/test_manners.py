@@ -214,7 +214,7 @@ def test_what_cannot_be_there_is_not_there(client: httpx.Client, path: str) -> N
 @pytest.mark.parametrize(
     ("path", "body", "said"),
     [
-        ("/generate", {"prompt": "a", "xyz": 5}, "body.xyz: there is no such field (known: timeout_s, prompt"),
+        ("/generate", {"prompt": "a", "xyz": 5}, "body.xyz: there is no such field (known: timeout_s, webhook, prompt"),
         ("/generate", {"lenght": 5}, "body.lenght: there is no such field; did you mean 'length'?"),
         (
             "/heads",

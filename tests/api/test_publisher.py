@@ -10,7 +10,7 @@ import redis.asyncio
 from celery import Celery
 
 from api.redis.publisher import Publisher
-from api.schemas.form import AS_IT_IS
+from api.redis.submissions import Submission
 from api.settings import ApiSettings
 from contract import wire
 from contract.jobs import JOB, ClassifyJob, Priority
@@ -24,7 +24,7 @@ def publish(url: str, jobs: list[ClassifyJob], **settings: Any) -> None:
     async def go() -> None:
         client = redis.asyncio.Redis.from_url(url)
         publisher = Publisher(ApiSettings(**settings), client)
-        arriving = [asyncio.create_task(publisher.publish(job, len(job.texts), 1, AS_IT_IS, False)) for job in jobs]
+        arriving = [asyncio.create_task(publisher.publish(Submission(job, len(job.texts), 1))) for job in jobs]
         await asyncio.sleep(0)
         running = asyncio.create_task(publisher.run())
         await asyncio.gather(*arriving)

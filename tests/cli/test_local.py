@@ -63,7 +63,7 @@ def test_what_a_model_without_sentiment_cannot_do(neuron: Neuron, bare: Path) ->
 def test_generate_gives_what_a_worker_gives(neuron: Neuron, volume: Path, by_worker: Execute) -> None:
     """With nothing chosen but the seed, so the defaults are those of POST /generate."""
     body = GenerateRequest(prompt="It was", seed=7)
-    fields = body.model_dump(exclude={"timeout_s", "seed", "best_of"})
+    fields = body.model_dump(exclude={"timeout_s", "webhook", "seed", "best_of"})
     expected = by_worker(GenerateJob(**BASE, **fields, seed=7, best_of=1))
     result = neuron("generate", "It was", "--seed", 7, "--checkpoint", volume, "--json")
     assert json.loads(result.stdout) == expected
@@ -91,7 +91,7 @@ def test_generate_passes_every_option_on(neuron: Neuron, volume: Path, by_worker
 
 def test_generate_ranked_by_sentiment(neuron: Neuron, volume: Path, by_worker: Execute) -> None:
     options = {"sentiment": -1.0, "rank_by": "sentiment", "length": 30, "temperature": 1.5, "seed": 3, "n": 2}
-    defaults = GenerateRequest().model_dump(exclude={"timeout_s", *options})
+    defaults = GenerateRequest().model_dump(exclude={"timeout_s", "webhook", *options})
     expected = by_worker(GenerateJob(**BASE, **defaults | options | {"best_of": 5}))
     GenerateResponse.model_validate(expected)
     arguments = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]

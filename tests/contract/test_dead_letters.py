@@ -12,7 +12,9 @@ RECORD = {
     "priority": "bulk",
     "timeout_s": "30.0",
     "encoding": "float",
+    "skipped": "{}",
     "abandon": "0",
+    "bytes": "7",
     "body": '{"texts": ["A text."]}',
     "state": "running",
     "created": "1.5",
@@ -52,7 +54,7 @@ def test_a_job_is_queued_again_once_and_counted(redis_url: str) -> None:
         assert not client.exists(wire.DEAD, wire.result(ID))
         record = {name.decode(): value.decode() for name, value in client.hgetall(wire.job(ID)).items()}  # type: ignore[union-attr]
         created = float(record.pop("created"))
-        kept = ("kind", "priority", "timeout_s", "encoding", "abandon", "body")
+        kept = ("kind", "priority", "timeout_s", "encoding", "skipped", "abandon", "bytes", "body")
         assert record == {name: RECORD[name] for name in kept} | {"state": "queued"}
         assert client.hgetall(wire.OPEN) == {ID.encode(): b"1:7"}
         assert client.hgetall(wire.LOAD) == {b"texts": b"1", b"bytes": b"7"}

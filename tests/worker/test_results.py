@@ -9,7 +9,7 @@ import redis
 import redis.asyncio
 
 from api.redis.publisher import Publisher
-from api.schemas.form import AS_IT_IS
+from api.redis.submissions import Submission
 from api.settings import ApiSettings
 from contract import wire
 from contract.jobs import ClassifyJob, ErrorCode, Outcome
@@ -37,7 +37,7 @@ def client(redis_url: str) -> Iterator["redis.Redis"]:
         publisher = Publisher(ApiSettings(), asynchronous)
         running = asyncio.create_task(publisher.run())
         for one in JOBS:  # one after the other, each in a message of its own
-            await publisher.publish(one, 1, 10, AS_IT_IS, False)
+            await publisher.publish(Submission(one, 1, 10))
         running.cancel()
         await asynchronous.aclose()
 
@@ -128,7 +128,7 @@ def test_who_lost_a_job_is_not_heard(client: "redis.Redis", results: Results) ->
     lapse(client)
     assert results.reap("reaper").lapsed == 4
     assert begin(results, IDS[:2], "second") == (IDS[:2], [])
-    assert results.renew(dict.fromkeys(IDS, "first")) == IDS[:2]
+    assert results.renew(dict.fromkeys(IDS, ("first", 0))) == IDS[:2]
     finish(results, 0, "first")
     receipt = Receipt()
     results.token(JOBS[0], "first", 0, "old", 1, "tiny step 1", receipt)  # type: ignore[arg-type]
@@ -177,6 +177,7 @@ def test_jobs_that_left_the_queue_and_were_not_begun_are_found_after_a_while_and
 def test_the_last_delivery_runs_alone_and_then_the_job_is_a_dead_letter(
     client: "redis.Redis", results: Results
 ) -> None:
+    client.hset(wire.job(IDS[0]), "webhook", "a secret")
     for delivery in ("first", "second"):
         assert begin(results, IDS[:1], delivery) == (IDS[:1], [])
         lapse(client)
@@ -191,6 +192,10 @@ def test_the_last_delivery_runs_alone_and_then_the_job_is_a_dead_letter(
     assert outcome.error.code == ErrorCode.WORKERS_DIED
     (entry,) = client.lrange(wire.DEAD, 0, -1)  # type: ignore[misc]
     assert json.loads(entry)["cost"] == "1:10"
+    assert b"secret" not in entry
+    # Its failure will be posted.
+    assert client.zscore(wire.WEBHOOKS, IDS[0]) == 0
+    assert client.hget(wire.job(IDS[0]), "webhook") == b"a secret"
     assert client.hget(wire.LOAD, "texts") == b"3"
     assert wire.letter(client.lpop(wire.mailbox("of-a-test")))[0] == IDS[0]  # type: ignore[arg-type]
     assert results.reap("reaper").dead == []
@@ -206,7 +211,7 @@ def test_what_is_given_back_was_no_delivery_and_comes_first(client: "redis.Redis
     finish(results, 3, "first")
     assert queued(client) == [IDS[3], IDS[0]]
     assert client.hmget(wire.job(IDS[3]), ["state", "attempts"]) == [b"queued", b"0"]
-    assert results.renew({IDS[0]: "first"}) == [IDS[0]]
+    assert results.renew({IDS[0]: ("first", 7)}) == [IDS[0]]
     (again,), _ = results.begin([IDS[3]], "second", False)
     assert again.again
 
@@ -241,7 +246,7 @@ def test_a_clock_set_back_does_not_keep_a_dead_worker_s_jobs(client: "redis.Redi
     left = [score - redis_time(client) for _, score in client.zrange(wire.LEASES, 0, -1, withscores=True)]  # type: ignore[union-attr]
     assert all(0 < seconds <= wire.LEASE_S for seconds in left)
     assert len(left) == 4
-    assert results.renew({IDS[0]: "first"}) == []
+    assert results.renew({IDS[0]: ("first", 7)}) == []
     for job_id in IDS[1:]:
         client.zincrby(wire.LEASES, -wire.LEASE_S, job_id)
     assert results.reap("reaper").lapsed == 3

@@ -16,6 +16,8 @@ TRAIN_STAMP := $(VENV)/.installed-training
 DEVELOP_STAMP := $(VENV)/.installed-developing
 DOCS_STAMP := $(VENV)/.installed-docs
 KERNELS_STAMP := $(VENV)/.installed-kernels
+CLIENTS := .venv-clients
+CLIENTS_STAMP := $(CLIENTS)/.installed
 
 # What bandit is not asked: ruff's S rules judge it line by line, with the reason beside every exception (B101 assert,
 # B104 an address of all interfaces, B310 urlopen, B311 random, B603 subprocess), and B404, that subprocess is imported
@@ -51,6 +53,13 @@ $(KERNELS_STAMP): $(DEVELOP_STAMP) requirements/kernels.txt
 	$(PIP) --no-deps --require-hashes --requirement requirements/kernels.txt
 	touch $@
 
+# In an environment of their own: they need other versions than ours.
+$(CLIENTS_STAMP): requirements/clients.txt
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --no-deps --require-hashes \
+		--requirement requirements/clients.txt
+	touch $@
+
 setup: $(TRAIN_STAMP)
 
 # exec: signals must reach `neuron up` itself, which stops everything in order.
@@ -64,7 +73,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=lo
 test: $(DEVELOP_STAMP)
 	$(PYTEST) -m 'not slow' --hypothesis-profile=quick
 
-test-all: $(DEVELOP_STAMP)
+test-all: $(DEVELOP_STAMP) $(CLIENTS_STAMP)
 	$(PYTEST)
 
 # The kernels for GPUs, without one: compiled for an H100, and interpreted.
@@ -88,4 +97,4 @@ docs: $(DOCS_STAMP)
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) site
+	rm -rf $(VENV) $(CLIENTS) site

@@ -31,6 +31,14 @@ ASIDE = ("s3",)
 MINIMAL = ("click", "numpy", "prometheus-client", "pydantic", "rich", "safetensors")
 # What compiles and interprets kernels without a GPU: the version that the CUDA build of torch brings.
 KERNELS = "triton==3.7.1; sys_platform == 'linux'"
+# Clients that people have, which the tests drive in an environment of their own: they need other versions than ours.
+CLIENTS = (
+    "celery[redis]",
+    "flower",
+    "langchain-openai",
+    "llama-index-embeddings-openai-like",
+    "llama-index-llms-openai-like",
+)
 # Torch, and what only its CUDA build needs.
 NOT_LOCKED = ("torch", "triton", "nvidia-", "cuda-")
 
@@ -79,6 +87,7 @@ def main() -> None:
             before |= needed.keys()
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     write("kernels", resolve_names(KERNELS))
+    write("clients", resolve_names(*CLIENTS))
     write("build", resolve_names(*build, "wheel"))
     write("trainer-minimal", resolve_names(*MINIMAL, "--constraint", str(versions)))
     versions.unlink()

@@ -35,7 +35,7 @@ def test_everything_has_its_version_and_hashes(path: Path) -> None:
 
 
 def test_no_package_is_in_two_files() -> None:
-    assert {path.stem for path in FILES} == {*ORDER, S3, "build", "kernels", "trainer-minimal"}
+    assert {path.stem for path in FILES} == {*ORDER, S3, "build", "clients", "kernels", "trainer-minimal"}
     names = [name for file in ORDER for name in pins(file)]
     assert sorted(names) == sorted(set(names))
     assert not pins(S3).keys() & (pins("api").keys() | pins("tracing").keys())
@@ -65,7 +65,7 @@ def test_a_file_and_those_before_it_hold_what_its_extra_asks_for(file: str) -> N
 def test_make_and_the_images_take_no_more_than_these() -> None:
     for recipe in (ROOT / "Makefile", ROOT / "Dockerfile"):
         named = set(re.findall(r"requirements/(\w+)\.txt", recipe.read_text()))
-        assert named <= {*ORDER, S3, "build", "kernels", "torch"}, recipe
+        assert named <= {*ORDER, S3, "build", "clients", "kernels", "torch"}, recipe
         # Torch alone has a hash for each index that it comes from.
         installs = re.findall(r"(?:\$\(PIP\) |RUN pip (?!wheel)|&& pip |    pip )(?:[^\n\\]|\\\n)*", recipe.read_text())
         assert len(installs) > 4

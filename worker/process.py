@@ -22,6 +22,7 @@ from redis.retry import Retry
 from contract import logs, telemetry, wire
 from contract.ports import check_port
 from contract.setting_error import SettingError
+from worker.remote_control import RemoteControl
 from worker.service import Service
 from worker.settings import WorkerSettings
 from worker.status import serve
@@ -43,9 +44,9 @@ def celery_app(settings: WorkerSettings, service: Service) -> Celery:
         broker_channel_error_retry=True,
         # The process's logging is set up by `main`.
         worker_hijack_root_logger=False,
-        # Nobody looks at Celery's own events; the metrics say more.
-        worker_send_task_events=False,
+        # `RemoteControl` is that, and turns on the events of tasks while a tool watches.
         worker_enable_remote_control=False,
+        worker_send_task_events=False,
     )
 
     @app.task(name=wire.TASK, bind=True)  # type: ignore[untyped-decorator]
@@ -84,9 +85,9 @@ def main() -> None:
     logs.set_up(settings.log_format)
     # Celery warns of a superuser, because a queue of pickles could run anything as such; this one is of JSON alone.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    # Lines for every message would cost more than the message.
-    for name in ("celery.app.trace", "celery.worker.strategy"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # Lines for every message would cost more than the message. That it is ready, our own lines say.
+    for name in ("app.trace", "worker.strategy", "apps.worker", "worker.consumer.connection"):
+        logging.getLogger(f"celery.{name}").setLevel(logging.WARNING)
     # The engine's thread and the job threads share one interpreter lock. At Python's default of 5 ms a turn, every
     # product would end with a wait for it that is longer than the product.
     sys.setswitchinterval(0.0005)
@@ -104,14 +105,15 @@ def main() -> None:
     log.info("metrics on http://%s:%d/metrics", settings.worker_metrics_host, port)
     service.start()
     try:
-        worker = celery_app(settings, service).Worker(
+        app = celery_app(settings, service)
+        RemoteControl(app).listen()
+        worker = app.Worker(
             pool="threads",
             concurrency=settings.worker_jobs,
             queues=list(wire.QUEUES.values()),
             hostname=f"neuron@{service.id}",
             without_gossip=True,
             without_mingle=True,
-            without_heartbeat=True,
             loglevel="INFO",
             quiet=True,
         )

@@ -17,7 +17,7 @@ from api.app import create_app
 from api.http.connections import HEADERS, Connection
 from api.http.cors import Cors, cors_options
 from api.settings import ApiSettings
-from contract import logs, telemetry
+from contract import logs, redis_clients, telemetry
 from contract.ports import check_port
 from contract.setting_error import SettingError
 
@@ -28,7 +28,7 @@ def _check_redis(settings: ApiSettings) -> None:
     """Exit if Redis refuses the gateway, because that does not pass. If Redis is away, only warn: it may come."""
     try:
         options: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 10, "retry": Retry(NoBackoff(), 0)}
-        with redis.Redis.from_url(settings.redis_client_url, **options) as client:
+        with redis_clients.client(settings.redis_url, **options) as client:
             client.ping()
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         sys.exit(f"The gateway cannot start: NEURON_REDIS_URL: {error}")

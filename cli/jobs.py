@@ -10,7 +10,7 @@ import redis
 
 from api.settings import ApiSettings
 from cli.groups import Group
-from contract import dead_letters, wire
+from contract import dead_letters, redis_clients, wire
 from contract.dead_letters import DeadLetter
 
 
@@ -55,7 +55,7 @@ def drop(job_ids: tuple[str, ...], every: bool) -> None:
 def _client() -> Iterator["redis.Redis"]:
     settings = ApiSettings()
     try:
-        with redis.Redis.from_url(settings.redis_client_url, socket_connect_timeout=5, socket_timeout=10) as client:
+        with redis_clients.client(settings.redis_url, socket_connect_timeout=5, socket_timeout=10) as client:
             yield client
     except redis.RedisError as error:
         where = settings.effective()["NEURON_REDIS_URL"]

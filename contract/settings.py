@@ -8,13 +8,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import parse_qsl, quote, urlencode
+from typing import Any, ClassVar, Literal
 
-from pydantic import AnyUrl, Field, RedisDsn, UrlConstraints, ValidationError
+from pydantic import Field, RedisDsn, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.names import did_you_mean
+from contract.redis_url import RedisUrl, masked
 from contract.setting_error import SettingError
 
 PREFIX = "NEURON_"
@@ -28,9 +28,6 @@ _SERVICE_LINK = re.compile(
     r"NEURON(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _LINKED_PORT = re.compile(r"(tcp|udp|sctp)://")
-
-_SOCKET_SCHEMES = ("unix", "redis+socket")
-_RedisSocket = Annotated[AnyUrl, UrlConstraints(allowed_schemes=list(_SOCKET_SCHEMES))]
 
 
 class UnknownSettingError(SettingError):
@@ -48,9 +45,10 @@ class ProcessSettings(BaseSettings):
     # Former name -> present name, both in full, of the settings of this process. A former name is refused.
     renamed: ClassVar[Mapping[str, str]] = {}
 
-    redis_url: _RedisSocket | RedisDsn = Field(
+    redis_url: RedisUrl = Field(
         RedisDsn("redis://127.0.0.1:6379/0"),
-        description="Redis for queue, results and streams: `redis://`, `rediss://` for TLS, or `unix:///path?db=0`. "
+        description="Redis for queue, results and streams: `redis://`, `rediss://` for TLS, `unix:///path?db=0`, or "
+        "`redis+sentinel://HOST:PORT/0` with the `HOST:PORT` of all Sentinels, separated by commas, and `?master=NAME`. "
         "Unset under `neuron up`: an embedded one.",
     )
     checkpoint_dir: Path | None = Field(
@@ -96,38 +94,10 @@ class ProcessSettings(BaseSettings):
                 near = f"{did_you_mean(name, known)} (`neuron settings` lists all)"
                 raise UnknownSettingError(f"{name} is not a setting of {cls.process}{near}")
 
-    @property
-    def redis_client_url(self) -> str:
-        """As redis-py takes it: `unix:///path?db=0&password=...` for a Unix socket."""
-        socket = self._socket()
-        if socket is None:
-            return str(self.redis_url)
-        place, options = socket
-        return f"unix://{place}?{urlencode(options)}"
-
-    @property
-    def broker_url(self) -> str:
-        """As Celery takes it: `redis+socket://USER:PASSWORD@/path?virtual_host=0` for a Unix socket."""
-        socket = self._socket()
-        if socket is None:
-            return str(self.redis_url)
-        place, options = socket
-        user, password = (quote(options.get(name, ""), safe="") for name in ("username", "password"))
-        return f"redis+socket://{f'{user}:{password}@' if password else ''}{place}?virtual_host={options['db']}"
-
-    def _socket(self) -> tuple[str, dict[str, str]] | None:
-        """Path and options of a Unix socket, named as redis-py does; None where Redis is elsewhere."""
-        if self.redis_url.scheme not in _SOCKET_SCHEMES:
-            return None
-        place, _, query = str(self.redis_url).partition("://")[2].partition("?")
-        options = {"db" if name == "virtual_host" else name: value for name, value in parse_qsl(query)}
-        return place, {"db": "0"} | options
-
     def effective(self) -> dict[str, str]:
         """Every setting and its value in force; secrets and the password of a URL are masked."""
         shown = {PREFIX + name.upper(): str(value) for name, value in self}
-        url = re.sub("(?<=[?&]password=)[^&]*", "***", shown[PREFIX + "REDIS_URL"])
-        shown[PREFIX + "REDIS_URL"] = url.replace(self.redis_url.password, "***") if self.redis_url.password else url
+        shown[PREFIX + "REDIS_URL"] = masked(self.redis_url)
         return shown
 
     def changed(self) -> dict[str, str]:

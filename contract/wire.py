@@ -36,6 +36,7 @@ lapse LEASE_S later, and time limits of jobs that wait start again. If it jumps 
 and lifetimes end, early by as much: jobs may run again, and are still answered once.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from contract.jobs import Priority
@@ -123,8 +124,11 @@ def worker(worker_id: str) -> str:
     return f"neuron:worker:{worker_id}"
 
 
-def celery_settings() -> dict[str, Any]:
-    """Celery's settings in a worker, and in any process that sends through Celery, which the gateway does not."""
+def celery_settings(transport_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Celery's settings in a worker, and in any process that sends through Celery, which the gateway does not.
+
+    transport_options: those that its address of Redis needs.
+    """
     return {
         # Never pickle: a queue that others can write to must not run their code.
         "task_serializer": "json",
@@ -133,6 +137,7 @@ def celery_settings() -> dict[str, Any]:
         # Workers write outcomes to Redis themselves.
         "task_ignore_result": True,
         "broker_transport_options": {
+            **transport_options,
             "queue_order_strategy": "priority",
             "body_encoding": "utf-8",
             # Messages that a dead worker took come back after this long. Their jobs have run long since: see LEASE_S.

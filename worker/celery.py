@@ -2,8 +2,9 @@
 
 from celery import Celery
 
-from contract import wire
+from contract import redis_url, wire
 from worker.settings import WorkerSettings
 
-app = Celery("neuron", broker=WorkerSettings().broker_url)
-app.conf.update(wire.celery_settings())
+broker, options = redis_url.broker(WorkerSettings().redis_url)
+app = Celery("neuron", broker=broker)
+app.conf.update(wire.celery_settings(options))

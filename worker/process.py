@@ -19,7 +19,7 @@ from celery.exceptions import SecurityWarning
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from contract import logs, telemetry, wire
+from contract import logs, redis_clients, redis_url, telemetry, wire
 from contract.ports import check_port
 from contract.setting_error import SettingError
 from worker.remote_control import RemoteControl
@@ -31,9 +31,10 @@ log = logging.getLogger(__name__)
 
 
 def celery_app(settings: WorkerSettings, service: Service) -> Celery:
-    app = Celery("neuron", broker=settings.broker_url)
+    broker, options = redis_url.broker(settings.redis_url)
+    app = Celery("neuron", broker=broker)
     app.conf.update(
-        wire.celery_settings(),
+        wire.celery_settings(options),
         # So that a worker takes no more messages than it has threads. Jobs have leases; messages may be lost.
         task_acks_late=True,
         # Take no more than can run: waiting jobs stay in Redis, where another worker can have them.
@@ -63,7 +64,7 @@ def _check_redis(settings: WorkerSettings) -> None:
     """Exit where Redis refuses the worker, which waiting does not change. A Redis that is away may still come."""
     try:
         options: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 10, "retry": Retry(NoBackoff(), 0)}
-        with redis.Redis.from_url(settings.redis_client_url, **options) as client:
+        with redis_clients.client(settings.redis_url, **options) as client:
             client.ping()
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         sys.exit(f"The worker cannot start: NEURON_REDIS_URL: {error}")

@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from contract import wire
+from contract import redis_clients, wire
 from contract.jobs import WorkerStatus
 from engine import serving
 from engine.engine import Engine
@@ -68,8 +67,8 @@ class Service:
             EngineMetrics(),
         )
         # Every job thread may begin its jobs at once.
-        client = redis.Redis.from_url(
-            settings.redis_client_url,
+        client = redis_clients.client(
+            settings.redis_url,
             max_connections=settings.worker_jobs + 8,
             socket_timeout=10,
             socket_connect_timeout=2,

@@ -5,10 +5,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import redis.asyncio as redis
+from redis.asyncio import sentinel
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
 from api.settings import ApiSettings
+from contract import redis_clients
 
 _MAX_CONNECTIONS = 10_000  # as many as Redis takes by default
 _CONNECT_S = 2.0
@@ -41,17 +43,22 @@ class _Socket(_ReportsItsEnd, redis.UnixDomainSocketConnection):
     pass
 
 
+class _OfSentinels(_ReportsItsEnd, sentinel.SentinelManagedConnection):
+    pass
+
+
 _CLASSES: dict[type[Any], type[Any]] = {
     redis.Connection: _Plain,
     redis.SSLConnection: _Tls,
     redis.UnixDomainSocketConnection: _Socket,
+    sentinel.SentinelManagedConnection: _OfSentinels,
 }
 
 
 def redis_client(settings: ApiSettings, blocks_s: float = 0.0) -> redis.Redis:
     """blocks_s: how long a command may wait for something to come, beside the time that its answer takes."""
-    client: redis.Redis = redis.Redis.from_url(
-        settings.redis_client_url,
+    client = redis_clients.async_client(
+        settings.redis_url,
         # Every open stream holds one; beyond the client's default of 100 all requests would answer 503.
         max_connections=_MAX_CONNECTIONS,
         socket_connect_timeout=_CONNECT_S,

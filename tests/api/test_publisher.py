@@ -48,7 +48,7 @@ def body(message: dict[str, Any]) -> Any:
 def test_a_message_is_as_celery_writes_it(redis_url: str, priority: Priority) -> None:
     jobs = [job(1, ["one", "\u00e9\n\"'\\"], priority), job(2, ["three"], priority)]
     with Celery("test", broker=redis_url) as app:
-        app.conf.update(wire.celery_settings())
+        app.conf.update(wire.celery_settings({}))
         app.send_task(wire.TASK, args=[[one.id for one in jobs]], queue=wire.QUEUES[priority])
     publish(redis_url, jobs)
     expected, message = messages(redis_url, priority)

@@ -64,31 +64,6 @@ def test_links_to_services_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> N
         ApiSettings()
 
 
-@pytest.mark.parametrize(
-    ("url", "client", "broker"),
-    [
-        ("unix:///run/r.sock", "unix:///run/r.sock?db=0", "redis+socket:///run/r.sock?virtual_host=0"),
-        ("unix:///run/r.sock?db=2", "unix:///run/r.sock?db=2", "redis+socket:///run/r.sock?virtual_host=2"),
-        ("redis+socket:///r.sock?virtual_host=1", "unix:///r.sock?db=1", "redis+socket:///r.sock?virtual_host=1"),
-        (
-            "unix:///r.sock?password=a%20secret",
-            "unix:///r.sock?db=0&password=a+secret",
-            "redis+socket://:a%20secret@/r.sock?virtual_host=0",
-        ),
-        (
-            "rediss://u:secret@h:1/3?ssl_ca_certs=x",
-            "rediss://u:secret@h:1/3?ssl_ca_certs=x",
-            "rediss://u:secret@h:1/3?ssl_ca_certs=x",
-        ),
-    ],
-)
-def test_redis_by_a_socket_of_unix(monkeypatch: pytest.MonkeyPatch, url: str, client: str, broker: str) -> None:
-    monkeypatch.setenv("NEURON_REDIS_URL", url)
-    settings = ApiSettings()
-    assert (settings.redis_client_url, settings.broker_url) == (client, broker)
-    assert "secret" not in str(settings.effective())
-
-
 def test_another_scheme_is_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEURON_REDIS_URL", "http://127.0.0.1")
     with pytest.raises(SettingError, match="NEURON_REDIS_URL: URL scheme should be"):

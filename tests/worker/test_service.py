@@ -20,7 +20,7 @@ JOB = {"kind": "classify", "texts": ["Good."], "head": "sentiment", "timeout_s":
 
 def send(stack: Stack, job_ids: object) -> None:
     with Celery("test", broker=stack.environment["NEURON_REDIS_URL"]) as app:
-        app.conf.update(wire.celery_settings())
+        app.conf.update(wire.celery_settings({}))
         app.send_task(wire.TASK, args=[job_ids], queue=wire.QUEUES["interactive"])
 
 

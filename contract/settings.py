@@ -48,8 +48,8 @@ class ProcessSettings(BaseSettings):
     redis_url: RedisUrl = Field(
         RedisDsn("redis://127.0.0.1:6379/0"),
         description="Redis for queue, results and streams: `redis://`, `rediss://` for TLS, `unix:///path?db=0`, or "
-        "`redis+sentinel://HOST:PORT/0` with the `HOST:PORT` of all Sentinels, separated by commas, and `?master=NAME`. "
-        "Unset under `neuron up`: an embedded one.",
+        "`redis+sentinel://HOST:PORT/0` with the `HOST:PORT` of all Sentinels, separated by commas, and `?master=NAME`."
+        " Unset under `neuron up`: an embedded one.",
     )
     checkpoint_dir: Path | None = Field(
         None,

@@ -16,7 +16,8 @@ from api.schemas import batches as schemas
 router = APIRouter(prefix="/batches", tags=["batches"])
 
 NDJSON = "application/x-ndjson"
-_TYPES = (NDJSON, "application/jsonl", "application/jsonlines", "application/x-jsonlines")
+BYTES = "application/octet-stream"  # for clients that know no JSON lines
+_TYPES = (NDJSON, "application/jsonl", "application/jsonlines", "application/x-jsonlines", BYTES)
 _NOT_FOUND = OPENAPI | {"description": "No such batch, or the gateway has no storage for batches"}
 _AWAY = OPENAPI | {"description": "The storage of batches does not answer, or Redis does not"}
 _NOT_VALID = OPENAPI | {"description": "Not valid"}
@@ -35,8 +36,14 @@ _LINES: dict[str, Any] = {
             NDJSON: {
                 "schema": {"type": "string", "description": "A `BatchLine` a line."},
                 "example": '{"url": "/classify", "body": {"text": "A lovely film."}, "custom_id": "review 1"}\n',
-            }
+            },
+            BYTES: {"schema": {"type": "string", "format": "binary"}},
         },
+    }
+}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {NDJSON: {"schema": {"type": "string"}}, BYTES: {"schema": {"type": "string", "format": "binary"}}}
     }
 }
 
@@ -92,13 +99,16 @@ async def get_batch(batch_id: str, request: Request) -> dict[str, Any]:
 @router.get(
     "/{batch_id}/answers",
     response_class=StreamingResponse,
-    responses=_RESPONSES | {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
+    responses=_RESPONSES | ANSWERS,
 )
 async def get_answers(batch_id: str, request: Request) -> Response:
     """The answers that are there by now, in the order of the lines: a `BatchAnswer` a line."""
     desk = desk_of(request)
     seen = await desk.find(keys.owner(key_of(request)), batch_id)
-    return StreamingResponse(desk.answers(seen), media_type=NDJSON)
+    wanted = request.headers.get("accept", "")
+    return StreamingResponse(
+        desk.answers(seen), media_type=BYTES if BYTES in wanted and NDJSON not in wanted else NDJSON
+    )
 
 
 @router.delete("/{batch_id}", status_code=202, response_model=schemas.BatchResponse, responses=_RESPONSES)

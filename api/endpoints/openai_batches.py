@@ -10,7 +10,7 @@ from fastapi.responses import Response, StreamingResponse
 from api import keys
 from api.batches.desk import Desk, Seen, desk_of
 from api.batches.ledger import StoredFile
-from api.endpoints.batches import NDJSON
+from api.endpoints.batches import BYTES
 from api.endpoints.call import IdempotencyKey
 from api.endpoints.routes import JobRoute
 from api.http.forms import FORM, Form
@@ -103,15 +103,15 @@ async def get_file_v1(file_id: str, request: Request) -> schemas.StoredFile:
 @router.get(
     "/files/{file_id}/content",
     response_class=StreamingResponse,
-    responses=_FIND | {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
+    responses=_FIND | {200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}},
 )
 async def get_file_content_v1(file_id: str, request: Request) -> Response:
     desk, owner = desk_of(request), keys.owner(key_of(request))
     if (answers := _ANSWERS.fullmatch(file_id)) is None:
         file = await desk.file(owner, _id(_FILE, file_id, "unknown-file"))
-        return StreamingResponse(desk.content(file), media_type=NDJSON)
+        return StreamingResponse(desk.content(file), media_type=BYTES)
     seen = await _ended(desk, owner, answers, file_id)
-    return StreamingResponse(desk.answers(seen, completed=answers[2] == "output"), media_type=NDJSON)
+    return StreamingResponse(desk.answers(seen, completed=answers[2] == "output"), media_type=BYTES)
 
 
 @router.delete("/files/{file_id}", response_model=schemas.DeletedFile, responses=_FIND | {409: _RESPONSES[409]})

@@ -75,6 +75,8 @@ def ended(client: httpx.Client, batch_id: str, timeout_s: float = 60.0) -> dict[
 def answers(client: httpx.Client, batch_id: str) -> list[dict[str, Any]]:
     got = client.get(f"/batches/{batch_id}/answers").raise_for_status()
     assert got.headers["content-type"].startswith("application/x-ndjson")
+    as_bytes = client.get(f"/batches/{batch_id}/answers", headers={"Accept": "application/octet-stream"})
+    assert as_bytes.headers["content-type"] == "application/octet-stream"
     return [json.loads(one) for one in got.content.splitlines()]
 
 

@@ -368,7 +368,7 @@ def test_the_examples_of_the_document_run(client: httpx.Client) -> None:
     client.delete("/heads/delivery")  # of another test
     for path, operations in document["paths"].items():
         if "requestBody" in operations.get("post", {}):
-            ((media_type, content),) = operations["post"]["requestBody"]["content"].items()
+            media_type, content = next(iter(operations["post"]["requestBody"]["content"].items()))
             if media_type == "multipart/form-data":
                 continue  # Swagger UI lets its reader choose a file
             if media_type == "application/json":

@@ -33,7 +33,7 @@ RUN --mount=from=wheel,source=/wheels,target=/wheels \
     && for unused in worker trainer evaluation sentiment_neuron engine model; do \
         rm -r "/opt/neuron/lib/python3.11/site-packages/$unused"; done
 USER 10001:10001
-ENV NEURON_API_HOST=0.0.0.0 NEURON_API_BATCH_STORAGE=/batches
+ENV NEURON_API_HOST=0.0.0.0
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s \

@@ -33,7 +33,7 @@ BETWEEN_CHARACTERS = Histogram(
 WAITING = Gauge("neuron_waiting_requests", "Requests held open for their answer")
 STREAMS = Gauge("neuron_open_streams", "Event streams that are being read")
 DROPPED = Counter("neuron_dropped_connections", "Connections ended because the client did not read its answer")
-BATCHES = Counter("neuron_batches", "Batches that have ended", ["state"])  # done, cancelled, expired
+BATCHES = Counter("neuron_batches", "Batches that have ended", ["state"])  # done, cancelled, expired, failed
 BATCH_PAUSES = Counter("neuron_batch_pauses", "Lines of batches that were refused for now, and were tried again")
 BATCH_ERRORS = Counter("neuron_batch_errors", "Failures to find batches, to run them or to keep their answers")
 WEBHOOKS = Counter("neuron_webhook_posts", "Attempts to post an ended job", ["outcome"])  # delivered, failed, given-up
@@ -44,7 +44,7 @@ for _counter, _values in (
     (REFUSED, ("queue-full",)),
     (CANCELLED, ("request", "disconnect")),
     (WEBHOOKS, ("delivered", "failed", "given-up")),
-    (BATCHES, ("done", "cancelled", "expired")),
+    (BATCHES, ("done", "cancelled", "expired", "failed")),
 ):
     for _value in _values:
         _counter.labels(_value)

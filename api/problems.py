@@ -136,8 +136,10 @@ def count(problem: Problem) -> None:
         metrics.REFUSED.labels(problem.kind).inc()
 
 
-def response(problem: Problem) -> JSONResponse:
-    count(problem)
+def response(problem: Problem, counted: bool = True) -> JSONResponse:
+    """counted: among the requests that are refused."""
+    if counted:
+        count(problem)
     return JSONResponse(problem.document, problem.status_code, dict(problem.headers or {}), MEDIA_TYPE)
 
 
@@ -156,7 +158,8 @@ def install(app: FastAPI, routes: Sequence[BaseRoute], retry_after_s: int) -> No
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error, Problem):
-            return response(error)
+            # A line of a batch that must wait for its turn is no request that somebody has to send again.
+            return response(error, counted=not getattr(request.state, "batched", False))
         kind = _BY_STATUS.get(error.status_code, "invalid-request")
         headers = dict(error.headers or {})
         if error.status_code == 405:

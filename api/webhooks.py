@@ -11,6 +11,7 @@ import hmac
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from api.redis.records import Records
 from api.redis.webhook_queue import Post, WebhookQueue
 from api.schemas.webhook import Webhook
 from api.settings import ApiSettings
+from api.stopping import stop
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,10 @@ _TIMEOUT_S = 15.0
 # Before the next attempt, after each but the last: results are kept for an hour by default.
 _PAUSES_S = (5.0, 30.0, 120.0, 600.0, 1800.0)
 _MAX_BYTES = 2**20  # a longer result is left to be fetched
+_PORTS = {"http": 80, "https": 443}
+_AT_ONCE = 64  # posts
+_OF_HOST = 16  # of them: a receiver that does not answer must not hold up the others
+_NEXT_TURN_S = 2.0
 _SUCCESS = range(200, 300)
 _GONE = 410  # the receiver wants no more
 
@@ -55,10 +61,10 @@ def forbidden(url: str, hosts: Sequence[str]) -> str | None:
 
 
 def _names(allowed: str, where: httpx.URL) -> bool:
-    host, _, port = (
-        allowed.lower().rpartition(":") if allowed.rpartition(":")[2].isdigit() else (allowed.lower(), "", "")
-    )
-    if (int(port) if port else None) != where.port:
+    before, _, after = allowed.lower().rpartition(":")
+    host, port = (before, after) if after.isdigit() else (allowed.lower(), "")
+    usual = _PORTS[where.scheme]
+    if (int(port) if port else usual) != (where.port or usual):
         return False
     name = where.host.lower()
     return name.endswith(host[1:]) and len(name) > len(host[1:]) if host.startswith("*.") else name == host.strip("[]")
@@ -78,37 +84,52 @@ class Poster:
         self._hosts = settings.webhook_hosts
         self._queue = queue
         self._records = records
+        self._hosts_now: Counter[str] = Counter()  # of the posts that are under way
         # What the environment says of proxies counts. A redirection could lead to any host.
         self._client = httpx.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=False)
 
     async def run(self) -> None:
         """The loop. It does not end by itself."""
-        async with self._client:
+        async with self._client, asyncio.TaskGroup() as group:
             while True:
                 posts: list[Post] = []
                 try:
-                    posts = await self._queue.take()
-                    await asyncio.gather(*map(self._post, posts))
+                    posts = await self._queue.take(_AT_ONCE - self._hosts_now.total())
+                    for post in posts:
+                        webhook = Webhook.model_validate_json(post.webhook)
+                        host = httpx.URL(webhook.url).host
+                        if self._hosts_now[host] < _OF_HOST:
+                            self._hosts_now[host] += 1
+                            group.create_task(self._take_turn(post, webhook, host))
+                        else:
+                            await self._queue.later(post, _NEXT_TURN_S, tried=False)
                 except Exception as error:  # noqa: BLE001 - a loop that ends would leave every job without its post
                     metrics.LISTENER_ERRORS.inc()
                     log.warning("ended jobs cannot be posted: %s", error)
                 if not posts:
                     await asyncio.sleep(_LOOK_S)
 
-    async def _post(self, post: Post) -> None:
+    async def _take_turn(self, post: Post, webhook: Webhook, host: str) -> None:
+        try:
+            await self._post(post, webhook, host)
+        except Exception as error:  # noqa: BLE001 - it comes again when its claim has lapsed
+            metrics.LISTENER_ERRORS.inc()
+            log.warning("job %s cannot be posted: %s", post.job_id, error)
+        finally:
+            self._hosts_now[host] -= 1
+
+    async def _post(self, post: Post, webhook: Webhook, host: str) -> None:
         """Post a job, and say in the queue how that ended."""
-        webhook = Webhook.model_validate_json(post.webhook)
         body = await self._body(post.job_id)
         if body is None:  # it has expired
             return await self._end(post, "given-up", "its result has expired")
         if (failure := await self._sent(webhook, post.job_id, body)) is None:
             return await self._end(post, "delivered", None)
-        host = httpx.URL(webhook.url).host
         if failure == str(_GONE) or post.attempt > len(_PAUSES_S):
             return await self._end(post, "given-up", f"{host}: {failure}")
         log.info("job %s was not taken by %s (%s), attempt %d", post.job_id, host, failure, post.attempt)
         metrics.WEBHOOKS.labels("failed").inc()
-        await self._queue.later(post.job_id, _PAUSES_S[post.attempt - 1])
+        await self._queue.later(post, _PAUSES_S[post.attempt - 1])
         return None
 
     async def _end(self, post: Post, how: str, why: str | None) -> None:
@@ -166,5 +187,4 @@ async def open_poster(settings: ApiSettings, queue: WebhookQueue, records: Recor
     try:
         yield
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await stop(running)

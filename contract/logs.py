@@ -22,4 +22,5 @@ def set_up(form: Literal["text", "json"]) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.captureWarnings(True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells whole URLs, and those of webhooks may be secret
     JOBS.setLevel(logging.INFO if form == "json" else logging.WARNING)

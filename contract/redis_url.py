@@ -53,8 +53,10 @@ def broker(url: RedisUrl) -> tuple[str, dict[str, Any]]:
 def masked(url: RedisUrl) -> str:
     """For logs, without passwords."""
     shown = re.sub("(?<=[?&]password=)[^&]*|(?<=[?&]sentinel_password=)[^&]*", "***", str(url))
-    password = url.hosts()[0]["password"] if isinstance(url, MultiHostUrl) else url.password
-    return shown.replace(password, "***") if password else shown
+    passwords = [host["password"] for host in url.hosts()] if isinstance(url, MultiHostUrl) else [url.password]
+    for password in filter(None, passwords):
+        shown = shown.replace(password, "***")
+    return shown
 
 
 def of_client(url: AnyUrl | RedisDsn) -> str:

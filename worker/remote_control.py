@@ -4,6 +4,8 @@ Celery has it on the connection that takes messages. There, jobs stayed unanswer
 """
 
 import logging
+import os
+import signal
 import threading
 from typing import Any
 
@@ -49,6 +51,8 @@ class RemoteControl:
             def answer(body: Any, message: Any) -> None:
                 try:
                     node.handle_message(body, message)
+                except SystemExit:  # `shutdown`; for Celery it ends the thread that takes messages
+                    os.kill(os.getpid(), signal.SIGTERM)
                 except Exception as error:  # noqa: BLE001 - a command that is none, or whose answer is not taken
                     log.warning("Celery's remote control: %r", error)
 

@@ -6,7 +6,7 @@ import asyncio
 _LINES = 256
 _BYTES = 131_072
 # Answers in memory, those to come reckoned by the longest so far for a byte of its line.
-_ANSWER_BYTES = 32 * 2**20
+_ANSWER_BYTES = 16 * 2**20
 _UNKNOWN_LINES = 8  # in flight while nothing is known of answers
 
 

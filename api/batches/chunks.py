@@ -19,6 +19,7 @@ class Chunks:
         self._chunk_lines = 0
         self._line_bytes = 0  # of the line that is not complete
         self._blank = True
+        self._blank_lines = 0
 
     def add(self, piece: bytes) -> None:
         """The next bytes of the file. Raises Problem where a limit is passed."""
@@ -49,12 +50,16 @@ class Chunks:
         self._blank = self._blank and not part.strip()
 
     def _end_line(self) -> None:
+        limit = self._settings.api_max_batch_lines
         if not self._blank:
             self.lines += 1
             self._chunk_lines += 1
-            limit = self._settings.api_max_batch_lines
             if self.lines > limit:
                 raise problems.too_large("lines of the file", self.lines, limit, "NEURON_API_MAX_BATCH_LINES")
+        else:
+            self._blank_lines += 1  # each takes its time as well
+            if self._blank_lines > limit:
+                raise problems.too_large("blank lines", self._blank_lines, limit, "NEURON_API_MAX_BATCH_LINES")
         self._chunk_bytes += self._line_bytes
         self._line_bytes, self._blank = 0, True
         if self._chunk_bytes >= _CHUNK_BYTES or self._chunk_lines >= _CHUNK_LINES:

@@ -1,6 +1,7 @@
 """What endpoints do with batches: take in files and batches, show them, and ask them to stop."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,14 +17,16 @@ from api.batches.ledger import ID, Batch, Ledger, Progress, StoredFile, new_id
 from api.batches.lines import Entrance, Lines, has_completed
 from api.batches.runner import Runner
 from api.batches.storage import open_storage
+from api.batches.waiting import in_thread
 from api.problems import Problem, over_timeout
 from api.redis.batch_leases import BatchLeases
 from api.redis.idempotency import IdempotentRequest
 from api.settings import ApiSettings
+from api.stopping import stop
 
 log = logging.getLogger(__name__)
 
-State = Literal["queued", "running", "cancelling", "done", "cancelled", "expired"]
+State = Literal["queued", "running", "cancelling", "done", "cancelled", "expired", "failed"]
 P = ParamSpec("P")
 T = TypeVar("T")
 _BUFFER_BYTES = 2**20
@@ -52,7 +55,7 @@ class Desk:
     async def _kept(self, act: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """What a function of the ledger returns, called on a thread."""
         try:
-            return await asyncio.to_thread(act, *arguments, **named)
+            return await in_thread(act, *arguments, **named)
         except OSError as error:
             log.warning("the storage of batches: %s", error)
             retry = {"Retry-After": str(self._settings.api_retry_after_s)}
@@ -74,7 +77,8 @@ class Desk:
             await self._kept(upload.add, bytes(buffer))
             return await self._kept(upload.finish, name() or "batch.jsonl")
         except BaseException as error:
-            await asyncio.shield(asyncio.to_thread(upload.abandon))
+            with contextlib.suppress(OSError):  # what is left goes with its time
+                await asyncio.shield(in_thread(upload.abandon))
             if isinstance(error, ClientDisconnect):
                 raise Problem("invalid-request", "the connection ended within the body") from None
             raise
@@ -117,6 +121,7 @@ class Desk:
             metadata=metadata,
         )
         await self._kept(self._ledger.open_batch, batch)
+        await self.file(file.owner, file.id)  # it may have been deleted before the batch stood here as its reader
         self._runner.wake()
         return Seen(batch, "queued", Progress(), 0, 0), False
 
@@ -142,17 +147,22 @@ class Desk:
         await self.file(owner, file_id)
 
         def delete() -> str | None:
-            for other, batch_id in self._ledger.open_batches():
-                batch = self._ledger.batch(owner, batch_id) if other == owner else None
-                if batch is not None and batch.file.id == file_id:
-                    return batch_id
-            self._ledger.delete_file(owner, file_id)
-            return None
+            reader = self._ledger.reader(owner, file_id)
+            if reader is None:
+                self._ledger.delete_file(owner, file_id)
+            return reader
 
         if (batch_id := await self._kept(delete)) is not None:
             raise Problem(
                 "file-in-use", f"the batch {batch_id} reads the file {file_id}: cancel it, or wait for its end"
             )
+
+    async def drop_file(self, file: StoredFile) -> None:
+        """One that came for a batch which was not made. If it cannot be deleted now, it goes with its time."""
+        try:
+            await in_thread(self._ledger.delete_file, file.owner, file.id)
+        except OSError as error:
+            log.warning("the storage of batches: %s", error)
 
     async def find(self, owner: str, batch_id: str) -> Seen:
         """Raises Problem where there is none."""
@@ -233,8 +243,7 @@ async def open_desk(settings: ApiSettings, leases: BatchLeases, entrance: Entran
     try:
         yield Desk(settings, ledger, leases, runner)
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await stop(running)
 
 
 def desk_of(request: Request) -> Desk:

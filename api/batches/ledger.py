@@ -24,13 +24,15 @@ from pydantic import BaseModel, ConfigDict
 
 from api.batches.chunks import Chunks
 from api.batches.lines import has_completed
-from api.batches.storage import Storage, Write, pieces, read, write
+from api.batches.storage import Storage, Write, write
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-Ended = Literal["done", "cancelled", "expired"]
+Ended = Literal["done", "cancelled", "expired", "failed"]  # failed: its file is gone
 ID = re.compile("[0-9a-f]{32}")
 _OPEN = "open"
 _UPLOAD_S = 86_400.0  # longer than any takes
+_MAKING_S = 600.0  # longer than it takes to make a batch
+_PIECE_BYTES = 2**20
 _OWNER = "of-"
 
 
@@ -138,6 +140,7 @@ class Upload:
         """Leave nothing of it."""
         with contextlib.suppress(_Abandoned), self._writing:
             raise _Abandoned
+        self._storage.delete(_content(self._owner, self._id))  # where it had been finished, and not been noted
 
 
 class _Abandoned(Exception):
@@ -174,17 +177,15 @@ class Ledger:
         return [name.removesuffix(".json") for name in reversed(names) if name.endswith(".json")]
 
     def content(self, file: StoredFile) -> Iterator[bytes]:
-        with self._storage.reading(_content(file.owner, file.id)) as opened:
-            yield from pieces(opened)
+        for start in range(0, file.bytes, _PIECE_BYTES):
+            yield self._storage.read(_content(file.owner, file.id), start, _PIECE_BYTES)
 
     def lines(self, file: StoredFile, first: int) -> Iterator[bytes]:
-        """From that number on, without those that are blank."""
+        """From that number on, without those that are blank. Raises FileNotFoundError."""
         start = 0
         for size, count in file.chunks:
             if first < count:
-                with self._storage.reading(_content(file.owner, file.id)) as opened:
-                    opened.seek(start)
-                    content = opened.read(size)
+                content = self._storage.read(_content(file.owner, file.id), start, size)
                 yield from [line for line in content.split(b"\n") if line.strip()][first:]
             first = max(0, first - count)
             start += size
@@ -194,11 +195,10 @@ class Ledger:
         self._storage.delete(_content(owner, file_id))
 
     def open_batch(self, batch: Batch) -> None:
-        """From here on the batch is run until it has ended."""
-        path = _batch(batch.owner, batch.id)
-        self.put_progress(batch, Progress())
-        write(self._storage, f"{path}/batch.json", batch.model_dump_json().encode())
+        """From here on the batch is run until it has ended. The same batch may be opened twice."""
+        # In this order: one that is there and not open would never be run.
         write(self._storage, f"{_OPEN}/{batch.owner} {batch.id}", b"")
+        write(self._storage, f"{_batch(batch.owner, batch.id)}/batch.json", batch.model_dump_json().encode())
 
     def batch(self, owner: str, batch_id: str) -> Batch | None:
         return self._read(f"{_batch(owner, batch_id)}/batch.json", Batch)
@@ -232,7 +232,7 @@ class Ledger:
         path = f"{_batch(batch.owner, batch.id)}/answers"
         for name in self._storage.names(path):
             if int(name) < count:
-                yield read(self._storage, f"{path}/{name}") or b""
+                yield self._storage.read(f"{path}/{name}")
 
     def ask_to_cancel(self, batch: Batch) -> None:
         write(self._storage, f"{_batch(batch.owner, batch.id)}/cancel", b"")
@@ -241,7 +241,7 @@ class Ledger:
         return self._storage.exists(f"{_batch(batch.owner, batch.id)}/cancel")
 
     def close_batch(self, owner: str, batch_id: str) -> None:
-        """It has ended: its `Progress` says how."""
+        """It has ended, and its `Progress` says how; or it is not there."""
         self._storage.delete(f"{_OPEN}/{owner} {batch_id}")
 
     def delete_batch(self, owner: str, batch_id: str) -> None:
@@ -250,20 +250,32 @@ class Ledger:
     def sweep(self, ttl_s: float) -> None:
         """Delete batches that ended so long ago, files so old that no batch reads them, and what was left behind."""
         self._storage.delete_unfinished(_UPLOAD_S)
-        open_ones = (self.batch(owner, batch_id) for owner, batch_id in self.open_batches())
-        in_use = {batch.file.id for batch in open_ones if batch is not None}
         for owner in self.owners():
             for batch_id in self.batches(owner):
                 if time.time() - made_at(batch_id) > ttl_s:
                     batch = self.batch(owner, batch_id)
-                    ended = None if batch is None else self.progress(batch).ended
+                    ended = made_at(batch_id) if batch is None else self.progress(batch).ended
                     if ended is not None and time.time() - ended > ttl_s:
                         self.delete_batch(owner, batch_id)
             # Also the content alone, of an upload that ended before it was known.
             for file_id in {name.partition(".")[0] for name in self._storage.names(f"{_OWNER}{owner}/files")}:
-                if time.time() - made_at(file_id) > ttl_s and file_id not in in_use:
+                if time.time() - made_at(file_id) > ttl_s and self.reader(owner, file_id) is None:
                     self.delete_file(owner, file_id)
 
+    def reader(self, owner: str, file_id: str) -> str | None:
+        """The id of a batch that has not ended and reads the file."""
+        for other, batch_id in self.open_batches():
+            batch = self.batch(owner, batch_id) if other == owner else None
+            if batch is not None and batch.file.id == file_id:
+                return batch_id
+        return None
+
+    def is_being_made(self, batch_id: str) -> bool:
+        """Of one that is open and not there."""
+        return time.time() - made_at(batch_id) < _MAKING_S
+
     def _read(self, path: str, model: type[ModelT]) -> ModelT | None:
-        content = read(self._storage, path)
-        return None if content is None else model.model_validate_json(content)
+        try:
+            return model.model_validate_json(self._storage.read(path))
+        except FileNotFoundError:
+            return None

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from typing import Any, Literal, get_args
 
 from fastapi import FastAPI
@@ -20,6 +21,7 @@ _COMPLETED = b'{"error":null,"response":{"status_code":200,'
 # What is over a limit now may be tried later, and a Redis that is away may come back.
 _LATER = (429, 503)
 _LONGEST_PAUSE_S = 30.0
+_NAME = 512  # characters of a custom_id
 
 
 class Entrance:
@@ -51,7 +53,7 @@ class _Door(Around):
 class Line(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    custom_id: str | None = Field(None, max_length=512)
+    custom_id: str | None = Field(None, max_length=_NAME)
     method: Literal["POST"] = "POST"
     url: Url
     body: dict[str, Any]
@@ -72,7 +74,7 @@ def parse(raw: bytes, url: str | None) -> tuple[Line, bytes]:
     except (ValueError, RecursionError) as error:
         raise NotALine(None, f"not JSON: {error}") from None
     named = value.get("custom_id") if isinstance(value, dict) else None
-    custom_id = named if isinstance(named, str) else None
+    custom_id = named[:_NAME] if isinstance(named, str) else None
     try:
         line = Line.model_validate(value)
         content = json.dumps(line.body).encode()
@@ -103,7 +105,8 @@ class Lines:
             if status not in _LATER:
                 break
             metrics.BATCH_PAUSES.inc()
-            await asyncio.sleep(min(float(headers.get(b"retry-after", b"1")), _LONGEST_PAUSE_S))
+            pause_s = min(float(headers.get(b"retry-after", b"1")), _LONGEST_PAUSE_S)
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - so that they do not come at once
         about = b'"status_code":%d,"request_id":%s,"body":%s' % (status, json.dumps(name).encode(), body)
         return b'{"error":null,"response":{%s},"custom_id":%s}\n' % (about, json.dumps(line.custom_id).encode())
 
@@ -158,10 +161,13 @@ def failure(custom_id: str | None, code: str, message: str) -> bytes:
 
 
 def custom_id_of(raw: bytes) -> str | None:
+    """What the line calls itself, if it can be read."""
     try:
-        return parse(raw, None)[0].custom_id
-    except NotALine as error:
-        return error.custom_id
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    named = value.get("custom_id") if isinstance(value, dict) else None
+    return named[:_NAME] if isinstance(named, str) else None
 
 
 def has_completed(answer: bytes) -> bool:

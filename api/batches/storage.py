@@ -10,13 +10,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from contract.setting_error import SettingError
 
 Write = Callable[[bytes], object]
 _UNFINISHED = ".unfinished"
-_READ_BYTES = 2**20
+_PART_BYTES = 8 * 2**20  # of an upload to S3; it is in memory
 
 
 class Storage(Protocol):
@@ -25,7 +25,8 @@ class Storage(Protocol):
     def writing(self, path: str) -> contextlib.AbstractContextManager[Write]:
         """What is written appears when the context ends, durable, in the place of what was there; not if it raises."""
 
-    def reading(self, path: str) -> contextlib.AbstractContextManager[BinaryIO]: ...
+    def read(self, path: str, start: int = 0, size: int | None = None) -> bytes:
+        """So many bytes from `start` on, or all. Raises FileNotFoundError."""
 
     def exists(self, path: str) -> bool: ...
 
@@ -42,20 +43,6 @@ class Storage(Protocol):
 def write(storage: Storage, path: str, content: bytes) -> None:
     with storage.writing(path) as file:
         file(content)
-
-
-def read(storage: Storage, path: str) -> bytes | None:
-    """None where there is nothing."""
-    try:
-        with storage.reading(path) as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-
-
-def pieces(file: BinaryIO) -> Iterator[bytes]:
-    while piece := file.read(_READ_BYTES):
-        yield piece
 
 
 class Directory:
@@ -83,8 +70,10 @@ class Directory:
         finally:
             os.close(directory)
 
-    def reading(self, path: str) -> BinaryIO:
-        return (self._root / path).open("rb")
+    def read(self, path: str, start: int = 0, size: int | None = None) -> bytes:
+        with (self._root / path).open("rb") as file:
+            file.seek(start)
+            return file.read(-1 if size is None else size)
 
     def exists(self, path: str) -> bool:
         return (self._root / path).exists()
@@ -144,19 +133,22 @@ class Bucket:
     @contextlib.contextmanager
     def writing(self, path: str) -> Iterator[Write]:
         with self._told():
-            file = self._files.open(self._path(path), "wb")
+            file = self._files.open(self._path(path), "wb", block_size=_PART_BYTES)
             try:
                 yield file.write
+                file.close()
             except BaseException:
-                file.discard()
-                file.closed = True  # or it would be finished when it is collected
+                with contextlib.suppress(OSError, *self._faults):
+                    file.discard()
                 raise
-            file.close()
+            finally:
+                file.closed = True  # or what was not finished would be when it is collected
 
-    @contextlib.contextmanager
-    def reading(self, path: str) -> Iterator[BinaryIO]:
-        with self._told(), self._files.open(self._path(path), "rb", cache_type="none") as file:
-            yield file
+    def read(self, path: str, start: int = 0, size: int | None = None) -> bytes:
+        end = None if size is None else start + size
+        with self._told():
+            content: bytes = self._files.cat_file(self._path(path), start=start or None, end=end)
+            return content
 
     def exists(self, path: str) -> bool:
         with self._told():

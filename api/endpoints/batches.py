@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from redis import RedisError
 
 from api import keys
 from api.batches.desk import Seen, desk_of
@@ -72,9 +73,13 @@ async def create_batch(
     file = await desk.take_file(keys.owner(key), lambda: None, request.stream())
     content = f"{timeout_s} {file.sha256}"
     idempotent = IdempotentRequest.of(request, idempotency_key, key, content) if idempotency_key else None
-    seen, replayed = await desk.open(file, lifetime_s, idempotent)
+    try:
+        seen, replayed = await desk.open(file, lifetime_s, idempotent)
+    except (Problem, RedisError):
+        await desk.drop_file(file)
+        raise
     if replayed:
-        await desk.delete_file(file.owner, file.id)
+        await desk.drop_file(file)
     about = {"Location": f"/batches/{seen.batch.id}"} | (REPLAYED if replayed else {})
     return JSONResponse(_shown(seen), 202, about)
 

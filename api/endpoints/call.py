@@ -168,7 +168,7 @@ class Call:
     async def _charge(self, size: int) -> str | None:
         """Count the bytes against the key's quota for the day. Raises Problem where that is used up."""
         limits: Limits | None = self.request.app.state.limits
-        if self._key is None or limits is None or limits.before_reading("POST"):
+        if self._key is None or limits is None or limits.before_reading("POST", self.request.url.path):
             return None
         return await limits.charge(self._key, size, self._batched)
 

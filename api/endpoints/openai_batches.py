@@ -208,6 +208,7 @@ def _shown(seen: Seen) -> schemas.Batch:
         expires_at=int(batch.expires),
         completed_at=ended if progress.state == "done" else None,
         expired_at=ended if progress.state == "expired" else None,
+        failed_at=ended if progress.state == "failed" else None,
         cancelled_at=ended if progress.state == "cancelled" else None,
         request_counts=schemas.RequestCounts(total=batch.file.lines, completed=seen.completed, failed=seen.failed),
         metadata=batch.metadata,

@@ -82,13 +82,17 @@ class Form:
         # Its own parser leaves out what RFC 5987 adds for names that are not ASCII.
         disposition = Message()
         disposition["Content-Disposition"] = self._headers.get(b"content-disposition", b"").decode("utf-8", "replace")
-        name = disposition.get_param("name", "", "Content-Disposition")
+        try:
+            name = disposition.get_param("name", "", "Content-Disposition")
+            file_name = (disposition.get_filename() or "").encode("utf-8", "replace").decode()
+        except (ValueError, LookupError):  # RFC 5987's way to spell a name takes any charset, and any bytes
+            raise Problem("invalid-request", "a part of the form has a name that cannot be read") from None
         self._name = name if isinstance(name, str) else ""
         self._is_file = self._name == self._file_field
         if self._is_file:
             if self.file_name is not None:
                 raise Problem("invalid-request", f"{self._file_field}: the form has two: send one")
-            self.file_name = (disposition.get_filename() or "")[:256]
+            self.file_name = file_name[:256]
 
     def _read(self, piece: bytes) -> None:
         if self._is_file:

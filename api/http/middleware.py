@@ -153,7 +153,7 @@ class Authorize(Around):
         if needed is not None and not scope["state"].get("batched"):
             try:
                 scope["state"]["key"] = key = self._admit(scope["headers"], needed)
-                if self._limits is not None and self._limits.before_reading(scope["method"]):
+                if self._limits is not None and self._limits.before_reading(scope["method"], scope["path"]):
                     await self._limits.charge(key, 0)
             except (Problem, RedisError) as error:
                 problem = error if isinstance(error, Problem) else problems.redis_away(error, self._retry_after_s)

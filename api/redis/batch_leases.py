@@ -13,13 +13,19 @@ from contract import wire
 LEASE_S = 15
 RENEW_S = 3.0
 
-# Take a lease, or renew it: also one that Redis has forgotten. KEYS: the batch. ARGV: holder, seconds, and if they are
-# known the completed and the failed lines. Answers 1 if the holder has it.
-_HOLD = """
+# KEYS: the batch. ARGV: holder, seconds. Answers 1 if the holder has it now.
+_TAKE = """
 local holder = redis.call('HGET', KEYS[1], 'holder')
 if holder and holder ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'holder', ARGV[1])
-if ARGV[3] then redis.call('HSET', KEYS[1], 'completed', ARGV[3], 'failed', ARGV[4]) end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+# One that has lapsed is not renewed: another gateway may have gone on with the batch, or have ended it. KEYS and ARGV
+# as above, then the completed and the failed lines. Answers 1 if the holder still has it.
+_RENEW = """
+if redis.call('HGET', KEYS[1], 'holder') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'completed', ARGV[3], 'failed', ARGV[4])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return 1
 """
@@ -41,10 +47,14 @@ class BatchLeases:
         self._redis = client
         self._holder = secrets.token_hex(8)
 
-    async def hold(self, batch_id: str, counts: Counts | None = None) -> bool:
-        """Take the lease or renew it, and tell how far the batch is. Whether this gateway has it."""
-        known = () if counts is None else (counts.completed, counts.failed)
-        return bool(await cast(Any, self._redis.eval(_HOLD, 1, wire.batch(batch_id), self._holder, LEASE_S, *known)))
+    async def take(self, batch_id: str) -> bool:
+        """Whether this gateway has the lease now."""
+        return bool(await cast(Any, self._redis.eval(_TAKE, 1, wire.batch(batch_id), self._holder, LEASE_S)))
+
+    async def renew(self, batch_id: str, counts: Counts) -> bool:
+        """Renew a lease that was taken, and tell how far the batch is. Whether this gateway still has it."""
+        arguments = self._holder, LEASE_S, counts.completed, counts.failed
+        return bool(await cast(Any, self._redis.eval(_RENEW, 1, wire.batch(batch_id), *arguments)))
 
     async def first(self, idempotent: IdempotentRequest, batch_id: str, ttl_s: int) -> str:
         """The id of the batch that the request makes: this one, unless it came before.

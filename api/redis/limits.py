@@ -33,6 +33,8 @@ end
 return {{0, used, 0}}
 """
 
+_WITHOUT_JOB = ("/batches", "/v1/batches", "/v1/files")
+
 
 class Limits:
     """One script a request: before it is read or, where bytes count and it makes a job, once its size is known."""
@@ -43,9 +45,12 @@ class Limits:
         self._redis = redis_client(settings)
         self._charge = self._redis.register_script(_CHARGE)
 
-    def before_reading(self, method: str) -> bool:
-        """Whether a request of this method is charged before it is read."""
-        return method != "POST" or not self._quota
+    def before_reading(self, method: str, path: str) -> bool:
+        """Whether a request is charged before it is read, and not with its bytes, as what makes a job is.
+
+        A file is none, and its lines are charged when they are asked.
+        """
+        return not self._quota or method != "POST" or path.startswith(_WITHOUT_JOB)
 
     async def charge(self, key: Key, size: int, batched: bool = False) -> str:
         """Count a request. size: bytes to read or generate. Raises Problem over a limit, redis.RedisError.

@@ -17,6 +17,7 @@ from api.redis.redis_client import BLOCK_S, redis_client
 from api.redis.streams import Streams
 from api.redis.webhook_queue import WebhookQueue
 from api.settings import ApiSettings
+from api.stopping import stop
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,7 @@ async def open_parts(settings: ApiSettings) -> AsyncIterator[Parts]:
         fleet, leases, webhooks = Fleet(client), BatchLeases(client), WebhookQueue(client)
         yield Parts(admission, mailbox, records, streams, fleet, leases, webhooks)
     finally:
-        for loop in loops:
-            loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        await stop(*loops)
         await streams.close()
         await client.aclose()
         await blocking.aclose()

@@ -7,7 +7,6 @@ import redis.asyncio as redis
 
 from contract import lua, wire
 
-_AT_ONCE = 16
 # For so long a gateway has a post to itself: longer than one takes.
 _CLAIM_S = 60
 
@@ -29,8 +28,14 @@ end
 return taken
 """
 )
-# KEYS: the waiting ones. ARGV: the job, seconds.
-_LATER = lua.NOW + "redis.call('ZADD', KEYS[1], 'XX', now + ARGV[2], ARGV[1])"
+# KEYS: the waiting ones, the record. ARGV: the job, seconds, attempts so far.
+_LATER = (
+    lua.NOW
+    + """
+redis.call('ZADD', KEYS[1], 'XX', now + ARGV[2], ARGV[1])
+if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HSET', KEYS[2], 'posts', ARGV[3]) end
+"""
+)
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,17 @@ class WebhookQueue:
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
 
-    async def take(self) -> list[Post]:
+    async def take(self, at_most: int) -> list[Post]:
         """Those that are due. Each must be ended by `done` or `later`; otherwise it comes again after a while."""
-        arguments = wire.job(""), _AT_ONCE, _CLAIM_S
-        taken = await cast(Any, self._redis.eval(_TAKE, 1, wire.WEBHOOKS, *arguments))
+        arguments = wire.job(""), at_most, _CLAIM_S
+        taken = await cast(Any, self._redis.eval(_TAKE, 1, wire.WEBHOOKS, *arguments)) if at_most else []
         return [Post(job_id.decode(), webhook, attempt) for job_id, webhook, attempt in taken]
 
-    async def later(self, job_id: str, after_s: float) -> None:
-        await cast(Any, self._redis.eval(_LATER, 1, wire.WEBHOOKS, job_id, after_s))
+    async def later(self, post: Post, after_s: float, tried: bool = True) -> None:
+        """tried: it was an attempt."""
+        keys = wire.WEBHOOKS, wire.job(post.job_id)
+        attempts = post.attempt if tried else post.attempt - 1
+        await cast(Any, self._redis.eval(_LATER, len(keys), *keys, post.job_id, after_s, attempts))
 
     async def done(self, job_id: str) -> None:
         """It was posted, or is given up."""

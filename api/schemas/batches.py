@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 class BatchResponse(BaseModel):
     id: str
-    state: Literal["queued", "running", "cancelling", "done", "cancelled", "expired"]
+    state: Literal["queued", "running", "cancelling", "done", "cancelled", "expired", "failed"]
     created: float = Field(description="Unix time in seconds, as all times here.")
     expires: float = Field(description="Lines without an answer by then get an error in its place.")
     began: float | None

@@ -61,7 +61,7 @@ class Batch(BaseModel):
     errors: dict[str, Any] | None = None
     input_file_id: str
     completion_window: str
-    status: Literal["in_progress", "cancelling", "completed", "cancelled", "expired"]
+    status: Literal["in_progress", "cancelling", "completed", "cancelled", "expired", "failed"]
     output_file_id: str | None = None
     error_file_id: str | None = None
     created_at: int
@@ -69,6 +69,7 @@ class Batch(BaseModel):
     expires_at: int
     completed_at: int | None = None
     expired_at: int | None = None
+    failed_at: int | None = None
     cancelled_at: int | None = None
     request_counts: RequestCounts
     metadata: dict[str, str] | None = None

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
-from api.batches.storage import Storage, open_storage, read, write
+from api.batches.storage import Storage, open_storage, write
 from contract.setting_error import SettingError
 from tests.conftest import Stack, wait_until
 from tests.support.gateway import gateway
@@ -50,15 +50,16 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 
 def test_what_is_written_is_read_listed_and_deleted(storage: Storage) -> None:
-    assert read(storage, "a/b") is None
+    with pytest.raises(FileNotFoundError):
+        storage.read("a/b")
     assert storage.names("a") == storage.names("") == []
     storage.delete("a/b")
     write(storage, "a/b", b"first")
     write(storage, "a/b", b"second")
     write(storage, "a/c d", b"")
     write(storage, "e", b"x")
-    assert read(storage, "a/b") == b"second"
-    assert read(storage, "a/c d") == b""
+    assert storage.read("a/b") == b"second"
+    assert storage.read("a/c d") == b""
     assert [storage.exists(path) for path in ("a/b", "a/c d", "a", "b", "a/b/c")] == [True, True, True, False, False]
     assert storage.names("") == ["a", "e"]
     assert storage.names("a") == ["b", "c d"]
@@ -73,10 +74,10 @@ def test_a_large_file_is_read_from_anywhere(storage: Storage) -> None:
     with storage.writing("large") as add:
         for start in range(0, len(content), 2**20):
             add(content[start : start + 2**20])
-    with storage.reading("large") as file:
-        assert file.read() == content
-        file.seek(10_000_000)
-        assert file.read(100) == content[10_000_000:10_000_100]
+    assert storage.read("large") == content
+    assert storage.read("large", 10_000_000, 100) == content[10_000_000:10_000_100]
+    assert storage.read("large", 0, 5) == content[:5]
+    assert storage.read("large", len(content) - 5, 100) == content[-5:]
 
 
 @pytest.mark.parametrize("size", [10, 11 * 2**20])
@@ -90,7 +91,7 @@ def test_what_is_not_finished_leaves_what_was_there(storage: Storage, size: int)
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert read(storage, "a/b") == b"before"
+    assert storage.read("a/b") == b"before"
     assert storage.names("a") == ["b"]
 
 
@@ -111,6 +112,23 @@ def test_what_a_dead_gateway_has_begun_is_deleted_later(tmp_path: Path) -> None:
     assert storage.names("") == ["a"]
 
 
+def test_an_upload_that_cannot_be_finished_leaves_nothing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several parts, of which S3 keeps those that came until the upload is ended."""
+    storage = open_storage(bucket)
+    address, name = os.environ["AWS_ENDPOINT_URL"], bucket.split("/")[2]
+
+    def begin_and_fail() -> None:
+        with storage.writing("a") as add:
+            for _ in range(2):
+                add(b"x" * 9 * 2**20)
+            assert "<UploadId>" in httpx.get(f"{address}/{name}?uploads").text
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        begin_and_fail()
+    assert "<UploadId>" not in httpx.get(f"{address}/{name}?uploads").text
+
+
 def test_what_is_no_place_for_batches_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingError, match="'gs://x': neither a directory nor s3://BUCKET/PREFIX"):
         open_storage("gs://x")
@@ -125,7 +143,7 @@ def test_a_bucket_that_is_away_is_an_error_of_storage(bucket: str, monkeypatch: 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     away = open_storage(bucket)
-    for act in (lambda: write(away, "a", b"x"), lambda: read(away, "a"), lambda: away.names("a")):
+    for act in (lambda: write(away, "a", b"x"), lambda: away.read("a"), lambda: away.names("a")):
         with pytest.raises(OSError, match="Could not connect to the endpoint"):
             act()
 

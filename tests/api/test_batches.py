@@ -188,7 +188,8 @@ def test_files_over_a_limit_are_refused_by_name(client: httpx.Client) -> None:
     for content, what, setting in (
         (one * 5001, "lines of the file: 5,001 is over the limit of 5,000", "NEURON_API_MAX_BATCH_LINES"),
         (one + b"x" * 100_001, "bytes of line 2: ", "NEURON_API_MAX_REQUEST_BYTES"),
-        (b"\n" * 3_000_001, "bytes of the file: 3,000,001 is over", "NEURON_API_MAX_BATCH_BYTES"),
+        ((b" " * 89_999 + b"\n") * 34, "bytes of the file: 3,0", "NEURON_API_MAX_BATCH_BYTES"),
+        (b"\n" * 5001, "blank lines: 5,001 is over the limit of 5,000", "NEURON_API_MAX_BATCH_LINES"),
     ):
         refused = client.post("/batches", content=content, headers=NDJSON)
         assert refused.status_code == 413

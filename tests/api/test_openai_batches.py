@@ -193,6 +193,14 @@ def test_what_is_not_taken_is_refused_with_its_reason(stack: Stack, service: Ope
             400,
             "the body is no form: it has no end",
         ),
+        (
+            {
+                "content": b"--x\r\nContent-Disposition: form-data; name=file; filename*=idna''x%ff\r\n\r\n{}\r\n--x--",
+                "headers": {"Content-Type": "multipart/form-data; boundary=x"},
+            },
+            400,
+            "a name that cannot be read",
+        ),
         ({"content": b"{}", "headers": {"Content-Type": "multipart/form-data"}}, 415, "and its boundary"),
     ],
 )

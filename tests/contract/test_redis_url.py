@@ -38,7 +38,7 @@ def test_redis_by_an_address_or_a_socket(monkeypatch: pytest.MonkeyPatch, url: s
 def test_redis_by_its_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "NEURON_REDIS_URL",
-        "redis+sentinel://user:a%40secret@one:1,two,[::1]:3/4?master=m&sentinel_username=s&sentinel_password=secret",
+        "redis+sentinel://user:a%40secret@one:1,:b-secret@two,[::1]:3/4?master=m&sentinel_username=s&sentinel_password=secret",
     )
     settings = ApiSettings()
     url = settings.redis_url

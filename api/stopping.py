@@ -1,0 +1,18 @@
+"""The end of tasks that others wait for."""
+
+import asyncio
+from typing import Any
+
+_AGAIN_S = 0.5
+
+
+async def stop(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancel the tasks and wait until they have ended, however they do.
+
+    Again and again: in Python 3.11 `asyncio.wait_for`, which every command of redis-py goes through, swallows a
+    cancellation that comes in the moment of its end.
+    """
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=_AGAIN_S)

@@ -1,0 +1,184 @@
+"""A batch whose gateway dies, stands still, or looks at the wrong moment, on a real Redis and a real disk."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.asyncio as redis
+
+from api.batches.chunks import Chunks
+from api.batches.ledger import Batch, Ledger, Progress, new_id
+from api.batches.run import Lost, Run
+from api.batches.runner import Runner
+from api.batches.storage import open_storage
+from api.redis.batch_leases import BatchLeases
+from api.settings import ApiSettings
+from contract import wire
+
+LINES = 600
+
+
+class Lines:
+    """Answers every line with its number. asked: how often."""
+
+    def __init__(self, held: asyncio.Event | None = None) -> None:
+        self.asked = 0
+        self._held = held
+
+    async def answer(self, raw: bytes, *_: Any) -> bytes:
+        self.asked += 1
+        if self._held is not None:
+            await self._held.wait()
+        number = json.loads(raw)["custom_id"]
+        about = {"status_code": 200, "request_id": "x", "body": {}}
+        answer = {"error": None, "response": about, "custom_id": number}
+        return json.dumps(answer, separators=(",", ":")).encode() + b"\n"
+
+
+class Place:
+    """A ledger with a batch, and gateways' leases."""
+
+    def __init__(self, directory: Path, client: redis.Redis) -> None:
+        self.client = client
+        self.settings = ApiSettings()
+        self.ledger = Ledger(open_storage(str(directory)))
+        upload = self.ledger.upload("", Chunks(self.settings))
+        for number in range(LINES):
+            upload.add(json.dumps({"url": "/classify", "body": {}, "custom_id": str(number)}).encode() + b"\n")
+        now = time.time()
+        file = upload.finish("lines")
+        self.batch = Batch(id=new_id(), owner="", created=now, expires=now + 60, file=file, url=None)
+        self.ledger.open_batch(self.batch)
+
+    async def take(self) -> BatchLeases:
+        leases = BatchLeases(self.client)
+        assert await leases.take(self.batch.id)
+        return leases
+
+    def run(self, leases: BatchLeases, lines: Lines) -> Run:
+        progress = self.ledger.progress(self.batch)
+        return Run(self.batch, progress, self.ledger, leases, lines, None)  # type: ignore[arg-type]
+
+    def answered(self) -> list[str]:
+        answers = b"".join(self.ledger.answers(self.batch, self.ledger.progress(self.batch).lines))
+        return [json.loads(line)["custom_id"] for line in answers.splitlines()]
+
+
+Scenario = Callable[[Place], Awaitable[None]]
+ALL = [str(number) for number in range(LINES)]
+
+
+def play(directory: Path, redis_url: str, scenario: Scenario) -> None:
+    async def on_redis() -> None:
+        async with redis.Redis.from_url(redis_url) as client:
+            await scenario(Place(directory, client))
+
+    asyncio.run(on_redis())
+
+
+def test_a_gateway_whose_lease_has_lapsed_writes_nothing(redis_url: str, tmp_path: Path) -> None:
+    async def scenario(place: Place) -> None:
+        held = asyncio.Event()
+        stopped = asyncio.create_task(place.run(await place.take(), Lines(held)).run())
+        await until(lambda: place.ledger.progress(place.batch).began is not None)
+        await place.client.delete(wire.batch(place.batch.id))  # as after its time
+        other = await place.take()
+        await place.run(other, Lines()).run()
+        await other.release(place.batch.id)
+        ended = place.ledger.progress(place.batch)
+        held.set()
+        with pytest.raises(Lost):
+            await stopped
+        assert place.ledger.progress(place.batch) == ended
+        assert (ended.state, place.answered(), place.ledger.open_batches()) == ("done", ALL, [])
+
+    play(tmp_path, redis_url, scenario)
+
+
+@pytest.mark.parametrize("state", ["cancelled", "expired", "done"])
+def test_an_end_that_was_written_stays(redis_url: str, tmp_path: Path, state: Any) -> None:
+    async def scenario(place: Place) -> None:
+        ended = Progress(began=1.0, ended=2.0, state=state)
+        place.ledger.put_progress(place.batch, ended)
+        lines = Lines()
+        await place.run(await place.take(), lines).run()
+        assert (place.ledger.progress(place.batch), lines.asked) == (ended, 0)
+        assert place.ledger.open_batches() == []
+
+    play(tmp_path, redis_url, scenario)
+
+
+def test_giving_up_is_taken_up_again(redis_url: str, tmp_path: Path) -> None:
+    async def scenario(place: Place) -> None:
+        place.ledger.ask_to_cancel(place.batch)
+        some = [await Lines().answer(f'{{"custom_id": "{number}"}}'.encode()) for number in range(10)]
+        place.ledger.keep_answers(place.batch, 0, some)
+        place.ledger.put_progress(place.batch, Progress().with_answers(some))
+        lines = Lines()
+        await place.run(await place.take(), lines).run()
+        ended = place.ledger.progress(place.batch)
+        assert (ended.state, ended.completed, ended.failed, lines.asked) == ("cancelled", 10, LINES - 10, 0)
+        assert place.answered() == ALL
+
+    play(tmp_path, redis_url, scenario)
+
+
+def test_a_batch_that_is_opened_twice_runs_once(redis_url: str, tmp_path: Path) -> None:
+    async def scenario(place: Place) -> None:
+        lines = Lines()
+        leases = await place.take()
+        await place.run(leases, lines).run()
+        await leases.release(place.batch.id)
+        place.ledger.open_batch(place.batch)  # by a request with the same Idempotency-Key, which saw nothing of it yet
+        await place.run(await place.take(), lines).run()
+        assert lines.asked == LINES
+        assert (place.answered(), place.ledger.open_batches()) == (ALL, [])
+
+    play(tmp_path, redis_url, scenario)
+
+
+def test_a_batch_whose_file_is_gone_ends(redis_url: str, tmp_path: Path) -> None:
+    async def scenario(place: Place) -> None:
+        place.ledger.delete_file("", place.batch.file.id)
+        await place.run(await place.take(), Lines()).run()
+        assert place.ledger.progress(place.batch).state == "failed"
+        assert place.ledger.open_batches() == []
+
+    play(tmp_path, redis_url, scenario)
+
+
+def test_owners_share_the_places_and_nobody_waits_to_be_cancelled(redis_url: str, tmp_path: Path) -> None:
+    async def scenario(place: Place) -> None:
+        batches = [place.batch]
+        for expires in (60.0, 60.0, 0.0):
+            other = place.batch.model_copy(update={"id": new_id(), "expires": time.time() + expires})
+            place.ledger.open_batch(other)
+            batches.append(other)
+        held = asyncio.Event()
+        runner = Runner(place.ledger, BatchLeases(place.client), Lines(held), place.settings)  # type: ignore[arg-type]
+        running = asyncio.create_task(runner.run())
+        try:
+            states = ["", "", "", "expired"]
+            await until(lambda: [place.ledger.progress(batch).state or "" for batch in batches] == states)
+            begun = [place.ledger.progress(batch).began is not None for batch in batches]
+            assert begun == [True, True, False, True]
+            place.ledger.ask_to_cancel(batches[2])
+            runner.wake()
+            await until(lambda: place.ledger.progress(batches[2]).state == "cancelled")
+            held.set()
+            await until(lambda: place.ledger.open_batches() == [])
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    play(tmp_path, redis_url, scenario)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - it is on the disk
+            await asyncio.sleep(0.02)

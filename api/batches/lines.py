@@ -13,6 +13,7 @@ from api.http.answers import Message, Receive, Send
 from api.http.middleware import App, Around
 from api.keys import Key
 from api.schemas.faults import faults
+from api.stopping import outlast
 
 Url = Literal["/classify", "/featurize", "/trace", "/generate", "/v1/embeddings", "/v1/completions"]
 URLS: tuple[str, ...] = get_args(Url)
@@ -147,7 +148,7 @@ class Lines:
             await asyncio.shield(running)
         except asyncio.CancelledError:
             gone.set()
-            await running
+            await outlast(running)  # it cancels the job
             raise
         return status, headers, b"".join(body)
 

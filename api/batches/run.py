@@ -21,7 +21,7 @@ from api.batches.lines import Lines, custom_id_of, failure, has_completed
 from api.batches.waiting import in_thread
 from api.keys import Key
 from api.redis.batch_leases import LEASE_S, RENEW_S, BatchLeases, Counts
-from api.stopping import stop
+from api.stopping import outlast, stop
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ class Run:
                 try:
                     await asyncio.shield(writing)
                 except asyncio.CancelledError:
-                    await asyncio.gather(writing, return_exceptions=True)  # a thread cannot be stopped
+                    await outlast(writing)  # a thread cannot be stopped
                     raise
             except (OSError, redis.RedisError) as error:
                 metrics.BATCH_ERRORS.inc()

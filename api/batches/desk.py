@@ -103,7 +103,7 @@ class Desk:
         Raises Problem for a file without lines.
         """
         if not file.lines:
-            raise Problem("invalid-request", f"the file {file.name!r} has no lines: each is a request")
+            raise Problem("invalid-request", "the file has no lines: each is a request")
         batch_id = new_id()
         if idempotent is not None:
             batch_id = await self._leases.first(idempotent, batch_id, self._settings.api_idempotency_ttl_s)
@@ -177,6 +177,9 @@ class Desk:
 
         of_files: those alone that were made of an uploaded file for one endpoint, or else all.
         """
+
+        if after is not None and not ID.fullmatch(after):
+            raise Problem("unknown-batch", f"after: there is no batch {after[:64]!r}: begin again without it")
 
         def listed() -> tuple[list[Batch], bool]:
             found: list[Batch] = []

@@ -14,17 +14,20 @@ OWNER is `of-` and the name of a key. Ids begin with the time, so that their ord
 
 import contextlib
 import hashlib
+import logging
 import re
 import secrets
 import time
 from collections.abc import Iterator
 from typing import Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from api.batches.chunks import Chunks
 from api.batches.lines import has_completed
 from api.batches.storage import Storage, Write, write
+
+log = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Ended = Literal["done", "cancelled", "expired", "failed"]  # failed: its file is gone
@@ -278,4 +281,9 @@ class Ledger:
         try:
             return model.model_validate_json(self._storage.read(path))
         except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            if model is Progress:  # without it the batch would begin again
+                raise OSError(f"{path} is damaged") from error
+            log.error("%s is damaged", path)
             return None

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from collections.abc import Awaitable
 from typing import Any, Literal, get_args
 
 from fastapi import FastAPI
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api import metrics
 from api.http.answers import Message, Receive, Send
-from api.http.middleware import App, Around
+from api.http.middleware import App
 from api.keys import Key
 from api.schemas.faults import faults
 from api.stopping import outlast
@@ -42,13 +43,15 @@ class Entrance:
         await self._inside({**scope, "app": self._app}, receive, send)
 
 
-class _Door(Around):
+class _Door:
+    """Every request passes it on its way in, so it is no coroutine of its own."""
+
     def __init__(self, app: App, entrance: Entrance) -> None:
-        super().__init__(app)
+        self._app = app
         entrance.lead_to(app)
 
-    async def http(self, scope: Message, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+    def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._app(scope, receive, send)
 
 
 class Line(BaseModel):
@@ -71,7 +74,7 @@ class NotALine(Exception):
 def parse(raw: bytes, url: str | None) -> tuple[Line, bytes]:
     """(the line, its body as JSON). url: the only one that it may name. Raises NotALine."""
     try:
-        value = json.loads(raw)
+        value = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise NotALine(None, f"not JSON: {error}") from None
     named = value.get("custom_id") if isinstance(value, dict) else None
@@ -164,7 +167,7 @@ def failure(custom_id: str | None, code: str, message: str) -> bytes:
 def custom_id_of(raw: bytes) -> str | None:
     """What the line calls itself, if it can be read."""
     try:
-        value = json.loads(raw)
+        value = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
     named = value.get("custom_id") if isinstance(value, dict) else None

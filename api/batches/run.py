@@ -106,7 +106,11 @@ class Run:
             await self._give_up(how)
         except FileNotFoundError:
             log.warning("batch %s has failed: its file is gone", self.batch.id)
-            return "failed"
+            how = "failed"
+            missing = failure(None, "batch-failed", "the file of the batch is gone")
+            while (left := self.batch.file.lines - self._progress.lines) > 0:
+                answers = [missing] * min(left, _PART_LINES)
+                await self._write(answers, self._progress.with_answers(answers))
         return how
 
     async def _watch(self) -> None:

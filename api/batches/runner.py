@@ -104,7 +104,7 @@ class Runner:
             await run.run()
             self._looks_at_once.set()  # another one has its place
         except Lost:
-            log.warning("batch %s goes on at another gateway", batch_id)
+            log.warning("batch %s: its lease is gone, so it goes on with who takes that next", batch_id)
         except Exception:
             metrics.BATCH_ERRORS.inc()
             log.exception("batch %s stopped and will be tried again", batch_id)

@@ -4,6 +4,7 @@ Nothing of a batch lies in Redis but who runs it, so a batch outlives a Redis th
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -47,12 +48,21 @@ def write(storage: Storage, path: str, content: bytes) -> None:
 
 class Directory:
     def __init__(self, root: Path) -> None:
+        """It is made now, if it can be, and never again: one that is away later may be a volume that comes back."""
         self._root = root
+        with contextlib.suppress(OSError):
+            root.mkdir(parents=True, exist_ok=True)
+
+    def _at(self, path: str) -> Path:
+        """Raises OSError where the directory itself is away: what lies in it is not known then."""
+        if not self._root.is_dir():
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), str(self._root))
+        return self._root / path
 
     @contextlib.contextmanager
     def writing(self, path: str) -> Iterator[Write]:
-        target = self._root / path
-        unfinished = self._root / _UNFINISHED / secrets.token_hex(16)
+        target = self._at(path)
+        unfinished = self._at(_UNFINISHED) / secrets.token_hex(16)
         for parent in (target.parent, unfinished.parent):
             parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -71,22 +81,22 @@ class Directory:
             os.close(directory)
 
     def read(self, path: str, start: int = 0, size: int | None = None) -> bytes:
-        with (self._root / path).open("rb") as file:
+        with self._at(path).open("rb") as file:
             file.seek(start)
             return file.read(-1 if size is None else size)
 
     def exists(self, path: str) -> bool:
-        return (self._root / path).exists()
+        return self._at(path).exists()
 
     def names(self, path: str) -> list[str]:
         try:
-            found = [entry.name for entry in (self._root / path).iterdir()]
+            found = [entry.name for entry in self._at(path).iterdir()]
         except FileNotFoundError:
             return []
         return sorted(name for name in found if name != _UNFINISHED)
 
     def delete(self, path: str) -> None:
-        target = self._root / path
+        target = self._at(path)
         if target.is_dir():
             shutil.rmtree(target)
         else:
@@ -94,7 +104,7 @@ class Directory:
 
     def delete_unfinished(self, age_s: float) -> None:
         with contextlib.suppress(FileNotFoundError):
-            for file in (self._root / _UNFINISHED).iterdir():
+            for file in self._at(_UNFINISHED).iterdir():
                 if time.time() - file.stat().st_mtime > age_s:
                     file.unlink()
 

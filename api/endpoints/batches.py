@@ -56,7 +56,8 @@ async def create_batch(
     request: Request,
     idempotency_key: IdempotencyKey = None,
     timeout_s: Annotated[
-        float | None, Query(gt=0, description="Lines without an answer by then get an error in its place.")
+        float | None,
+        Query(gt=0, allow_inf_nan=False, description="Lines without an answer by then get an error in its place."),
     ] = None,
 ) -> Response:
     """Run a file of JSON lines, each a request: `{"url": "/classify", "body": {...}, "custom_id": "..."}`.

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
@@ -69,15 +69,29 @@ async def upload_file_v1(request: Request) -> schemas.StoredFile:
             yield piece
         purpose = form.fields.get("purpose")
         if purpose != "batch":
-            detail = f"purpose: {purpose!r} is none that files have here: send `batch`"
-            raise Problem("invalid-request", detail, errors=[{"at": "purpose"}])
+            found = "the form has none" if purpose is None else f"{purpose!r} is none that files have here"
+            raise Problem("invalid-request", f"purpose: {found}: send `batch`", errors=[{"at": "purpose"}])
+        if others := form.fields.keys() - {"purpose"}:
+            name = min(others)
+            detail = f"{name}: there is no such field: files go a while after they came, or after their batch has ended"
+            raise Problem("invalid-request", detail, errors=[{"at": name}])
 
     return _shown_file(await desk.take_file(keys.owner(key_of(request)), lambda: form.file_name, content()))
 
 
 @router.get("/files", response_model=schemas.FileList, responses=_FIND)
-async def list_files_v1(request: Request, after: After = None, limit: Limit = 100) -> dict[str, Any]:
+async def list_files_v1(
+    request: Request,
+    after: After = None,
+    limit: Limit = 100,
+    purpose: Annotated[
+        str | None, Query(max_length=64, description="Only files of this purpose: all have `batch`.")
+    ] = None,
+    order: Annotated[Literal["desc"], Query(description="The newest first.")] = "desc",  # noqa: ARG001 - no other is taken
+) -> dict[str, Any]:
     """Your uploaded files, the newest first."""
+    if purpose not in (None, "batch"):
+        return _page([], more=False)
     behind = None if after is None else _id(_FILE, after, "unknown-file")
     files, more = await desk_of(request).files(keys.owner(key_of(request)), behind, limit)
     return _page([_shown_file(file) for file in files], more)
@@ -117,6 +131,8 @@ async def get_file_content_v1(file_id: str, request: Request) -> Response:
 @router.delete("/files/{file_id}", response_model=schemas.DeletedFile, responses=_FIND | {409: _RESPONSES[409]})
 async def delete_file_v1(file_id: str, request: Request) -> schemas.DeletedFile:
     """Only files that were uploaded; answers go with their batch."""
+    if _ANSWERS.fullmatch(file_id):
+        raise Problem("file-in-use", f"the file {file_id} holds answers, which go with their batch")
     await desk_of(request).delete_file(keys.owner(key_of(request)), _id(_FILE, file_id, "unknown-file"))
     return schemas.DeletedFile(id=file_id)
 

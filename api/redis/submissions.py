@@ -98,7 +98,7 @@ def _future() -> "asyncio.Future[str | None]":
     return asyncio.get_running_loop().create_future()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Submission:
     """A job on its way to the queue. texts, size (bytes to read or generate): what it counts against the limits."""
 

@@ -1,5 +1,6 @@
 """What is wrong with a body, in words for whoever sent it: `faults`."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
@@ -7,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from contract.names import did_you_mean
 
+_DICTIONARY = re.compile("a valid dictionary( or (object to extract fields from|instance of .*))?$")
 _NAME = 64  # characters of a field's name that are shown; it may be of any length
 
 
@@ -14,7 +16,8 @@ def faults(error: ValidationError, model: type[BaseModel]) -> list[dict[str, str
     """Each fault of a body of this model: `at`, a path as `texts.1`; `message`; `kind`, what pydantic calls it."""
     return [
         {
-            "at": ".".join(str(part)[:_NAME] for part in item["loc"]),
+            # Without what names a way of reading a value, such as `list[str]`, and no field.
+            "at": ".".join(str(part)[:_NAME] for part in item["loc"] if "[" not in str(part)),
             "message": _message(item, model),
             "kind": item["type"],
         }
@@ -30,7 +33,9 @@ def _message(item: Any, model: type[BaseModel]) -> str:
         *within, name = item["loc"]
         known = _fields(model, within)
         return f"there is no such field{did_you_mean(str(name), known)} (known: {', '.join(known)})"
-    return str(item["msg"])
+    return re.sub(
+        "a valid dictionary( or (object to extract fields from|instance of .*))?$", "an object", str(item["msg"])
+    )
 
 
 def _fields(model: type[BaseModel], within: Sequence[str | int]) -> list[str]:

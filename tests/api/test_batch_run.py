@@ -146,7 +146,9 @@ def test_a_batch_whose_file_is_gone_ends(redis_url: str, tmp_path: Path) -> None
     async def scenario(place: Place) -> None:
         place.ledger.delete_file("", place.batch.file.id)
         await place.run(await place.take(), Lines()).run()
-        assert place.ledger.progress(place.batch).state == "failed"
+        ended = place.ledger.progress(place.batch)
+        assert (ended.state, ended.failed) == ("failed", LINES)
+        assert place.answered() == [None] * LINES
         assert place.ledger.open_batches() == []
 
     play(tmp_path, redis_url, scenario)

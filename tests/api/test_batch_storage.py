@@ -129,6 +129,23 @@ def test_an_upload_that_cannot_be_finished_leaves_nothing(bucket: str, monkeypat
     assert "<UploadId>" not in httpx.get(f"{address}/{name}?uploads").text
 
 
+def test_a_directory_that_is_away_is_no_empty_one(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "volume"))
+    write(storage, "a", b"x")
+    (tmp_path / "volume").rename(tmp_path / "elsewhere")
+    for act in (
+        lambda: write(storage, "a", b"x"),
+        lambda: storage.read("a"),
+        lambda: storage.names(""),
+        lambda: storage.exists("a"),
+        lambda: storage.delete("a"),
+    ):
+        with pytest.raises(OSError, match="No such device") as caught:
+            act()
+        assert not isinstance(caught.value, FileNotFoundError)
+    assert not (tmp_path / "volume").exists()
+
+
 def test_what_is_no_place_for_batches_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingError, match="'gs://x': neither a directory nor s3://BUCKET/PREFIX"):
         open_storage("gs://x")

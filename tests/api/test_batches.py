@@ -104,7 +104,8 @@ def test_every_line_is_answered_as_if_it_had_come_alone(client: httpx.Client) ->
     ("raw", "message"),
     [
         (b"{", "not JSON"),
-        (b"[1]", "a valid dictionary"),
+        (b"[1]", "Input should be an object"),
+        ('{"url": "/classify", "body": {"text": "x"}}'.encode("utf-16"), "not JSON: 'utf-8' codec"),
         (b'{"url": "/classify"}', "body: "),
         (b'{"url": "/heads", "body": {}}', "url: "),
         (b'{"url": "/classify", "body": {"text": "x"}, "customid": "x"}', "custom_id"),
@@ -203,13 +204,14 @@ def test_files_over_a_limit_are_refused_by_name(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("content", "headers", "query", "status", "detail"),
     [
-        (b"", NDJSON, {}, 422, "the file 'batch.jsonl' has no lines: each is a request"),
+        (b"", NDJSON, {}, 422, "the file has no lines: each is a request"),
         (b"\n \n", NDJSON, {}, 422, "has no lines"),
         (b"{}", {}, {}, 415, "there is no Content-Type: send JSON lines, with `Content-Type: application/x-ndjson`"),
         (b"{}", {"Content-Type": "application/json"}, {}, 415, "'application/json': send JSON lines"),
         (b"{}", NDJSON | {"Content-Encoding": "gzip"}, {}, 415, "send it without Content-Encoding"),
         (b"{}", NDJSON, {"timeout_s": 90_000}, 422, "over the limit of 86400 (setting NEURON_API_BATCH_TIMEOUT_S)"),
         (b"{}", NDJSON, {"timeout_s": 0}, 422, "query.timeout_s: "),
+        (b"{}", NDJSON, {"timeout_s": "inf"}, 422, "query.timeout_s: "),
         (b"{}", NDJSON | {"Idempotency-Key": "é".encode()}, {}, 422, "Idempotency-Key"),
     ],
 )

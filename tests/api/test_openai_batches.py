@@ -168,9 +168,15 @@ def test_what_is_not_taken_is_refused_with_its_reason(stack: Stack, service: Ope
         ({"json": {}}, 415, "the Content-Type is 'application/json': send a form"),
         ({"data": {"purpose": "batch"}}, 415, "'application/x-www-form-urlencoded': send a form"),
         ({"files": {"other": b"{}"}, "data": {"purpose": "batch"}}, 400, "file: the form has no such file"),
-        ({"files": {"file": b"{}"}}, 400, "purpose: None is none that files have here"),
+        ({"files": {"file": b"{}"}}, 400, "purpose: the form has none: send `batch`"),
         ({"files": [("file", b"{}"), ("file", b"{}")], "data": {"purpose": "batch"}}, 400, "the form has two"),
         ({"files": {"file": b"{}"}, "data": {"purpose": "x" * 5000}}, 400, "a field of more than 4,096 bytes"),
+        ({"files": {"file": b"{}"}, "data": {"purpose": "batch", "expires_after[seconds]": "9"}}, 400, "no such field"),
+        (
+            {"content": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=" + "x" * 10_000}},
+            400,
+            "the body is no form",
+        ),
         ({"files": {"file": b"{}"}, "data": {f"f{number}": "" for number in range(20)}}, 400, "more than 16 fields"),
         (
             {"content": b"nonsense", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},

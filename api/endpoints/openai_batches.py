@@ -72,7 +72,7 @@ async def upload_file_v1(request: Request) -> schemas.StoredFile:
             found = "the form has none" if purpose is None else f"{purpose!r} is none that files have here"
             raise Problem("invalid-request", f"purpose: {found}: send `batch`", errors=[{"at": "purpose"}])
         if others := form.fields.keys() - {"purpose"}:
-            name = min(others)
+            name = min(others)[:64]
             detail = f"{name}: there is no such field: files go a while after they came, or after their batch has ended"
             raise Problem("invalid-request", detail, errors=[{"at": name}])
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,7 +17,6 @@ from api.schemas.faults import faults
 from api.stopping import outlast
 
 Url = Literal["/classify", "/featurize", "/trace", "/generate", "/v1/embeddings", "/v1/completions"]
-URLS: tuple[str, ...] = get_args(Url)
 # Of an answer that holds what was asked for. Its order is fixed, so that what failed is seen without parsing it.
 _COMPLETED = b'{"error":null,"response":{"status_code":200,'
 # What is over a limit now may be tried later, and a Redis that is away may come back.
@@ -74,11 +73,10 @@ class NotALine(Exception):
 def parse(raw: bytes, url: str | None) -> tuple[Line, bytes]:
     """(the line, its body as JSON). url: the only one that it may name. Raises NotALine."""
     try:
-        value = json.loads(raw.decode("utf-8-sig"))
+        value = _value(raw)
     except (ValueError, RecursionError) as error:
         raise NotALine(None, f"not JSON: {error}") from None
-    named = value.get("custom_id") if isinstance(value, dict) else None
-    custom_id = named[:_NAME] if isinstance(named, str) else None
+    custom_id = _named(value)
     try:
         line = Line.model_validate(value)
         content = json.dumps(line.body).encode()
@@ -167,9 +165,18 @@ def failure(custom_id: str | None, code: str, message: str) -> bytes:
 def custom_id_of(raw: bytes) -> str | None:
     """What the line calls itself, if it can be read."""
     try:
-        value = json.loads(raw.decode("utf-8-sig"))
+        return _named(_value(raw))
     except (ValueError, RecursionError):
         return None
+
+
+def _value(raw: bytes) -> Any:
+    """Raises ValueError for what is not UTF-8 or not JSON, RecursionError."""
+    return json.loads(raw.decode("utf-8-sig"))
+
+
+def _named(value: Any) -> str | None:
+    """What a line of this value calls itself, also where it is no valid one."""
     named = value.get("custom_id") if isinstance(value, dict) else None
     return named[:_NAME] if isinstance(named, str) else None
 

@@ -32,8 +32,14 @@ class Around:
     def __init__(self, app: App) -> None:
         self._app = app
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        await (self.http if scope["type"] == "http" else self._app)(scope, receive, send)
+    # Not async: a coroutine less for every layer of every request, and none for one that does not concern it.
+    def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
+        concerned = scope["type"] == "http" and self.concerns(scope)
+        return (self.http if concerned else self._app)(scope, receive, send)
+
+    def concerns(self, scope: Message) -> bool:
+        """Whether the request goes through `http`, and not past it."""
+        return True
 
     async def http(self, scope: Message, receive: Receive, send: Send) -> None:
         raise NotImplementedError
@@ -127,13 +133,13 @@ def needed_scope(method: str, path: str) -> str | None:
 
 def key_of(request: Request) -> Key | None:
     """The key that the request came with; None where the gateway asks for none."""
-    key: Key | None = getattr(request.state, "key", None)
+    key: Key | None = request.scope["state"].get("key")
     return key
 
 
 def is_batched(request: Request) -> bool:
     """Whether the request is a line of a batch, which this gateway itself sends."""
-    return bool(getattr(request.state, "batched", False))
+    return bool(request.scope["state"].get("batched"))
 
 
 class Authorize(Around):
@@ -203,10 +209,10 @@ class Measure(Around):
 class Head(Around):
     """Answers HEAD wherever GET is answered, without the body."""
 
+    def concerns(self, scope: Message) -> bool:
+        return bool(scope["method"] == "HEAD")
+
     async def http(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["method"] != "HEAD":
-            await self._app(scope, receive, send)
-            return
         started = False
 
         async def received() -> Message:

@@ -29,10 +29,10 @@ def error_of(problem: Mapping[str, Any]) -> dict[str, Any]:
 class OpenAIErrors(Around):
     """What is not valid answers 400 here, as their clients expect, and not 422."""
 
+    def concerns(self, scope: Message) -> bool:
+        return bool(scope["path"].startswith(PREFIX))
+
     async def http(self, scope: Message, receive: Receive, send: Send) -> None:
-        if not scope["path"].startswith(PREFIX):
-            await self._app(scope, receive, send)
-            return
         start: Message | None = None
         body = b""
 

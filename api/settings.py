@@ -109,6 +109,13 @@ class ApiSettings(ProcessSettings):
     )
     api_max_batch_bytes: int = Field(200 * 2**20, ge=1024, description="Bytes of a batch's file; more answer 413.")
     api_max_batch_lines: int = Field(100_000, ge=1, description="Lines of a batch's file; more answer 413.")
+    api_max_stored_bytes: int = Field(
+        20 * 2**30,
+        ge=1024,
+        description="Bytes of the files and answers in the storage of batches that one key may have, or all clients "
+        "together where there are no keys. A file beyond answers 413; a batch whose answers pass it fails, and keeps "
+        "those that it has.",
+    )
     api_batch_timeout_s: float = Field(
         86_400.0,
         gt=0,

@@ -12,9 +12,11 @@ from typing import Literal, ParamSpec, TypeVar
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from api import problems
 from api.batches.chunks import Chunks
 from api.batches.ledger import ID, Batch, Ledger, Progress, StoredFile, new_id
 from api.batches.lines import Entrance, Lines, has_completed
+from api.batches.run import STORED
 from api.batches.runner import Runner
 from api.batches.storage import open_storage
 from api.batches.waiting import in_thread
@@ -66,10 +68,14 @@ class Desk:
 
         Raises Problem where a limit is passed, or the client goes away.
         """
+        stored = await self._kept(self._ledger.stored_bytes, owner)
+        self._check_room(stored)
         upload = await self._kept(self._ledger.upload, owner, Chunks(self._settings))
         try:
             buffer = bytearray()
             async for piece in content:
+                stored += len(piece)
+                self._check_room(stored)
                 buffer += piece
                 if len(buffer) >= _BUFFER_BYTES:
                     await self._kept(upload.add, bytes(buffer))
@@ -82,6 +88,11 @@ class Desk:
             if isinstance(error, ClientDisconnect):
                 raise Problem("invalid-request", "the connection ended within the body") from None
             raise
+
+    def _check_room(self, stored: int) -> None:
+        limit = self._settings.api_max_stored_bytes
+        if stored > limit:
+            raise problems.too_large(STORED, stored, limit, "NEURON_API_MAX_STORED_BYTES")
 
     def lifetime(self, timeout_s: float | None) -> float:
         """How many seconds a batch has that asks for so many. Raises Problem where they are too many."""

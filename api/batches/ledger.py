@@ -30,7 +30,7 @@ from api.batches.storage import Storage, Write, write
 log = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-Ended = Literal["done", "cancelled", "expired", "failed"]  # failed: its file is gone
+Ended = Literal["done", "cancelled", "expired", "failed"]  # failed: its file is gone, or its answers have no room
 ID = re.compile("[0-9a-f]{32}")
 _OPEN = "open"
 _UPLOAD_S = 86_400.0  # longer than any takes
@@ -192,6 +192,10 @@ class Ledger:
                 yield from [line for line in content.split(b"\n") if line.strip()][first:]
             first = max(0, first - count)
             start += size
+
+    def stored_bytes(self, owner: str) -> int:
+        """Of his files, batches and answers."""
+        return self._storage.size(f"{_OWNER}{owner}")
 
     def delete_file(self, owner: str, file_id: str) -> None:
         self._storage.delete(_about(owner, file_id))

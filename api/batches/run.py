@@ -35,15 +35,29 @@ _LONGEST_PAUSE_S = 30.0
 _Answering = asyncio.Task[bytes]
 
 
+# What the limit of storage is on.
+STORED = "bytes of your files, batches and answers in storage"
+
+
 class Lost(Exception):
     """Another gateway has the batch, or may have it."""
 
 
 class Run:
-    """A batch whose lease this gateway has. key: its owner's, where keys are asked for."""
+    """A batch whose lease this gateway has.
+
+    key: its owner's, where keys are asked for. max_stored_bytes: what the owner may have in storage.
+    """
 
     def __init__(
-        self, batch: Batch, progress: Progress, ledger: Ledger, leases: BatchLeases, lines: Lines, key: Key | None
+        self,
+        batch: Batch,
+        progress: Progress,
+        ledger: Ledger,
+        leases: BatchLeases,
+        lines: Lines,
+        key: Key | None,
+        max_stored_bytes: int,
     ) -> None:
         self.batch = batch
         self._progress = progress
@@ -51,6 +65,7 @@ class Run:
         self._leases = leases
         self._lines = lines
         self._key = key
+        self._max_stored_bytes = max_stored_bytes
         self._completed = progress.completed  # with those that are not kept yet
         self._failed = progress.failed
         # Why it ends before its last line: an end, or that it goes on elsewhere.
@@ -136,7 +151,8 @@ class Run:
         """Ask all lines, several at a time, and keep their answers."""
         asked: asyncio.Queue[_Answering | None] = asyncio.Queue()
         budget = Budget()
-        keeping = asyncio.create_task(self._keep(asked, budget))
+        room = self._max_stored_bytes - await in_thread(self._ledger.stored_bytes, self.batch.owner)
+        keeping = asyncio.create_task(self._keep(asked, budget, room))
         try:
             number = self._progress.lines
             lines = self._ledger.lines(self.batch.file, number)
@@ -165,8 +181,11 @@ class Run:
             self._failed += 1
         return answer
 
-    async def _keep(self, asked: "asyncio.Queue[_Answering | None]", budget: Budget) -> None:
-        """Keep the answers as they come, in their order, until None comes. Raises Lost."""
+    async def _keep(self, asked: "asyncio.Queue[_Answering | None]", budget: Budget, room: int) -> None:
+        """Keep the answers as they come, in their order, until None comes. Raises Lost.
+
+        room: bytes that they may have together. What passes it is kept too, and ends the batch.
+        """
         part: list[bytes] = []
         size, keep_by = 0, 0.0
         while True:
@@ -177,6 +196,9 @@ class Run:
             if part and (full or task is None):
                 await self._write(part, self._progress.with_answers(part))
                 budget.kept(size)
+                room -= size
+                if room < 0:
+                    self.interrupt("failed")
                 part, size = [], 0
             if task is None:
                 return
@@ -188,7 +210,11 @@ class Run:
 
     async def _give_up(self, how: Ended) -> None:
         """Keep the answers that lines have, and say of the others why they have none."""
-        why = "the batch was cancelled" if how == "cancelled" else "the batch has expired"
+        why = {
+            "cancelled": "the batch was cancelled",
+            "expired": "the batch has expired",
+            "failed": f"{STORED} passed the limit of {self._max_stored_bytes:,} (setting NEURON_API_MAX_STORED_BYTES)",
+        }[how]
         ended = [None if task.cancelled() or task.exception() else task.result() for task in self._unkept]
         known = itertools.chain(ended, itertools.repeat(None))
         lines = self._ledger.lines(self.batch.file, self._progress.lines)

@@ -100,7 +100,8 @@ class Runner:
                 return
             progress = await in_thread(self._ledger.progress, batch)
             key, _ = self._key(owner)
-            self._runs[batch_id] = run = Run(batch, progress, self._ledger, self._leases, self._lines, key)
+            limit = self._settings.api_max_stored_bytes
+            self._runs[batch_id] = run = Run(batch, progress, self._ledger, self._leases, self._lines, key, limit)
             await run.run()
             self._looks_at_once.set()  # another one has its place
         except Lost:

@@ -34,6 +34,9 @@ class Storage(Protocol):
     def names(self, path: str) -> list[str]:
         """Of what lies under the path, sorted; none where there is nothing."""
 
+    def size(self, path: str) -> int:
+        """Bytes of all that lies under the path."""
+
     def delete(self, path: str) -> None:
         """A file, or all under the path; nothing where there is nothing."""
 
@@ -94,6 +97,14 @@ class Directory:
         except FileNotFoundError:
             return []
         return sorted(name for name in found if name != _UNFINISHED)
+
+    def size(self, path: str) -> int:
+        total = 0
+        for directory, _, names in os.walk(self._at(path)):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    total += (Path(directory) / name).stat().st_size
+        return total
 
     def delete(self, path: str) -> None:
         target = self._at(path)
@@ -171,6 +182,10 @@ class Bucket:
         except FileNotFoundError:
             return []
         return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+
+    def size(self, path: str) -> int:
+        with self._told():
+            return int(self._files.du(self._path(path)))
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError), self._told():

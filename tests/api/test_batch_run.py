@@ -61,8 +61,9 @@ class Place:
         return leases
 
     def run(self, leases: BatchLeases, lines: Lines) -> Run:
+        limit = self.settings.api_max_stored_bytes
         progress = self.ledger.progress(self.batch)
-        return Run(self.batch, progress, self.ledger, leases, lines, None)  # type: ignore[arg-type]
+        return Run(self.batch, progress, self.ledger, leases, lines, None, limit)  # type: ignore[arg-type]
 
     def answered(self) -> list[str]:
         answers = b"".join(self.ledger.answers(self.batch, self.ledger.progress(self.batch).lines))
@@ -150,6 +151,23 @@ def test_a_batch_whose_file_is_gone_ends(redis_url: str, tmp_path: Path) -> None
         assert (ended.state, ended.failed) == ("failed", LINES)
         assert place.answered() == [None] * LINES
         assert place.ledger.open_batches() == []
+
+    play(tmp_path, redis_url, scenario)
+
+
+def test_a_batch_whose_answers_have_no_room_keeps_those_that_it_has(redis_url: str, tmp_path: Path) -> None:
+    async def scenario(place: Place) -> None:
+        room = 100  # for the first part of the answers, more or less
+        place.settings = ApiSettings(api_max_stored_bytes=place.ledger.stored_bytes("") + room)
+        await place.run(await place.take(), Lines()).run()
+        ended = place.ledger.progress(place.batch)
+        assert (ended.state, ended.lines) == ("failed", LINES)
+        assert room < ended.completed_bytes
+        assert 0 < ended.completed < LINES
+        assert place.answered() == ALL
+        *_, last = b"".join(place.ledger.answers(place.batch, LINES)).splitlines()
+        assert json.loads(last)["error"]["code"] == "batch-failed"
+        assert "(setting NEURON_API_MAX_STORED_BYTES)" in json.loads(last)["error"]["message"]
 
     play(tmp_path, redis_url, scenario)
 

@@ -63,6 +63,7 @@ def test_what_is_written_is_read_listed_and_deleted(storage: Storage) -> None:
     assert [storage.exists(path) for path in ("a/b", "a/c d", "a", "b", "a/b/c")] == [True, True, True, False, False]
     assert storage.names("") == ["a", "e"]
     assert storage.names("a") == ["b", "c d"]
+    assert [storage.size(path) for path in ("", "a", "nothing")] == [7, 6, 0]
     storage.delete("a/b")
     assert storage.names("a") == ["c d"]
     storage.delete("a")

@@ -201,6 +201,20 @@ def test_files_over_a_limit_are_refused_by_name(client: httpx.Client) -> None:
         assert client.post("/batches", content=pieces, headers=NDJSON).json()["setting"] == setting
 
 
+def test_a_key_may_store_so_much_and_no_more(serving: Stack, tmp_path: Path) -> None:
+    limits = {"NEURON_API_MAX_STORED_BYTES": "4096", "NEURON_API_BATCH_STORAGE": str(tmp_path)}
+    one = line("/classify", {"text": "x" * 1000})
+    with gateway(serving.environment["NEURON_REDIS_URL"], **limits) as url, httpx.Client(base_url=url) as client:
+        send(client, one)
+        refused = client.post("/batches", content=one * 4, headers=NDJSON)
+        assert refused.status_code == 413
+        assert refused.json()["detail"].startswith("bytes of your files, batches and answers in storage: ")
+        assert refused.json()["setting"] == "NEURON_API_MAX_STORED_BYTES"
+        stored = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+        assert stored < 4096 + 1000  # nothing of the refused file
+        send(client, one)
+
+
 @pytest.mark.parametrize(
     ("content", "headers", "query", "status", "detail"),
     [

@@ -113,8 +113,8 @@ class ApiSettings(ProcessSettings):
         20 * 2**30,
         ge=1024,
         description="Bytes of the files and answers in the storage of batches that one key may have, or all clients "
-        "together where there are no keys. A file beyond answers 413; a batch whose answers pass it fails, and keeps "
-        "those that it has.",
+        "together where there are no keys. A file beyond answers 413; a batch whose answers pass it, which is measured "
+        "every half minute, fails, and keeps those that it has. Room comes back with `NEURON_API_BATCH_TTL_S`.",
     )
     api_batch_timeout_s: float = Field(
         86_400.0,

@@ -81,7 +81,10 @@ class Desk:
                     await self._kept(upload.add, bytes(buffer))
                     buffer.clear()
             await self._kept(upload.add, bytes(buffer))
-            return await self._kept(upload.finish, name() or "batch.jsonl")
+            file = await self._kept(upload.finish, name() or "batch.jsonl")
+            # Once more, with those that came meanwhile; this one is among them now.
+            self._check_room(await self._kept(self._ledger.stored_bytes, owner))
+            return file
         except BaseException as error:
             with contextlib.suppress(OSError):  # what is left goes with its time
                 await asyncio.shield(in_thread(upload.abandon))

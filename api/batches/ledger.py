@@ -143,7 +143,9 @@ class Upload:
         """Leave nothing of it."""
         with contextlib.suppress(_Abandoned), self._writing:
             raise _Abandoned
-        self._storage.delete(_content(self._owner, self._id))  # where it had been finished, and not been noted
+        # Where it had been finished:
+        self._storage.delete(_about(self._owner, self._id))
+        self._storage.delete(_content(self._owner, self._id))
 
 
 class _Abandoned(Exception):

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _PART_LINES = 256
 _PART_BYTES = 2**20
 _PART_S = 5.0
+_MEASURE_S = 30.0  # how often what the owner stores is measured
 _PAUSE_S = 1.0  # before answers that could not be kept are tried again, and then twice as long each time
 _LONGEST_PAUSE_S = 30.0
 
@@ -151,8 +152,7 @@ class Run:
         """Ask all lines, several at a time, and keep their answers."""
         asked: asyncio.Queue[_Answering | None] = asyncio.Queue()
         budget = Budget()
-        room = self._max_stored_bytes - await in_thread(self._ledger.stored_bytes, self.batch.owner)
-        keeping = asyncio.create_task(self._keep(asked, budget, room))
+        keeping = asyncio.create_task(self._keep(asked, budget))
         try:
             number = self._progress.lines
             lines = self._ledger.lines(self.batch.file, number)
@@ -181,11 +181,12 @@ class Run:
             self._failed += 1
         return answer
 
-    async def _keep(self, asked: "asyncio.Queue[_Answering | None]", budget: Budget, room: int) -> None:
+    async def _keep(self, asked: "asyncio.Queue[_Answering | None]", budget: Budget) -> None:
         """Keep the answers as they come, in their order, until None comes. Raises Lost.
 
-        room: bytes that they may have together. What passes it is kept too, and ends the batch.
+        Those that pass what the owner may store are kept too, and end the batch.
         """
+        room, measure_at = 0, 0.0
         part: list[bytes] = []
         size, keep_by = 0, 0.0
         while True:
@@ -197,6 +198,9 @@ class Run:
                 await self._write(part, self._progress.with_answers(part))
                 budget.kept(size)
                 room -= size
+                if time.monotonic() >= measure_at:  # what else the owner stores changes, too
+                    room = self._max_stored_bytes - await in_thread(self._ledger.stored_bytes, self.batch.owner)
+                    measure_at = time.monotonic() + _MEASURE_S
                 if room < 0:
                     self.interrupt("failed")
                 part, size = [], 0

@@ -184,8 +184,12 @@ class Bucket:
         return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
 
     def size(self, path: str) -> int:
-        with self._told():
-            return int(self._files.du(self._path(path)))
+        try:
+            with self._told():
+                found = self._files.find(self._path(path), detail=True)
+        except FileNotFoundError:
+            return 0
+        return sum(int(about["size"]) for about in found.values())
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError), self._told():

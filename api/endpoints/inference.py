@@ -31,7 +31,7 @@ async def classify(
 @router.post(
     "/featurize",
     response_model=responses.FeaturizeResponse,
-    responses=RESPONSES | {200: {"content": {answers.NPY: {}}, "description": "JSON, or a matrix by `Accept`"}},
+    responses=RESPONSES | {200: answers.MATRIX | {"description": "JSON, or a matrix by `Accept`"}},
 )
 async def featurize(
     body: requests.FeaturizeRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
@@ -60,7 +60,7 @@ async def trace(
 @router.post(
     "/generate",
     response_model=responses.GenerateResponse,
-    responses=RESPONSES | {200: {"content": {"text/event-stream": {}}, "description": "JSON, or events if `stream`"}},
+    responses=RESPONSES | {200: answers.EVENTS | {"description": "JSON, or events if `stream`"}},
 )
 async def generate(
     body: requests.GenerateRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None

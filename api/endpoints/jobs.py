@@ -87,7 +87,7 @@ async def cancel_job(job_id: str, request: Request) -> Response:
     return JSONResponse(answers.listed(job_id, record), 202)
 
 
-@router.get("/{job_id}/events", responses=_RESPONSES | {200: {"content": {"text/event-stream": {}}}})
+@router.get("/{job_id}/events", responses=_RESPONSES | {200: answers.EVENTS})
 async def follow_job(
     job_id: str,
     request: Request,

@@ -86,7 +86,7 @@ async def create_embeddings_v1(
 @router.post(
     "/completions",
     response_model=openai.CompletionResponse,
-    responses=_RESPONSES | {200: {"content": {"text/event-stream": {}}, "description": "JSON, or events if `stream`"}},
+    responses=_RESPONSES | {200: answers.EVENTS | {"description": "JSON, or events if `stream`"}},
 )
 async def create_completion_v1(
     body: openai.CompletionRequest, request: Request, idempotency_key: IdempotencyKey = None

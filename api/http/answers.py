@@ -114,6 +114,12 @@ def sse(event_id: str | None, event: str, data: str) -> bytes:
     return f"{first_line}event: {event}\ndata: {data}\n\n".encode()
 
 
+# For the document: without a schema, generators know nothing of the other form of the answer either.
+_EVENT = {"type": "object", "properties": {name: {"type": "string"} for name in ("id", "event", "data")}}
+EVENTS: dict[str, Any] = {"content": {"text/event-stream": {"schema": _EVENT}}}
+MATRIX: dict[str, Any] = {"content": {NPY: {"schema": {"type": "string", "format": "binary"}}}}
+
+
 class EventStream(Response):
     """Server-sent events, whose production stops as soon as the client has gone, even while none comes."""
 

@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -145,6 +146,22 @@ def test_a_directory_that_is_away_is_no_empty_one(tmp_path: Path) -> None:
             act()
         assert not isinstance(caught.value, FileNotFoundError)
     assert not (tmp_path / "volume").exists()
+
+
+def test_sizes_are_counted_while_others_delete(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(bucket)
+    for number in range(3):
+        write(storage, f"a/{number}", b"x" * 10)
+    lists = storage._files.find  # type: ignore[attr-defined]
+
+    def delete_then(*arguments: Any, **options: Any) -> Any:
+        found = lists(*arguments, **options)
+        storage.delete("a/1")
+        return found
+
+    monkeypatch.setattr(storage._files, "find", delete_then)  # type: ignore[attr-defined]
+    assert storage.size("a") == 30
+    assert storage.size("a") == 20
 
 
 def test_what_is_no_place_for_batches_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +215,26 @@ def test_a_key_may_store_so_much_and_no_more(serving: Stack, tmp_path: Path) -> 
         stored = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
         assert stored < 4096 + 1000  # nothing of the refused file
         send(client, one)
+
+
+def test_uploads_at_once_share_what_a_key_may_store(serving: Stack, tmp_path: Path) -> None:
+    limits = {"NEURON_API_MAX_STORED_BYTES": "300000", "NEURON_API_BATCH_STORAGE": str(tmp_path)}
+    content = line("/classify", {"text": "x" * 1000}) * 100
+    began = threading.Barrier(5)
+
+    def pieces() -> Iterator[bytes]:
+        yield content[:50_000]
+        began.wait(30)  # so that none knows of the others when it begins
+        yield content[50_000:]
+
+    with gateway(serving.environment["NEURON_REDIS_URL"], **limits) as url, ThreadPoolExecutor(5) as threads:
+        posts = [
+            threads.submit(httpx.post, f"{url}/batches", content=pieces(), headers=NDJSON, timeout=60) for _ in range(5)
+        ]
+        statuses = [post.result().status_code for post in posts]
+        assert set(statuses) <= {202, 413}
+        assert statuses.count(202) <= 2
+        assert len(list(tmp_path.rglob("*.jsonl"))) == statuses.count(202)
 
 
 @pytest.mark.parametrize(

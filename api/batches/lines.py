@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-from collections.abc import Awaitable
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api import metrics
 from api.http.answers import Message, Receive, Send
-from api.http.middleware import App
+from api.http.middleware import App, Around
 from api.keys import Key
 from api.schemas.faults import faults
 from api.stopping import outlast
@@ -42,15 +41,15 @@ class Entrance:
         await self._inside({**scope, "app": self._app}, receive, send)
 
 
-class _Door:
-    """Every request passes it on its way in, so it is no coroutine of its own."""
+class _Door(Around):
+    """Every request passes it on its way in."""
 
     def __init__(self, app: App, entrance: Entrance) -> None:
-        self._app = app
+        super().__init__(app)
         entrance.lead_to(app)
 
-    def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
-        return self._app(scope, receive, send)
+    def concerns(self, scope: Message) -> bool:
+        return False
 
 
 class Line(BaseModel):

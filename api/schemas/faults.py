@@ -33,9 +33,7 @@ def _message(item: Any, model: type[BaseModel]) -> str:
         *within, name = item["loc"]
         known = _fields(model, within)
         return f"there is no such field{did_you_mean(str(name), known)} (known: {', '.join(known)})"
-    return re.sub(
-        "a valid dictionary( or (object to extract fields from|instance of .*))?$", "an object", str(item["msg"])
-    )
+    return _DICTIONARY.sub("an object", str(item["msg"]))
 
 
 def _fields(model: type[BaseModel], within: Sequence[str | int]) -> list[str]:

@@ -64,6 +64,7 @@ KINDS: dict[str, Kind] = {
     ErrorCode.JOB_LOST: Kind(503, "Redis has lost the job"),
     ErrorCode.HEAD_EXISTS: Kind(409, "There is a head of that name already"),
     ErrorCode.HEAD_OF_OTHER_CHECKPOINT: Kind(409, "The head was fitted on another checkpoint"),
+    ErrorCode.CANNOT_TRACE_HEAD: Kind(409, "The head's features cannot be traced"),
     ErrorCode.CANNOT_FIT: Kind(422, "No head can be fitted on these examples"),
     ErrorCode.CANNOT_KEEP_HEADS: Kind(503, "The worker cannot keep heads"),
     ErrorCode.MODEL_CHANGED: Kind(409, "Another model has replaced the one that began the stream"),

@@ -71,7 +71,10 @@ class ApiSettings(ProcessSettings):
         16 * 2**20, ge=1024, description="Bytes of any other request body; more answer 413, while it is being read."
     )
     api_max_trace_bytes: int = Field(
-        65_536, ge=1, description="UTF-8 bytes of a text to trace; the answer is some 100 times as large."
+        65_536,
+        ge=1,
+        description="UTF-8 bytes of a text to trace, by its units in a picture; the answer has some 100 times as many, "
+        "and 20 times more for each further unit and each label of a head.",
     )
     api_max_length: int = Field(10_000, ge=1, description="Bytes that one sample may be asked to generate.")
     api_max_samples: int = Field(64, ge=1, description="Samples of one request: the larger of n and best_of.")

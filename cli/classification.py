@@ -14,9 +14,10 @@ from rich.text import Text
 from cli.console import console, on_terminal
 from cli.progress import texts_bar
 from cli.reading_options import Reading
+from heatmaps.cells import visible
 from model.checkpoints import head_store, volumes
 from model.checkpoints.checkpoint import manifest_sha256
-from sentiment_neuron import Neuron, heat_maps, rows
+from sentiment_neuron import Neuron, rows, terminal
 from sentiment_neuron.heads import heads_directory
 from sentiment_neuron.parts import Row
 from sentiment_neuron.requests import classify_job
@@ -88,7 +89,7 @@ def _print(batch: list[_Asked], results: list[dict[str, Any]]) -> None:
             continue
         output.print(_line(text, result, max(widths)))
         if result["warning"] is not None:
-            click.echo(f"{heat_maps.visible(text)[:_NAMED]}: {result['warning']}", err=True)
+            click.echo(f"{visible(text)[:_NAMED]}: {result['warning']}", err=True)
 
 
 def _line(text: str, result: dict[str, Any], width: int) -> Text:
@@ -97,8 +98,8 @@ def _line(text: str, result: dict[str, Any], width: int) -> Text:
     if result["expected_value"] is not None:
         line.append(f"{result['expected_value']:.2f}  ", "not bold")
     if result["unit_sentiment"] is not None:
-        line.append(f"{result['unit_sentiment']:+.2f}", heat_maps.style(result["unit_sentiment"]))
-    return line.append(f"  {heat_maps.visible(text)}", "not bold")
+        line.append(f"{result['unit_sentiment']:+.2f}", terminal.style(result["unit_sentiment"]))
+    return line.append(f"  {visible(text)}", "not bold")
 
 
 def _of_stdin(reading: Reading) -> Iterator[list[_Asked]]:

@@ -23,7 +23,7 @@ from cli.groups import Group
 from cli.protocol import read_report, run, write
 from cli.reading_options import Reading, reading_options
 from cli.reviews import labelled_reviews
-from engine.plans import trace_json
+from engine.traces import Places, trace_json
 from evaluation import answers as answers_protocol
 from evaluation import classify as classify_protocol
 from evaluation import curve as curve_protocol
@@ -38,8 +38,9 @@ from evaluation import units as units_protocol
 from evaluation.features import Progress, Reader
 from evaluation.report import Report
 from evaluation.sets import find_sets
+from heatmaps.cells import heat_maps
+from heatmaps.html import html_page
 from model.checkpoints.volumes import published
-from sentiment_neuron.heat_maps import heat_maps, html_page
 from texts.sets import IMDB, SST
 
 
@@ -202,7 +203,7 @@ def heatmap(texts: tuple[str, ...], units_: tuple[int, ...], **where: Any) -> No
         traced = heatmap_protocol.trace(reader, list(texts), units)
         pages = {}
         for number, one in enumerate(traced, start=1):  # the pages that `neuron trace --html` writes
-            maps = heat_maps(one.text, trace_json(one.text, one.values, units, known), known.unit if known else None)
+            maps = heat_maps(one.text, trace_json(Places(one.text), one.values, units, known))
             name = f"{reader.manifest.name}, step {reader.manifest.step}"
             pages[f"text_{number}"] = html_page(one.text, maps, name)
         return heatmap_protocol.report(reader, traced, units, pages)

@@ -18,7 +18,8 @@ from cli.console import on_terminal
 from cli.progress import texts_bar
 from cli.reading_options import Reading, reading_options
 from cli.reported import reported
-from sentiment_neuron import Neuron, heat_maps, rows
+from heatmaps.cells import visible
+from sentiment_neuron import Neuron, rows, terminal
 from sentiment_neuron.parts import Row
 from sentiment_neuron.requests import StreamOptions, generate_job, trace_job
 from texts.faults import TextsError
@@ -44,6 +45,7 @@ def _clamps(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 @checkpoint_option
 @click.option("--unit", "units", type=click.IntRange(0), multiple=True, help="May be repeated. Default: sentiment.")
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Also write a page of HTML.")
+@click.option("--svg", "picture", type=click.Path(dir_okay=False, path_type=Path), help="Also write a picture.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -52,7 +54,13 @@ def _clamps(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 @reading_options()
 @reported()
 def trace(
-    text: str | None, directory: Path, units: tuple[int, ...], page: Path | None, out: Path | None, reading: Reading
+    text: str | None,
+    directory: Path,
+    units: tuple[int, ...],
+    page: Path | None,
+    picture: Path | None,
+    out: Path | None,
+    reading: Reading,
 ) -> None:
     """Show the value of units after every character of TEXT, or of stdin, as a heat map.
 
@@ -61,20 +69,21 @@ def trace(
     its columns and the values, or an `error`; what was stopped is continued.
     """
     if out is not None:
-        if text is None or page is not None:
-            raise click.UsageError("--out goes with a FILE, and without --html")
+        if text is None or page is not None or picture is not None:
+            raise click.UsageError("--out goes with a FILE, and without --html and --svg")
         _trace_file(Path(text), out, directory, units, reading)
         return
     job = trace_job(_stdin(reading) if text is None else text, units or None)  # checked before a model is loaded
     with Neuron.load(directory) as neuron:
         traced = neuron.trace(job.text, job.units)
-    heat_maps.show(output(), traced.heat_maps)
-    if page is not None:
-        try:
-            page.write_text(traced.html(), encoding="utf-8")
-        except OSError as error:
-            raise click.ClickException(f"{page} cannot be written: {error.strerror}") from error
-        click.echo(f"written: {page}", err=True)
+    terminal.show(output(), traced.heat_maps)
+    for path, content in ((page, traced.html), (picture, traced.svg)):
+        if path is not None:
+            try:
+                path.write_text(content(), encoding="utf-8")
+            except OSError as error:
+                raise click.ClickException(f"{path} cannot be written: {error.strerror}") from error
+            click.echo(f"written: {path}", err=True)
 
 
 @click.command()
@@ -143,7 +152,7 @@ def generate(directory: Path, as_json: bool, **options: Any) -> None:
 
 def _safe(text: str) -> str:
     """For a terminal: a generated escape sequence must not reach it."""
-    return "\n".join(map(heat_maps.visible, text.split("\n")))
+    return "\n".join(map(visible, text.split("\n")))
 
 
 def _stdin(reading: Reading) -> str:

@@ -82,7 +82,7 @@ def list_heads(directory: Path, heads: Path | None, as_json: bool) -> None:
             except HeadStoreError as error:
                 click.echo(f"left out: {error}", err=True)
                 continue
-            found.append(stored.report() | {"usable": stored.belongs_to(manifest)})
+            found.append(stored.listed() | {"usable": stored.belongs_to(manifest)})
     except (CheckpointError, HeadStoreError) as error:
         raise click.ClickException(str(error)) from error
     if as_json:

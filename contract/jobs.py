@@ -9,6 +9,7 @@ Priority = Literal["interactive", "bulk"]
 Pooling = Literal["cell", "tanh", "mean"]
 Offsets = Literal["characters", "utf-16"]
 RankBy = Literal["likelihood", "sentiment"]
+MAX_TRACED_UNITS = 64  # of one trace; and labels of its head
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
@@ -46,6 +47,8 @@ class TraceJob(JobBase):
     text: str
     units: list[int] | None  # None: the sentiment unit
     offsets: Offsets = "characters"
+    start: int | None = Field(None, ge=0)  # by `offsets`: the first character whose bytes are answered
+    head: str | None = None  # what it makes of the state after every byte is answered as well
 
 
 class GenerateJob(JobBase):
@@ -99,6 +102,7 @@ class ErrorCode(StrEnum):
     MODEL_CHANGED = "model-changed"
     HEAD_EXISTS = "head-exists"
     HEAD_OF_OTHER_CHECKPOINT = "head-of-other-checkpoint"
+    CANNOT_TRACE_HEAD = "cannot-trace-head"
     CANNOT_FIT = "cannot-fit"
     CANNOT_KEEP_HEADS = "cannot-keep-heads"
 
@@ -122,6 +126,23 @@ class Outcome(Message):
         return cls(state="failed", error=JobError(code=ErrorCode.DEADLINE_EXCEEDED, detail=detail))
 
 
+class TopUnit(Message):
+    """One of the units that weigh most in a head. weights: of raw features, one for each row of the head's matrix."""
+
+    unit: int
+    weights: list[float]
+
+
+class UnitHistogram(Message):
+    """How many texts of either sentiment the sentiment unit ends at which value with."""
+
+    edges: list[float] = Field(
+        description="Of the bins, rising, one more than there are bins: raw values of the unit, as `unit_value` is."
+    )
+    counts: dict[str, list[int]] = Field(description="Texts in each bin, for `negative` and `positive`.")
+    data: str = Field(description="What the texts were.")
+
+
 class ModelInfo(Message):
     """A model as a worker serves it."""
 
@@ -135,13 +156,15 @@ class ModelInfo(Message):
     heads: dict[str, list[str]]  # name -> labels
     dtype: str
     device: str
-
-
-class TopUnit(Message):
-    """One of the units that weigh most in a head. weights: of raw features, one for each row of the head's matrix."""
-
-    unit: int
-    weights: list[float]
+    top_units: dict[str, list[TopUnit]] = Field(
+        default_factory=dict,
+        description="By head: its ten heaviest units, by weight times the deviation of the cell (by weight where the "
+        "checkpoint does not know it). Heads that take other features than `cell` are left out, and so is a head that "
+        "would bring more than 4,096 weights here.",
+    )
+    unit_histogram: UnitHistogram | None = Field(
+        None, description="Of the sentiment unit over labelled texts; null where the checkpoint has none."
+    )
 
 
 class CheckpointName(Message):
@@ -167,6 +190,12 @@ class HeadInfo(Message):
         description="Of 95 %: where the accuracy on texts of this kind lies. A handful of examples leaves it wide.",
     )
     accuracy_deviation: float | None = Field(description="Standard deviation of the accuracy between the folds.")
+    confusion: list[list[int]] | None = Field(
+        None,
+        description="By the same heads as `accuracy`: how many held-out examples of each label (row) were given each "
+        "label (column), in the order of `labels`. Null where nothing could be held out, and in answers to GET: "
+        "the answer to the fit alone has it.",
+    )
     folds: int
     c: float | None = Field(description="Inverse strength of the L1 penalty; null for a single unit.")
     nonzero_units: int

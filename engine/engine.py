@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from engine.backend import Backend, BlockRow
 from engine.memory import RowLimits, is_out_of_memory
 from engine.observer import Observer, RowEnd
-from engine.prefix_cache import Prefix, prefixes
 from engine.rows import EngineFailure, Row, RowCancelled, RowRequest
 from engine.scheduler import Scheduler
 from engine.shared_prefixes import SharedPrefixes
@@ -125,7 +124,7 @@ class Engine:
                 request,
                 cancelled,
                 None if on_text is None else functools.partial(on_text, index),
-                self._prefixes(request),
+                request.prefixes() if self._prefix_cache_bytes else (),
             )
             for index, request in enumerate(requests)
         ]
@@ -133,11 +132,6 @@ class Engine:
         if any(request.priority == "interactive" for request in requests):
             self._interactive_arrived.set()
         return rows
-
-    def _prefixes(self, request: RowRequest) -> list[Prefix]:
-        if self._prefix_cache_bytes == 0 or request.traced:  # a trace needs every step
-            return []
-        return prefixes(request.text, request.clamps, request.generate > 0, request.mean, request.scored)
 
     def _loop(self) -> None:
         if sys.platform == "linux":  # elsewhere niceness belongs to the whole process
@@ -279,7 +273,7 @@ class Engine:
             row.last_block = self._blocks
             row.read += read
             if row.request.traced:
-                row.traces.append(result.trace[:read])
+                row.take_trace(result.trace[:read])
             row.take_samples(result.sampled, result.log_probability)
             for follower in self._shared[backend].passed(backend, row):
                 self._end_if_done(backend, follower)

@@ -1,16 +1,16 @@
 """`plan`: a job as rows for the engine, and how their results become the result of the job, as JSON."""
 
 import base64
-import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contract.jobs import (
+    MAX_TRACED_UNITS,
     AnyJob,
     ClassifyJob,
     DeleteHeadJob,
@@ -23,12 +23,13 @@ from contract.jobs import (
 )
 from engine.rows import RowRequest, RowResult, Sampling
 from engine.serving import ServedModel
+from engine.traces import Places, trace_json, with_log_odds
 from model.checkpoints.head_store import StoredHead
-from model.heads.classifier import SENTIMENT_HEAD, Head, head_probabilities
+from model.heads.classifier import SENTIMENT_HEAD, Head, head_probabilities, probabilities
 from model.heads.familiarity import Familiarity
 from model.heads.pooling import pool
 from model.heads.unit import Calibration
-from texts.preparation import align, prepare, prepare_prompt
+from texts.preparation import SUFFIX, prepare, prepare_prompt
 
 # The stride between the seeds of a job's samples, which keeps their draws apart (the golden ratio of 2^63).
 _SEED_STRIDE = 5700357409661599241
@@ -67,7 +68,7 @@ def plan(job: AnyJob, served: ServedModel, find_head: FindHead = no_head, deadli
         case FeaturizeJob():
             return _featurize(job, served, deadline)
         case TraceJob():
-            return _trace(job, served, deadline)
+            return _trace(job, served, find_head, deadline)
         case GenerateJob():
             return _generate(job, served, deadline)
         case FitJob() | DeleteHeadJob():
@@ -79,33 +80,6 @@ def plan(job: AnyJob, served: ServedModel, find_head: FindHead = no_head, deadli
 def named(name: str, step: int) -> dict[str, Any]:
     """The part of every result that names the model."""
     return {"model": {"name": name, "step": step}}
-
-
-def trace_json(
-    text: str, values: NDArray[np.float32], units: Sequence[int], calibration: Calibration | None
-) -> dict[str, Any]:
-    """A trace as JSON: its units, and of every byte that was read its place in `text` and the units' values after it.
-
-    text: as it was sent, before `prepare`. values: (bytes of the prepared text, units), one column for each of `units`.
-    Where the unit of `calibration` is among them, every byte also has its `sentiment`, in [-1, 1]. Raises ValueError
-    where `values` has another number of rows than the prepared text has bytes.
-    """
-    sentiment_at = units.index(calibration.unit) if calibration is not None and calibration.unit in units else None
-    steps = []
-    for origin, row in zip(align(text), values.tolist(), strict=True):
-        of_text = text[origin.start : origin.end]
-        step = {"byte": origin.byte, "start": origin.start, "end": origin.end, "text": of_text, "values": row}
-        if calibration is not None and sentiment_at is not None:
-            step["sentiment"] = calibration.sentiment(row[sentiment_at])
-        steps.append(step)
-    return {"units": list(units), "bytes": steps}
-
-
-def _count_utf16(text: str, steps: list[dict[str, Any]]) -> None:
-    """Make the offsets of a trace those of UTF-16, where a character beyond the first plane is two units."""
-    units = [0, *itertools.accumulate(1 + (character > "\uffff") for character in text)]
-    for step in steps:
-        step["start"], step["end"] = units[step["start"]], units[step["end"]]
 
 
 def rank_by_sentiment(
@@ -219,7 +193,7 @@ def _featurize(job: FeaturizeJob, served: ServedModel, deadline: float) -> Plan:
     return Plan(_readings(job, deadline, mean=job.pooling == "mean"), shape)
 
 
-def _trace(job: TraceJob, served: ServedModel, deadline: float) -> Plan:
+def _trace(job: TraceJob, served: ServedModel, find_head: FindHead, deadline: float) -> Plan:
     calibration = served.manifest.sentiment
     units = job.units
     if units is None:
@@ -227,15 +201,35 @@ def _trace(job: TraceJob, served: ServedModel, deadline: float) -> Plan:
             raise JobFailed(ErrorCode.NO_SENTIMENT_UNIT, "the model has no sentiment unit: name the units to trace")
         units = [calibration.unit]
     _check_units(units, served)
+    places, text = Places(job.text, job.offsets), prepare(job.text)
+    request = RowRequest(text, traced=tuple(units), priority=job.priority, deadline=deadline)
+    if job.start is not None:
+        first = places.first_byte(job.start)
+        kept = tuple(count for count in (first, len(text) - len(SUFFIX), len(text)) if count)
+        request = replace(request, traced_from=first, kept=kept)
+    head = None if job.head is None else _traceable(job.head, _head(job.head, served, find_head))
+    if head is not None:
+        request = with_log_odds(request, head)
 
     def shape(rows: list[RowResult]) -> dict[str, Any]:
-        traced = trace_json(job.text, rows[0].trace, units, calibration)
-        if job.offsets == "utf-16":
-            _count_utf16(job.text, traced["bytes"])
-        return _name(served) | traced
+        values, log_odds = np.split(rows[0].trace, [len(units)], axis=1)
+        of_head = None if head is None else probabilities(log_odds.astype(np.float64))
+        found = trace_json(places, values, units, calibration, request.traced_from, of_head)
+        named_head = {} if head is None else {"head": job.head, "labels": head.labels}
+        return _name(served) | named_head | found
 
-    request = RowRequest(prepare(job.text), traced=tuple(units), priority=job.priority, deadline=deadline)
     return Plan([request], shape)
+
+
+def _traceable(name: str, head: Head) -> Head:
+    """Raises JobFailed for a head that has no trace."""
+    if head.pooling == "mean":
+        detail = f"head {name!r} reads the mean of the hidden vector, which a trace does not have"
+        raise JobFailed(ErrorCode.CANNOT_TRACE_HEAD, detail)
+    if len(head.labels) > MAX_TRACED_UNITS:
+        detail = f"head {name!r} has {len(head.labels)} labels: more than the {MAX_TRACED_UNITS} that a trace may show"
+        raise JobFailed(ErrorCode.CANNOT_TRACE_HEAD, detail)
+    return head
 
 
 def _generate(job: GenerateJob, served: ServedModel, deadline: float) -> Plan:

@@ -8,7 +8,7 @@ that collide.
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -35,9 +35,16 @@ class Prefix:
 
 
 def prefixes(
-    text: bytes, clamps: Mapping[int, float], generates: bool, sums: bool = False, scored: bool = False
+    text: bytes,
+    clamps: Mapping[int, float],
+    generates: bool,
+    sums: bool = False,
+    scored: bool = False,
+    also: Collection[int] = (),
 ) -> list[Prefix]:
     """The prefixes of `text` after which a state may be found or kept, shortest first; the last one is the whole text.
+
+    also: more lengths, each at least 1 and at most the text's.
 
     Where bytes will be generated after the text, the last prefix leaves out its last byte: every sample reads that one
     itself, because the first draw belongs to the step that reads it. sums, scored: whether the states include a sum of
@@ -47,7 +54,7 @@ def prefixes(
     conditions = repr((sorted(clamps.items()), sums, scored)).encode() + b"\n"
     hashed = hashlib.blake2b(conditions, digest_size=16, key=_KEY)
     found, position = [], 0
-    for length in _lengths(end):
+    for length in sorted({*_lengths(end), *also}):
         hashed.update(memoryview(text)[position:length])
         found.append(Prefix(length, hashed.copy().digest()))
         position = length

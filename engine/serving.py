@@ -2,12 +2,12 @@
 
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from contract.jobs import ModelInfo
+from contract.jobs import ModelInfo, TopUnit, UnitHistogram
 from engine.backend import Backend
 from engine.folded import FoldedModel
 from engine.graph_backend import GraphBackend
@@ -15,6 +15,8 @@ from engine.openmp import on_passing_thread
 from engine.torch_backend import TorchBackend
 from model.checkpoints import checkpoint
 from model.checkpoints.manifest import Manifest
+
+_MOST_WEIGHTS = 4096  # of top units, because a worker reports them with every heartbeat
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def _load(directory: Path, device: str, dtype: str, max_rows: int, scores: bool)
     folded = FoldedModel(loaded.model, device, None if dtype == "auto" else getattr(torch, dtype))
     backend = backend_for(folded, 2 * max_rows)  # as many interactive rows as bulk rows
     backend.warm_up(max_rows, scores=manifest.familiarity is not None)
+    histogram = manifest.unit_histogram
     info = ModelInfo(
         name=manifest.name,
         step=manifest.step,
@@ -57,8 +60,23 @@ def _load(directory: Path, device: str, dtype: str, max_rows: int, scores: bool)
         heads={name: head.labels for name, head in manifest.heads.items()},
         dtype=str(folded.dtype).removeprefix("torch."),
         device=device,
+        top_units=_top_units(manifest),
+        unit_histogram=None if histogram is None else UnitHistogram(**asdict(histogram)),
     )
     return ServedModel(manifest, backend, info)
+
+
+def _top_units(manifest: Manifest) -> dict[str, list[TopUnit]]:
+    """By head. Of other features than the cell the manifest knows no deviations, without which weights say little."""
+    found: dict[str, list[TopUnit]] = {}
+    left = _MOST_WEIGHTS
+    for name, head in manifest.heads.items():
+        units = head.top_units(manifest.feature_scale) if head.pooling == "cell" else []
+        weights = len(units) * len(head.bias)
+        if 0 < weights <= left:
+            left -= weights
+            found[name] = [TopUnit(unit=unit, weights=head.weights[unit]) for unit in units]
+    return found
 
 
 def device_memory_bytes(device: str) -> int:

@@ -1,10 +1,10 @@
 """Prefixes that rows have in common are read once: which row reads one, which rows wait for it, which start after it.
 
-The state of a prompt is kept at its end and at its last prefix but one (prefix_cache.py); the state after any other
-prefix is kept when the prefix is seen for the second time, so texts that never come again cost no copy. While an active
-row reads a prefix whose state will be kept, it leads: rows with the same prefix follow it, which means that they stand
-still until it has read the prefix and then take over its state. That is never later than if they had read it
-themselves, because all rows advance side by side.
+The state of a prompt is kept at its end and at its last prefix but one (prefix_cache.py), and that of any row where its
+request says so; the state after any other prefix is kept when the prefix is seen for the second time, so texts that
+never come again cost no copy. While an active row reads a prefix whose state will be kept, it leads: rows with the same
+prefix follow it, which means that they stand still until it has read the prefix and then take over its state. That is
+never later than if they had read it themselves, because all rows advance side by side.
 
 A row follows at a prefix that is shorter than any it leads, so no two rows wait for each other.
 """
@@ -44,9 +44,11 @@ class SharedPrefixes:
         wanted = [prefix for prefix in ahead if prefix.digest in self._seen][-1:]
         if row.request.generate:
             wanted += ahead[-2:]
+        wanted += [prefix for prefix in ahead if prefix.length in row.request.kept]
         for prefix in sorted(set(wanted), key=lambda prefix: prefix.length):
-            row.keeps.append(prefix)
-            self._led[prefix.digest] = []
+            if prefix.digest not in self._led:  # by a row that a trace may not follow
+                row.keeps.append(prefix)
+                self._led[prefix.digest] = []
         self._remember(row.prefixes)
         self._observer.prefix_lookup("shared" if row.follows else "hit" if known else "miss")
 
@@ -87,7 +89,7 @@ class SharedPrefixes:
         0 where there is no such prefix."""
         row.follows = None
         for prefix in reversed(row.prefixes):
-            if row.keeps and prefix.length >= row.keeps[0].length:
+            if prefix.length > row.may_start_at or (row.keeps and prefix.length >= row.keeps[0].length):
                 continue
             if (state := self._cache.find(prefix.digest)) is not None:
                 self._take_over(backend, row, prefix, state)

@@ -7,9 +7,8 @@ import numpy as np
 from evaluation.features import Reader
 from evaluation.report import COLOURS, Report, Table, plot
 from evaluation.traces import check_unit
+from model.heads.histogram import bin_edges
 from texts.labelled import Labelled
-
-_BINS = 50
 
 
 def evaluate(reader: Reader, labelled: Labelled, unit: int | None) -> Report:
@@ -38,9 +37,9 @@ def evaluate(reader: Reader, labelled: Labelled, unit: int | None) -> Report:
         [[label, of["rows"], of["mean"], of["deviation"]] for label, of in classes.items()],
     )
     figure, axes = plot(what, "texts")
-    edges = np.linspace(values.min(), values.max() + 1e-9, _BINS + 1)
+    edges = bin_edges(values).tolist()
     for number, (label, of) in enumerate(by_label.items()):
-        axes.hist(of, edges.tolist(), color=COLOURS[(1 - number) % len(COLOURS)], alpha=0.6, label=label)
+        axes.hist(of, edges, color=COLOURS[(1 - number) % len(COLOURS)], alpha=0.6, label=label)
     axes.legend(frameon=False)
     return Report("histogram", found, [table], {"histogram": figure}, notes=notes)
 

@@ -50,14 +50,8 @@ def featurize(texts: Texts, pooling: Pooling, timeout_s: float | None) -> Ask[ND
     return Ask("POST", "/featurize", _array, body, accept="application/x-npy")
 
 
-def trace(text: str, units: Iterable[int] | None, timeout_s: float | None) -> Ask[dict[str, Any]]:
-    return Ask("POST", "/trace", json.loads, encoded(requests.trace_body(text, units), timeout_s))
-
-
-def sentiment_unit(answer: dict[str, Any], served: Iterable[ModelInfo]) -> int | None:
-    """Of the model that answered a trace, if it is served still."""
-    by = (answer["model"]["name"], answer["model"]["step"])
-    return next((model.sentiment_unit for model in served if (model.name, model.step) == by), None)
+def trace(text: str, units: Iterable[int] | None, head: str | None, timeout_s: float | None) -> Ask[dict[str, Any]]:
+    return Ask("POST", "/trace", json.loads, encoded(requests.trace_body(text, units, head), timeout_s))
 
 
 def generate(prompt: str, options: GenerateOptions, timeout_s: float | None) -> Ask[list[Sample]]:

@@ -84,10 +84,13 @@ class Client(_Base):
         """The feature vector of every text, (texts, units); pooling as of `Neuron.featurize`."""
         return self._do(asks.featurize(texts, pooling, self._timeout_s))
 
-    def trace(self, text: str, units: Iterable[int] | None = None) -> Trace:
-        """The value of units after every byte of a text. units: the sentiment unit if None."""
-        answer = self._do(asks.trace(text, units, self._timeout_s))
-        return Trace.of(text, answer, asks.sentiment_unit(answer, self.models()))
+    def trace(self, text: str, units: Iterable[int] | None = None, head: str | None = None) -> Trace:
+        """The value of units after every byte of a text. units: the sentiment unit if None.
+
+        head: the name of one whose opinion of the text up to every byte is wanted as well.
+        """
+        answer = self._do(asks.trace(text, units, head, self._timeout_s))
+        return Trace.of(text, answer)
 
     def generate(self, prompt: str = "", **options: Unpack[GenerateOptions]) -> list[Sample]:
         """Continue `prompt`: `n` samples, the best first. Options as of `Neuron.generate`."""
@@ -181,9 +184,9 @@ class AsyncClient(_Base):
     async def featurize(self, texts: Texts, pooling: Pooling = "cell") -> NDArray[np.float32]:
         return await self._do(asks.featurize(texts, pooling, self._timeout_s))
 
-    async def trace(self, text: str, units: Iterable[int] | None = None) -> Trace:
-        answer = await self._do(asks.trace(text, units, self._timeout_s))
-        return Trace.of(text, answer, asks.sentiment_unit(answer, await self.models()))
+    async def trace(self, text: str, units: Iterable[int] | None = None, head: str | None = None) -> Trace:
+        answer = await self._do(asks.trace(text, units, head, self._timeout_s))
+        return Trace.of(text, answer)
 
     async def generate(self, prompt: str = "", **options: Unpack[GenerateOptions]) -> list[Sample]:
         return await self._do(asks.generate(prompt, options, self._timeout_s))

@@ -103,9 +103,12 @@ class Neuron:
         features = np.frombuffer(base64.b64decode(answer["features"]), dtype="<f4").astype(np.float32)
         return features.reshape(-1, answer["units"])
 
-    def trace(self, text: str, units: Iterable[int] | None = None) -> Trace:
-        """The value of units after every byte of a text. units: the sentiment unit if None."""
-        return Trace.of(text, self.run(trace_job(text, units)), self.info.sentiment_unit)
+    def trace(self, text: str, units: Iterable[int] | None = None, head: str | None = None) -> Trace:
+        """The value of units after every byte of a text. units: the sentiment unit if None.
+
+        head: the name of one whose opinion of the text up to every byte is wanted as well.
+        """
+        return Trace.of(text, self.run(trace_job(text, units, head)))
 
     def generate(self, prompt: str = "", **options: Unpack[GenerateOptions]) -> list[Sample]:
         """Continue `prompt`: `n` samples, the best first.

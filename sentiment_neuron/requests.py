@@ -11,7 +11,8 @@ from typing import Any, Literal, TypedDict, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from api.schemas.faults import faults
-from api.schemas.requests import ClassifyRequest, FeaturizeRequest, FitRequest, GenerateRequest, TraceRequest
+from api.schemas.requests import ClassifyRequest, FeaturizeRequest, FitRequest, GenerateRequest
+from api.schemas.trace import TraceRequest
 from contract.jobs import ClassifyJob, FeaturizeJob, GenerateJob, Pooling, TraceJob
 from sentiment_neuron.columns import column
 from sentiment_neuron.errors import InvalidRequestError
@@ -71,10 +72,10 @@ def featurize_body(texts: Texts, pooling: Pooling) -> FeaturizeRequest:
     return valid(FeaturizeRequest, texts=listed_texts(texts), pooling=pooling)
 
 
-def trace_body(text: str, units: Iterable[int] | None) -> TraceRequest:
+def trace_body(text: str, units: Iterable[int] | None, head: str | None) -> TraceRequest:
     """A unit that is named twice is traced once."""
-    named = None if units is None else [_whole(unit) for unit in _listed("units", units)]
-    return valid(TraceRequest, text=_text("text", text), units=None if named is None else list(dict.fromkeys(named)))
+    named = None if units is None else list(dict.fromkeys(_whole(unit) for unit in _listed("units", units)))
+    return valid(TraceRequest, text=_text("text", text), units=named, head=head)
 
 
 def generate_body(prompt: str, options: Mapping[str, Any], stream: bool = False) -> GenerateRequest:
@@ -105,9 +106,9 @@ def featurize_job(texts: Texts, pooling: Pooling) -> FeaturizeJob:
     return FeaturizeJob(**_BASE, texts=body.all_texts(), pooling=body.pooling)
 
 
-def trace_job(text: str, units: Iterable[int] | None) -> TraceJob:
-    body = trace_body(text, units)
-    return TraceJob(**_BASE, text=body.text, units=body.units)
+def trace_job(text: str, units: Iterable[int] | None, head: str | None = None) -> TraceJob:
+    body = trace_body(text, units, head)
+    return TraceJob(**_BASE, text=body.text, units=body.units, head=body.head)
 
 
 def generate_job(prompt: str, options: Mapping[str, Any], stream: bool = False) -> GenerateJob:

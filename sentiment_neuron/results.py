@@ -6,7 +6,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sentiment_neuron.heat_maps import HeatMap, heat_maps, html_fragment, html_page
+from heatmaps.cells import HeatMap, heat_maps
+from heatmaps.html import html_fragment, html_page
+from heatmaps.picture import svg
 
 
 @dataclass(frozen=True)
@@ -49,24 +51,33 @@ class Trace:
     spans: list[tuple[int, int]]  # (bytes,): characters of `text`, from and to; empty for a byte that preparation adds
     heat_maps: list[HeatMap]  # one for each unit; that of the sentiment unit is calibrated
     model: str  # its name and step
+    labels: list[str] | None = None  # of the head, where one was asked for
+    probabilities: NDArray[np.float64] | None = None  # (bytes, labels): what the head makes of the state there
 
     @classmethod
-    def of(cls, text: str, answer: dict[str, Any], sentiment_unit: int | None) -> "Trace":
-        """answer: the result of a trace job as JSON (engine/plans.py)."""
+    def of(cls, text: str, answer: dict[str, Any]) -> "Trace":
+        """answer: the result of a trace job as JSON (engine/traces.py)."""
         steps = answer["bytes"]
+        calibrated = answer.get("sentiment_unit") in answer["units"]
         return cls(
             text=text,
             units=answer["units"],
             values=np.array([step["values"] for step in steps], dtype=np.float32),
-            sentiment=np.array([step["sentiment"] for step in steps]) if sentiment_unit in answer["units"] else None,
+            sentiment=np.array([step["sentiment"] for step in steps]) if calibrated else None,
             spans=[(step["start"], step["end"]) for step in steps],
-            heat_maps=heat_maps(text, answer, sentiment_unit),
+            heat_maps=heat_maps(text, answer),
             model="{name}, step {step}".format(**answer["model"]),
+            labels=answer.get("labels"),
+            probabilities=np.array([step["probabilities"] for step in steps]) if answer.get("labels") else None,
         )
 
     def html(self) -> str:
         """A page of HTML that needs nothing but itself."""
         return html_page(self.text, self.heat_maps, self.model)
+
+    def svg(self) -> str:
+        """A picture for a report."""
+        return svg(self.text, self.heat_maps, self.model)
 
     def _repr_html_(self) -> str:
         return html_fragment(self.heat_maps)

@@ -28,6 +28,7 @@ from engine.engine import Engine
 from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
 from model.heads.classifier import Head
+from model.heads.histogram import Histogram
 from model.heads.unit import Calibration
 from model.network.language_model import Architecture, LanguageModel
 from tests.support import pages
@@ -88,6 +89,7 @@ def publish_tiny(volume: Path, step: int, seed: int = 0) -> Path:
             "sentiment": Head(["negative", "positive"], {unit: [float(w)] for unit, w in enumerate(weights)}, [0.05]),
             "length": Head(["short", "medium", "long"], {3: [1.0, 0.0, -1.0], 7: [0.0, 2.0, 1.0]}, [0.1, 0.0, -0.1]),
         },
+        unit_histogram=Histogram([-1.0, 0.0, 0.5, 1.0], {"negative": [3, 5, 1], "positive": [0, 4, 8]}, "21 texts"),
     )
     return volumes.publish(volume, tiny_model(seed), manifest, torch.float32)
 

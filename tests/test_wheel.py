@@ -10,9 +10,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("api", "cli", "contract", "engine", "evaluation", "model", "sentiment_neuron", "texts", "trainer", "worker")
+PACKAGES = (
+    "api",
+    "cli",
+    "contract",
+    "engine",
+    "evaluation",
+    "heatmaps",
+    "model",
+    "sentiment_neuron",
+    "texts",
+    "trainer",
+    "worker",
+)
 # What the gateway's image keeps of them: the Dockerfile takes the others out.
-GATEWAY = ("api", "cli", "contract", "texts")
+GATEWAY = ("api", "cli", "contract", "heatmaps", "texts")
 
 
 def context(directory: Path) -> Path:
@@ -71,7 +83,12 @@ def test_it_holds_every_module_of_the_packages_and_nothing_else(wheel: Path) -> 
     model = {str(path.relative_to(ROOT)) for path in shipped.rglob("*") if path.is_file()}
     assert {str(Path("model/pretrained") / name) for name in ("LATEST", "README.md")} < model
     assert any(name.endswith("model.safetensors") for name in model)
-    assert held == modules | model | {"contract/py.typed", "sentiment_neuron/py.typed"}
+    assets = {*(ROOT / "heatmaps/templates").glob("*.[hs]*"), *(ROOT / "api/page").iterdir()}
+    modules |= {str(path.relative_to(ROOT)) for path in assets}
+    assert held == modules | model | {
+        "contract/py.typed",
+        "sentiment_neuron/py.typed",
+    }
 
 
 def test_what_measures_is_said_to_be_elsewhere(installed: Path) -> None:

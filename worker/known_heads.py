@@ -108,7 +108,7 @@ class KnownHeads:
 
 
 def _info(stored: StoredHead) -> str:
-    return HeadInfo.model_validate(stored.report()).model_dump_json()
+    return HeadInfo.model_validate(stored.listed()).model_dump_json()
 
 
 def _refused(error: HeadStoreError) -> None:

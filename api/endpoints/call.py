@@ -50,7 +50,7 @@ _LONG = ("featurize", "trace")
 RESPONSES: dict[int | str, dict[str, Any]] = {
     202: {"model": responses.JobResponse, "description": "The job continues; `Location` is its address"},
     404: OPENAPI | {"description": "The model has no such head or unit"},
-    409: OPENAPI | {"description": "The job was cancelled, or needs a sentiment unit that the model does not have"},
+    409: OPENAPI | {"description": "The job was cancelled, or this model cannot do it: the problem says why"},
     410: OPENAPI | {"description": "The job that the `Idempotency-Key` made has ended, and its result has expired"},
     413: OPENAPI | {"description": "Over a limit, which the problem names"},
     415: OPENAPI | {"description": "The body is not sent as JSON, or packed in a way that is not read"},

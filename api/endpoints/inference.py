@@ -1,5 +1,7 @@
 """POSTs that make a job: classify, featurize, trace, generate."""
 
+import functools
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
@@ -9,6 +11,7 @@ from api.http import answers
 from api.problems import over, too_large, too_many_texts
 from api.schemas import requests, responses
 from api.schemas.form import Form, Skipped
+from api.schemas.trace import TraceRequest
 from api.settings import ApiSettings
 from contract.jobs import ClassifyJob, FeaturizeJob, GenerateJob, TraceJob
 
@@ -40,20 +43,34 @@ async def featurize(
     texts, size, skipped = _usable(body, settings_of(request))
     call = Call(request, body, prefer, idempotency_key)
     job = FeaturizeJob(**call.base(), texts=texts, pooling=body.pooling)
-    encoding = "npy" if answers.wants_npy(request.headers.get("accept", "")) else body.encoding
+    encoding = "npy" if answers.wants(answers.NPY, request.headers.get("accept", "")) else body.encoding
     return await call.answer(job, len(texts), size, Form(encoding, skipped))
 
 
-@router.post("/trace", response_model=responses.TraceResponse, responses=RESPONSES)
+@router.post(
+    "/trace",
+    response_model=responses.TraceResponse,
+    responses=RESPONSES | {200: answers.PICTURE | {"description": "JSON, or a picture by `Accept`"}},
+)
 async def trace(
-    body: requests.TraceRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
+    body: TraceRequest, request: Request, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """The value of units after every byte, with the characters that the byte belongs to."""
+    """The value of units after every byte, with the characters that the byte belongs to.
+
+    `Accept: image/svg+xml` gives a picture: a heat map of each unit.
+    """
     size, limit = len(body.text.encode()), settings_of(request).api_max_trace_bytes
     if size > limit:
         raise too_large("bytes of the text to trace", size, limit, "NEURON_API_MAX_TRACE_BYTES")
     call = Call(request, body, prefer, idempotency_key)
-    job = TraceJob(**call.base(), text=body.text, units=body.units, offsets=body.offsets)
+    pictured = answers.wants(answers.SVG, request.headers.get("accept", "")) and not call.respond_async
+    if pictured and (cells := size * len(body.units or [None])) > limit:
+        raise too_large("bytes of the text by units to draw", cells, limit, "NEURON_API_MAX_TRACE_BYTES")
+    job = TraceJob(
+        **call.base(), text=body.text, units=body.units, offsets=body.offsets, start=body.start, head=body.head
+    )
+    if pictured:
+        call.respond = functools.partial(answers.picture, body.text)
     return await call.answer(job, 1, size)
 
 

@@ -73,7 +73,8 @@ async def get_job(job_id: str, request: Request) -> Response:
         if record.ended:
             raise expired(job_id, record.state)
         return JSONResponse(answers.listed(job_id, record))
-    if record.kind == "featurize" and outcome.state == "done" and answers.wants_npy(request.headers.get("accept", "")):
+    wants_npy = answers.wants(answers.NPY, request.headers.get("accept", ""))
+    if record.kind == "featurize" and outcome.state == "done" and wants_npy:
         return answers.respond(outcome, record.kind, replace(record.form, encoding="npy"))
     return JSONResponse(answers.job(job_id, record, outcome))
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from dataclasses import replace
 from typing import Any
@@ -17,16 +18,35 @@ from api.problems import Problem
 from api.redis.records import Record
 from api.schemas.form import Form
 from contract.jobs import Outcome
+from heatmaps.cells import heat_maps
+from heatmaps.picture import svg
+from texts.preparation import align
 
 NPY = "application/x-npy"
+SVG = "image/svg+xml"
+
+_QUALITY = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-def wants_npy(accept: str) -> bool:
-    return any(part.split(";")[0].strip() == NPY for part in accept.split(","))
+def wants(media_type: str, accept: str) -> bool:
+    """Whether the header `Accept` names it, and likes JSON no better (RFC 9110, 12.5.1)."""
+    asked = _qualities(accept)
+    of_json = next((asked[name] for name in ("application/json", "application/*", "*/*") if name in asked), 0.0)
+    return asked.get(media_type, 0.0) > 0 and asked[media_type] >= of_json
+
+
+def _qualities(accept: str) -> dict[str, float]:
+    """The media types of a header `Accept`, and the quality of each, in [0, 1]; 0 where it is not a quality."""
+    found = {}
+    for part in accept.lower().split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        quality = next((piece[2:].strip() for piece in parameters if piece.startswith("q=")), "1")
+        found[name] = float(quality) if _QUALITY.fullmatch(quality) else 0.0
+    return found
 
 
 def respond(outcome: Outcome, kind: str, form: Form) -> Response:
@@ -88,6 +108,22 @@ def result(outcome: Outcome) -> dict[str, Any]:
     return outcome.result
 
 
+def picture(text: str, outcome: Outcome) -> Response:
+    """A trace of this text as heat maps. Raises Problem unless the job is done."""
+    found = result(outcome)
+    steps = found["bytes"]
+    # The offsets of the answer may be those of UTF-16, and its bytes those of the end alone.
+    origins = align(text)[-len(steps) :]
+    placed = [step | {"start": at.start, "end": at.end} for step, at in zip(steps, origins, strict=True)]
+    maps = heat_maps(text, found | {"bytes": placed})
+    name = "{name}, step {step}".format(**found["model"])
+    return Response(svg(text, maps, name), media_type=SVG, headers=_model(found))
+
+
+def _model(found: dict[str, Any]) -> dict[str, str]:
+    return {"X-Model": "{name}/step-{step}".format(**found["model"])}
+
+
 def _npy(found: dict[str, Any], form: Form) -> Response:
     """A NumPy file of all features; those of a text that was left out are NaN."""
     matrix = features(found)
@@ -97,8 +133,7 @@ def _npy(found: dict[str, Any], form: Form) -> Response:
         matrix = whole
     buffer = io.BytesIO()
     np.save(buffer, matrix, allow_pickle=False)
-    model = found["model"]
-    return Response(buffer.getvalue(), media_type=NPY, headers={"X-Model": f"{model['name']}/step-{model['step']}"})
+    return Response(buffer.getvalue(), media_type=NPY, headers=_model(found))
 
 
 def final_event(outcome: Outcome, kind: str, form: Form) -> tuple[str, str]:
@@ -117,6 +152,7 @@ def sse(event_id: str | None, event: str, data: str) -> bytes:
 # For the document: without a schema, generators know nothing of the other form of the answer either.
 _EVENT = {"type": "object", "properties": {name: {"type": "string"} for name in ("id", "event", "data")}}
 EVENTS: dict[str, Any] = {"content": {"text/event-stream": {"schema": _EVENT}}}
+PICTURE: dict[str, Any] = {"content": {SVG: {"schema": {"type": "string", "format": "binary"}}}}
 MATRIX: dict[str, Any] = {"content": {NPY: {"schema": {"type": "string", "format": "binary"}}}}
 
 

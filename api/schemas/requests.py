@@ -20,7 +20,7 @@ from pydantic import (
 
 from api.schemas.faults import faults
 from api.schemas.webhook import Webhook
-from contract.jobs import Offsets, Pooling, RankBy
+from contract.jobs import Pooling, RankBy
 from texts.preparation import clean
 from texts.records import label_text
 
@@ -165,20 +165,6 @@ class FeaturizeRequest(TextsRequest):
         "over all bytes of the prepared text.",
     )
     encoding: Literal["float", "base64"] = Field("float", description="base64: little-endian float32.")
-
-
-class TraceRequest(JobBody):
-    model_config = example(text="It was great at first. Then it broke.")
-
-    text: Text
-    units: list[Annotated[int, Field(ge=0), Whole]] | None = Field(
-        None, min_length=1, max_length=64, description="Units to trace; the sentiment unit if left out."
-    )
-    offsets: Offsets = Field(
-        "characters",
-        description="What `start` and `end` count: characters, as strings of Python do, or units of UTF-16, as those "
-        "of JavaScript, Java and C# do.",
-    )
 
 
 # Of what is written, in our requests and in those of OpenAI's API.

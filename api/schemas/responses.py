@@ -84,11 +84,17 @@ class TracedByte(BaseModel):
     text: str
     values: list[float] = Field(description="One for each of `units`, after the byte was read.")
     sentiment: float | None = Field(None, description="Calibrated, where the sentiment unit is traced.")
+    probabilities: list[float] | None = Field(
+        None, description="One for each of `labels`, if the text ended here, where a head was asked for."
+    )
 
 
 class TraceResponse(BaseModel):
     model: ModelName
     units: list[int]
+    sentiment_unit: int | None = Field(None, description="The model's, also where it is not among `units`.")
+    head: str | None = None
+    labels: list[str] | None = Field(None, description="The head's.")
     bytes: list[TracedByte]
 
 

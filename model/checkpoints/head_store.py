@@ -20,7 +20,8 @@ from model.heads.classifier import Head
 from model.heads.cross_validation import Fitted, accuracy_interval
 from model.heads.pooling import Pooling
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READ = (1, 2)  # version 1 knew no confusion matrix
 MAX_HEADS = 1000  # every worker reads all of them at every poll, and reports all of them
 MAX_LABELS = 100
 MAX_LABEL_CHARACTERS = 100
@@ -62,6 +63,7 @@ class StoredHead:
     top_units: list[int]  # the heaviest first
     created: float  # Unix time in seconds
     made_by: str  # the id of the job; empty: the command line
+    confusion: list[list[int]] | None = None  # as in `Fitted`; None: nothing could be held out, or an older file
 
     def belongs_to(self, manifest: Manifest) -> bool:
         return self.sha256 == manifest.sha256[WEIGHTS]
@@ -80,12 +82,20 @@ class StoredHead:
             "accuracy": accuracy,
             "accuracy_interval": None if accuracy is None else accuracy_interval(accuracy, max(1, self.examples)),
             "accuracy_deviation": metrics.get("accuracy_deviation"),
+            "confusion": self.confusion,
             "folds": int(metrics.get("folds", 0)),
             "c": self.head.c,
             "nonzero_units": len(self.head.weights),
             "top_units": [{"unit": unit, "weights": self.head.weights[unit]} for unit in self.top_units],
             "created": self.created,
         }
+
+    def listed(self) -> dict[str, Any]:
+        """As `report`, in a list of heads: without the confusion matrix, which of 100 labels has 10,000 numbers.
+
+        Every worker compares the list of all heads with that in Redis at every poll.
+        """
+        return self.report() | {"confusion": None}
 
 
 def stored_head(
@@ -111,6 +121,7 @@ def stored_head(
         top_units=fitted.top_units,
         created=created,
         made_by=made_by,
+        confusion=fitted.confusion,
     )
 
 
@@ -194,7 +205,7 @@ def create(directory: Path, stored: StoredHead) -> None:
     """Write the head's file, inside `alone_in`. Raises HeadExistsError, HeadStoreError, OSError (a full disk)."""
     check_name(stored.name)
     record = asdict(stored) | {"format_version": FORMAT_VERSION}
-    del record["head"]["calibration"]  # which no head that users fit has, and older workers do not know
+    del record["head"]["calibration"]  # which no head that users fit has
     content = json.dumps(record, allow_nan=False)
     if len(content) > _MAX_FILE_BYTES:
         raise HeadStoreError(
@@ -234,8 +245,8 @@ def _parse(name: str, raw: Any) -> StoredHead:
     require(isinstance(raw, dict), "not a JSON object")
     version = raw.pop("format_version", None)
     require(
-        is_whole(version) and version == FORMAT_VERSION,
-        f"format version {version!r}, this program reads {FORMAT_VERSION}",
+        is_whole(version) and version in _READ,
+        f"format version {version!r}, this program reads {' and '.join(map(str, _READ))}",
     )
     units, head = raw["units"], raw.pop("head")
     require(is_whole(units) and 1 <= units <= MAX_UNITS, f"units is {units!r}, not 1 to {MAX_UNITS}")
@@ -260,6 +271,24 @@ def _parse(name: str, raw: Any) -> StoredHead:
         and all(is_whole(unit) and unit in stored.head.weights for unit in stored.top_units),
         "top_units are not units with weights",
     )
+    _check_confusion(stored)
     require(is_finite(stored.created), "created is not a time")
     require(is_text(stored.made_by) and len(stored.made_by) <= 64, "made_by is not an id")
     return stored
+
+
+def _check_confusion(stored: StoredHead) -> None:
+    confusion, labels = stored.confusion, len(stored.head.labels)
+    if confusion is None:
+        return
+    require(
+        isinstance(confusion, list)
+        and len(confusion) == labels
+        and all(isinstance(row, list) and len(row) == labels for row in confusion),
+        f"confusion is not {labels} rows of {labels}",
+    )
+    counts = [count for row in confusion for count in row]
+    require(
+        all(is_whole(count) and count >= 0 for count in counts) and sum(counts) == stored.examples,
+        f"confusion does not count {stored.examples} examples",
+    )

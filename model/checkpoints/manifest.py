@@ -10,15 +10,16 @@ from itertools import pairwise
 from typing import Any, get_args
 
 from model.checkpoints.untrusted import is_finite, is_text, is_whole, parse_json, require
-from model.heads.classifier import Calibrated, Head, Method
+from model.heads.classifier import SENTIMENT_LABELS, Calibrated, Head, Method
 from model.heads.familiarity import Familiarity
+from model.heads.histogram import MAX_BINS, Histogram
 from model.heads.pooling import Pooling
 from model.heads.unit import Calibration
 from model.network.cells import CellName
 from model.network.language_model import Architecture
 
-FORMAT_VERSION = 2
-_READ = (1, 2)  # version 1 knew neither calibration of heads nor familiarity
+FORMAT_VERSION = 3
+_READ = (1, 2, 3)  # version 1 knew neither calibration of heads nor familiarity, version 2 no histogram of the unit
 WEIGHTS = "model.safetensors"
 MAX_UNITS = 16_384  # four times the published model: 1.4 G parameters, 5.6 GB in float32
 MAX_STEPS = 10**15  # and bytes seen
@@ -30,6 +31,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNIT = re.compile(r"0|[1-9][0-9]{0,5}")
 _MAX_LENGTHS = 64
 _MAX_LABEL_CHARACTERS = 65_536  # of all heads together: a worker reports them with every heartbeat
+_MAX_DATA_CHARACTERS = 1000  # what a histogram's texts were: the same
 MAX_STEEPNESS = 100.0
 
 
@@ -49,6 +51,7 @@ class Manifest:
     feature_scale: list[float] | None = None  # (units,), standard deviation over the same
     familiarity: Familiarity | None = None
     notes: str = ""
+    unit_histogram: Histogram | None = None  # of the sentiment unit, over texts that it was not calibrated to
 
 
 def parse_manifest(content: bytes) -> Manifest:
@@ -70,7 +73,8 @@ def parse_manifest(content: bytes) -> Manifest:
         is_finite(steepness) and 0 < steepness <= MAX_STEEPNESS,
         f"steepness is {steepness!r}, not a number above 0 and at most {MAX_STEEPNESS:g}",
     )
-    calibration, familiarity = raw.pop("sentiment", None), raw.pop("familiarity", None)
+    calibration, histogram = raw.pop("sentiment", None), raw.pop("unit_histogram", None)
+    familiarity = raw.pop("familiarity", None)
     heads = {name: parse_head(name, units, head) for name, head in raw.pop("heads", {}).items()}
     characters = sum(len(label) for head in heads.values() for label in head.labels)
     require(
@@ -79,6 +83,7 @@ def parse_manifest(content: bytes) -> Manifest:
     manifest = Manifest(
         architecture=architecture,
         sentiment=None if calibration is None else Calibration(**calibration),
+        unit_histogram=None if histogram is None else Histogram(**histogram),
         heads=heads,
         familiarity=None if familiarity is None else Familiarity(**familiarity),
         **raw,
@@ -100,6 +105,9 @@ def parse_manifest(content: bytes) -> Manifest:
             is_finite(scale) and scale > 0 and is_finite(manifest.sentiment.center),
             "calibration is not finite and positive",
         )
+    if manifest.unit_histogram is not None:
+        require(manifest.sentiment is not None, "there is a histogram, but no sentiment unit")
+        _check_histogram(manifest.unit_histogram)
     if manifest.familiarity is not None:
         _check_familiarity(manifest.familiarity)
     for label, vector in (("feature_mean", manifest.feature_mean), ("feature_scale", manifest.feature_scale)):
@@ -108,6 +116,34 @@ def parse_manifest(content: bytes) -> Manifest:
             f"{label} is not {units} numbers",
         )
     return manifest
+
+
+def _check_histogram(histogram: Histogram) -> None:
+    edges, counts, data = histogram.edges, histogram.counts, histogram.data
+    require(
+        isinstance(edges, list)
+        and 2 <= len(edges) <= MAX_BINS + 1
+        and all(map(is_finite, edges))
+        and all(one < other for one, other in pairwise(edges)),
+        f"unit_histogram: edges are not 2 to {MAX_BINS + 1} rising numbers",
+    )
+    require(
+        isinstance(counts, dict) and counts.keys() == set(SENTIMENT_LABELS),
+        f"unit_histogram: counts are not of {' and '.join(SENTIMENT_LABELS)}",
+    )
+    require(
+        all(
+            isinstance(of, list)
+            and len(of) == len(edges) - 1
+            and all(is_whole(count) and 0 <= count < MAX_STEPS for count in of)
+            for of in counts.values()
+        ),
+        f"unit_histogram: counts are not {len(edges) - 1} whole numbers each",
+    )
+    require(
+        is_text(data) and len(data) <= _MAX_DATA_CHARACTERS,
+        f"unit_histogram: what its texts were is not text of at most {_MAX_DATA_CHARACTERS} characters",
+    )
 
 
 def _check_familiarity(familiarity: Familiarity) -> None:

@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from model.heads import l1
 from model.heads.checks import Floats, HeadError, Labels, checked
@@ -31,7 +31,7 @@ SENTIMENT_LABELS = ["negative", "positive"]
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
 
 C_GRID = tuple(2.0**exponent for exponent in range(-8, 1))
-
+TOP_UNITS = 10
 
 Method = Literal["platt", "temperature+bias"]
 
@@ -58,11 +58,34 @@ class Head:
     calibration: Calibrated | None = None  # None: the probabilities are those of the fit
 
     @cached_property
+    def matrix(self) -> Floats:
+        """The weights, (units with any, rising, rows of the head)."""
+        return np.array([self.weights[unit] for unit in sorted(self.weights)]).reshape(
+            len(self.weights), len(self.bias)
+        )
+
+    @cached_property
     def values(self) -> Floats | None:
         """The labels as numbers, (labels,), such as stars; None where one of them is not a number."""
         if not all(_NUMBER.fullmatch(label) for label in self.labels):
             return None
         return np.array([float(label) for label in self.labels])
+
+    def top_units(self, deviations: ArrayLike | None) -> list[int]:
+        """As `heaviest`. deviations: of the features that the head takes, (units,); None: its weights alone count."""
+        units = np.array(list(self.weights), dtype=np.int64)
+        weights = np.array(list(self.weights.values())).reshape(len(units), len(self.bias))
+        return heaviest(units, weights if deviations is None else weights * np.asarray(deviations)[units, None])
+
+
+def heaviest(units: Labels, weights: NDArray[np.floating]) -> list[int]:
+    """The units that weigh most, the heaviest first, TOP_UNITS at most; one without weight is none of them.
+
+    units: (units,) their numbers; weights: (units, rows of the head), of features with deviation 1.
+    """
+    most = np.abs(weights).max(axis=1)
+    found: list[int] = units[np.argsort(-most, kind="stable")[: min(TOP_UNITS, np.count_nonzero(most))]].tolist()
+    return found
 
 
 def fit_l1(
@@ -112,12 +135,17 @@ def fit_l1(
 
 def head_probabilities(head: Head, features: ArrayLike) -> Floats:
     """features: (rows, units), raw -> the probability of every label, (rows, labels); rows sum to 1."""
-    logits = head_log_odds(head, features)
-    if len(head.labels) == 2:
+    return probabilities(head_log_odds(head, features))
+
+
+def probabilities(log_odds: Floats) -> Floats:
+    """What `head_log_odds` returns -> the probability of every label, (rows, labels); rows sum to 1."""
+    logits = log_odds
+    if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)  # σ(z) is the softmax of (0, z)
     exponential = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: Floats = exponential / exponential.sum(axis=1, keepdims=True)
-    return probabilities
+    found: Floats = exponential / exponential.sum(axis=1, keepdims=True)
+    return found
 
 
 def accuracy(head: Head, features: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:
@@ -141,8 +169,7 @@ def head_log_odds(head: Head, features: ArrayLike) -> Floats:
     rows = 1 if len(head.labels) == 2 else len(head.labels)
     if any(len(row) != rows for row in (head.bias, *head.weights.values())):
         raise HeadError(f"the head has {len(head.labels)} labels: it needs {rows} values of bias and of every unit")
-    weights = np.array([head.weights[unit] for unit in units], dtype=np.float64).reshape(len(units), len(head.bias))
-    logits: Floats = x[:, units].astype(np.float64) @ weights + np.array(head.bias)
+    logits: Floats = x[:, units].astype(np.float64) @ head.matrix + np.array(head.bias)
     return logits
 
 

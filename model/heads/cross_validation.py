@@ -21,13 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.heads.checks import MAX_FEATURE, Floats, HeadError, Labels
-from model.heads.classifier import C_GRID, Head
+from model.heads.classifier import C_GRID, Head, heaviest
 from model.heads.l1 import COLUMNS, Matrix, signs_of, solve
 from model.heads.pooling import Pooling
 from model.heads.standardization import Standardization
 from model.heads.unit import fit_threshold, separating_units, strongest
 
-TOP_UNITS = 10
 _FOLDS = 5
 _Z = 1.96  # deviations of the normal distribution that hold 95 %
 _LEAST_SLOPE = 0.1  # of a unit's log-odds, a deviation
@@ -44,6 +43,7 @@ class Fitted:
     accuracy: float | None  # mean over the folds
     accuracy_deviation: float | None  # over the folds
     top_units: list[int]  # by weight times deviation, the heaviest first
+    confusion: list[list[int]] | None  # of the rows held out: how many of each label (row) were given each (column)
 
     def head(self, labels: list[str], pooling: Pooling) -> Head:
         """labels: their names, in the order of the classes. pooling: of the features that were fitted."""
@@ -79,20 +79,21 @@ def fit_cv(
     least = 1.0 / max(strongest(features, labels == positive, everywhere) for positive in positives)
     gram = features.T @ features
     folds = _folds(labels, classes, seed)
-    accuracy, spread, count = None, None, 0
+    accuracy, spread, confusion, count = None, None, None, 0
     c = 4.0 * least
     if folds is not None:
         # The paper's grid is for thousands of rows: of a handful even its weakest penalty would leave nothing.
         grid = [*C_GRID, c] if c > C_GRID[-1] else list(C_GRID)
-        right = _judge(features, gram, labels, positives, folds, grid, on_step)
+        given = _judge(features, gram, labels, positives, folds, grid, on_step)
+        count = int(folds.max()) + 1
+        right = np.array([_accuracies(row, labels, folds) for row in given])  # (grid, folds)
         c = grid[int(right.mean(axis=1).argmax())]
-        count = right.shape[1]
         # Each fold with the C that is best on the others.
-        judged = [right[np.delete(right, fold, axis=1).mean(axis=1).argmax(), fold] for fold in range(count)]
-        accuracy, spread = float(np.mean(judged)), float(np.std(judged, ddof=1))
+        best = np.array([np.delete(right, fold, axis=1).mean(axis=1).argmax() for fold in range(count)])
+        accuracy, spread, confusion = _estimate(given[best[folds], np.arange(len(labels))], labels, folds, classes)
     signs = np.stack([signs_of(labels, positive) for positive in positives], axis=1)
     weights, bias = solve(features, gram, signs, np.full_like(signs, c), on_step)
-    return _fitted(weights, bias, standard, c, count, accuracy, spread)
+    return _fitted(weights, bias, standard, c, count, accuracy, spread, confusion)
 
 
 def fit_unit_cv(features: Matrix, labels: Labels, seed: int = 0, on_step: Callable[[], None] = lambda: None) -> Fitted:
@@ -109,17 +110,17 @@ def fit_unit_cv(features: Matrix, labels: Labels, seed: int = 0, on_step: Callab
     every = np.ones(len(labels), dtype=bool)
     parts = [every] if folds is None else [every, *(folds != fold for fold in range(count))]
     unit, *of_folds = separating_units(features, labels, parts, on_step)
-    right = []
+    given = np.empty(len(labels), np.bool_)
     for part, found in zip(parts[1:], of_folds, strict=True):
         threshold, polarity, _ = fit_threshold(features[part, found], labels[part])
-        right.append(float((((features[~part, found] > threshold) == (polarity > 0)) == labels[~part]).mean()))
+        given[~part] = (features[~part, found] > threshold) == (polarity > 0)
     values = features[:, unit]
     threshold, polarity, _ = fit_threshold(values, labels)
     slope = polarity * max(_LEAST_SLOPE, abs(float(values[labels == 1].mean() - values[labels == 0].mean())))
     weights = np.zeros((features.shape[1], 1), np.float32)
     weights[unit] = slope
-    accuracy, spread = (float(np.mean(right)), float(np.std(right, ddof=1))) if right else (None, None)
-    return _fitted(weights, np.array([-slope * threshold]), standard, None, count, accuracy, spread)
+    estimate = (None, None, None) if folds is None else _estimate(given.astype(np.int64), labels, folds, 2)
+    return _fitted(weights, np.array([-slope * threshold]), standard, None, count, *estimate)
 
 
 def _check(features: Matrix, labels: Labels, classes: int) -> None:
@@ -155,10 +156,10 @@ def _judge(
     folds: Labels,
     grid: list[float],
     on_step: Callable[[], None],
-) -> Floats:
-    """Accuracy on the rows held out, (grid, folds)."""
+) -> Labels:
+    """The label that each C gives every row, (grid, rows), fitted without the rows of its fold."""
     count = int(folds.max()) + 1
-    right = np.empty((len(grid), count))
+    given = np.empty((len(grid), len(x)), np.min_scalar_type(len(positives)))
     # As many C at once as fill the columns with their problems; with many classes, one C after the other.
     at_once = max(1, COLUMNS // (count * len(positives)))
     for first in range(0, len(grid), at_once):
@@ -177,9 +178,20 @@ def _judge(
                 held = folds == fold
                 scores[at, row, held] = logits[held, column]
         for at in range(len(some)):
-            chosen = scores[at, 0] > 0 if len(positives) == 1 else scores[at].argmax(axis=0)
-            right[first + at] = [(chosen == labels)[folds == fold].mean() for fold in range(count)]
-    return right
+            given[first + at] = scores[at, 0] > 0 if len(positives) == 1 else scores[at].argmax(axis=0)
+    return given
+
+
+def _accuracies(given: Labels, labels: Labels, folds: Labels) -> Floats:
+    """Accuracy on the rows that each fold holds out, (folds,). given: (rows,)."""
+    return np.bincount(folds, weights=given == labels) / np.bincount(folds)
+
+
+def _estimate(given: Labels, labels: Labels, folds: Labels, classes: int) -> tuple[float, float, list[list[int]]]:
+    """Mean and deviation of the accuracy over the folds, confusion matrix. given: (rows,), each by its fold's head."""
+    right = _accuracies(given, labels, folds)
+    confusion = np.bincount(labels * classes + given, minlength=classes**2).reshape(classes, classes)
+    return float(right.mean()), float(right.std(ddof=1)), confusion.tolist()
 
 
 def _fitted(
@@ -190,11 +202,11 @@ def _fitted(
     folds: int,
     accuracy: float | None,
     accuracy_deviation: float | None,
+    confusion: list[list[int]] | None,
 ) -> Fitted:
     """weights: (units, rows of the head), of scaled features."""
     raw = (weights / standard.deviation[:, None]).astype(np.float32)
     used = np.flatnonzero(raw.any(axis=1))
-    heaviest = used[np.argsort(-np.abs(weights[used]).max(axis=1), kind="stable")]
     return Fitted(
         # In the fewest digits that say the same float32: a head of many labels has many weights.
         weights={int(unit): [float(str(value)) for value in raw[unit]] for unit in used},
@@ -203,5 +215,6 @@ def _fitted(
         folds=folds,
         accuracy=accuracy,
         accuracy_deviation=accuracy_deviation,
-        top_units=heaviest[:TOP_UNITS].tolist(),
+        top_units=heaviest(used, weights[used]),
+        confusion=confusion,
     )

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from api.redis.idempotency import HEADER, PATTERN
 from api.schemas.openai import CompletionRequest, EmbeddingsRequest
-from api.schemas.requests import ClassifyRequest, Example, FeaturizeRequest, GenerateRequest, TraceRequest
+from api.schemas.requests import ClassifyRequest, Example, FeaturizeRequest, GenerateRequest
+from api.schemas.trace import TraceRequest
 
 MODELS: dict[str, type[BaseModel]] = {
     "/classify": ClassifyRequest,

@@ -51,7 +51,7 @@ const { data, error } = await client.POST("/classify", { body: { texts: ["Good."
 if (error || !("results" in data)) throw error;
 for (const result of data.results) if ("label" in result) console.log(result.label, result.score > 0);
 const traced = await client.POST("/trace", { body: { text: "Good.", offsets: "utf-16" } });
-if (traced.data && "bytes" in traced.data) console.log(traced.data.bytes.length);
+if (typeof traced.data === "object" && "bytes" in traced.data) console.log(traced.data.bytes.length);
 const { data: read } = await client.POST("/featurize", { body: { texts: ["Good."] } });
 if (typeof read === "object" && "results" in read) console.log(read.results.length);
 const { data: written } = await client.POST("/generate", { body: { prompt: "Good", length: 4 } });

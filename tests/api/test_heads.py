@@ -66,8 +66,9 @@ def test_a_head_is_fitted_listed_used_and_deleted(client: httpx.Client) -> None:
     assert report["accuracy"] > 0.9
     assert report["pooling"] == "mean"
     assert report["nonzero_units"] >= len(report["top_units"]) > 0
+    assert sum(map(sum, report["confusion"])) == 24
     shown = client.get("/heads/letters").json()
-    assert shown == {name: value for name, value in report.items() if name != "model"} | {"usable": True}
+    assert shown == {name: of for name, of in report.items() if name != "model"} | {"usable": True, "confusion": None}
     assert client.get("/heads").json() == {"heads": [shown]}
 
     answer = client.post("/classify", json={"texts": ["zzz.aaaaaa", "zzz.bbbbbb"], "head": "letters"}).json()
@@ -102,6 +103,11 @@ def test_many_labels_and_one_unit(client: httpx.Client) -> None:
     assert many["labels"] == [f"label {letter}" for letter in "abcd"]
     assert many["accuracy"] > 0.8
     assert {len(unit["weights"]) for unit in many["top_units"]} == {4}
+    confusion = many["confusion"]
+    assert [sum(row) for row in confusion] == [many["examples"] // 4] * 4
+    assert sum(confusion[label][label] for label in range(4)) / many["examples"] == pytest.approx(
+        many["accuracy"], abs=0.05
+    )
     answer = client.post("/classify", json={"texts": ["." + 6 * c for c in "abcd"], "head": "many"}).json()
     assert [result["label"] for result in answer["results"]] == many["labels"]
 
@@ -112,6 +118,7 @@ def test_many_labels_and_one_unit(client: httpx.Client) -> None:
     assert one["c"] is None
     assert one["pooling"] == "cell"
     assert one["accuracy"] > 0.9
+    assert sum(map(sum, one["confusion"])) == one["examples"]
     low, high = one["accuracy_interval"]
     assert 0.5 < low < one["accuracy"] <= high <= 1
     assert sorted(names(client)) == ["many", "one"]
@@ -123,6 +130,7 @@ def test_two_examples_are_enough_for_a_head_and_not_for_an_estimate(client: http
     two = [{"text": "aaaaaa", "label": "a"}, {"text": "bbbbbb", "label": "b"}]
     report = client.post("/heads", json={"name": "two", "examples": two, "pooling": "tanh"}).raise_for_status().json()
     assert report["accuracy"] is report["accuracy_interval"] is report["accuracy_deviation"] is None
+    assert report["confusion"] is None
     assert report["folds"] == 0
     assert report["pooling"] == "tanh"
     assert report["c"] > 0

@@ -19,6 +19,12 @@ def test_models(client: httpx.Client) -> None:
     assert model["sentiment_unit"] == 5
     assert model["heads"] == {"length": ["short", "medium", "long"], "sentiment": ["negative", "positive"]}
     assert model["dtype"] == "float32"
+    assert model["top_units"]["length"] == [
+        {"unit": 7, "weights": [0.0, 2.0, 1.0]},
+        {"unit": 3, "weights": [1.0, 0.0, -1.0]},
+    ]
+    counts = {"negative": [3, 5, 1], "positive": [0, 4, 8]}
+    assert model["unit_histogram"] == {"edges": [-1.0, 0.0, 0.5, 1.0], "counts": counts, "data": "21 texts"}
 
 
 def test_healthz_readyz_and_docs(client: httpx.Client) -> None:

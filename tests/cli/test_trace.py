@@ -11,9 +11,10 @@ from contract.jobs import TraceJob
 from engine import serving
 from engine.engine import Engine
 from engine.execute import execute
+from heatmaps.cells import heat_maps
+from heatmaps.html import html_page
+from heatmaps.picture import svg
 from model.checkpoints import volumes
-from sentiment_neuron.heat_maps import heat_maps, html_page, words
-from tests.cli.conftest import SENTIMENT_UNIT
 
 Neuron = Callable[..., Result]
 
@@ -23,7 +24,8 @@ def test_trace_shows_what_a_worker_answers(
     neuron: Neuron, volume: Path, tmp_path: Path, arguments: list[object]
 ) -> None:
     text, page = "It was fine &amp; <b>", tmp_path / "page.html"
-    result = neuron("trace", text, "--checkpoint", volume, "--html", page, *arguments)
+    picture = tmp_path / "picture.svg"
+    result = neuron("trace", text, "--checkpoint", volume, "--html", page, "--svg", picture, *arguments)
     assert result.exit_code == 0
     served = serving.load(volumes.latest(volume), "auto", "auto", 1)
     engine = Engine(1)
@@ -32,12 +34,13 @@ def test_trace_shows_what_a_worker_answers(
     job = TraceJob(id="a-job-of-the-test", timeout_s=60.0, text=text, units=units)
     answer = execute(job, served, engine)
     engine.close()
-    maps = heat_maps(text, answer, SENTIMENT_UNIT)
+    maps = heat_maps(text, answer)
     assert page.read_text(encoding="utf-8") == html_page(text, maps, "tiny, step 12")
+    assert picture.read_text(encoding="utf-8") == svg(text, maps, "tiny, step 12")
     assert result.stdout.count("after the whole text") == len(maps)
     for heat_map in maps:
         assert f"{heat_map.name}: {heat_map.final:+.2f} after the whole text" in result.stdout
-        for word, value in words(heat_map.cells):
+        for word, value in heat_map.words:
             assert f"{value:+8.2f}  {word}\n" in result.stdout
 
 

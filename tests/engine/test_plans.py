@@ -9,12 +9,10 @@ from contract.jobs import ClassifyJob
 from engine import serving
 from engine.engine import Engine
 from engine.execute import execute
-from engine.plans import rank_by_sentiment, trace_json
+from engine.plans import rank_by_sentiment
 from model.checkpoints.checkpoint import MANIFEST
 from model.heads.familiarity import Familiarity
-from model.heads.unit import Calibration
 from tests.conftest import publish_tiny
-from texts.preparation import prepare
 
 
 def test_the_sample_nearest_to_the_asked_sentiment_comes_first_and_of_equals_the_likelier() -> None:
@@ -22,29 +20,6 @@ def test_the_sample_nearest_to_the_asked_sentiment_comes_first_and_of_equals_the
     assert rank_by_sentiment(positive, likelihoods, 1.0) == [3, 1, 2, 0]
     assert rank_by_sentiment(positive, likelihoods, 0.0) == [2, 0, 3, 1]
     assert rank_by_sentiment(positive, likelihoods, -1.0) == [0, 2, 3, 1]
-
-
-def test_a_trace_says_of_every_byte_where_it_comes_from_and_what_the_units_are_after_it() -> None:
-    text = "né"
-    values = np.arange(2 * len(prepare(text)), dtype=np.float32).reshape(-1, 2)
-    calibration = Calibration(unit=7, polarity=1, center=0.0, scale=8.0)
-    trace = trace_json(text, values, [3, 7], calibration)
-    assert trace["units"] == [3, 7]
-    assert bytes(step["byte"] for step in trace["bytes"]) == prepare(text)
-    assert [step["text"] for step in trace["bytes"] if step["text"]] == ["n", "é", "é"]
-    assert [step["values"] for step in trace["bytes"]] == values.tolist()
-    assert [step["sentiment"] for step in trace["bytes"]] == [calibration.sentiment(row[1]) for row in values.tolist()]
-
-
-def test_a_trace_without_the_calibrated_unit_has_no_sentiment() -> None:
-    values = np.zeros((len(prepare("a")), 1), dtype=np.float32)
-    for calibration in (None, Calibration(unit=7, polarity=1, center=0.0, scale=8.0)):
-        assert all("sentiment" not in step for step in trace_json("a", values, [3], calibration)["bytes"])
-
-
-def test_a_trace_of_another_text_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"zip\(\)"):
-        trace_json("longer than that", np.zeros((2, 1), dtype=np.float32), [3], None)
 
 
 @pytest.mark.parametrize(

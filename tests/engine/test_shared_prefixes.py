@@ -84,6 +84,7 @@ def assert_alike(results: list[RowResult], expected: list[RowResult]) -> None:
         assert (one.text, one.generated, one.finish_reason) == (other.text, other.generated, other.finish_reason)
         assert one.log_probability == pytest.approx(other.log_probability, abs=1e-3)
         np.testing.assert_allclose(one.cell, other.cell, atol=1e-5)
+        np.testing.assert_allclose(one.trace, other.trace, atol=1e-5)
         assert (one.mean is None) == (other.mean is None)
         if one.mean is not None and other.mean is not None:
             np.testing.assert_array_equal(one.mean, other.mean)
@@ -196,6 +197,29 @@ def test_traces_show_every_byte(engine: Engine, backend: Counting) -> None:
     (traced,), read = run(engine, backend, request)
     assert (read, traced.trace.shape) == (200, (200, 2))
     np.testing.assert_allclose(traced.trace, without_cache(request)[0].trace, atol=1e-5)
+
+
+def typed(content: bytes, fresh: int) -> RowRequest:
+    """A text of which the last `fresh` bytes are new, and whose state is kept at its end and a byte before."""
+    size = len(content)
+    return RowRequest(content, traced=(2, 9), traced_from=size - fresh, kept=(size - 1, size))
+
+
+def test_a_trace_of_a_text_that_grows_reads_what_is_new(engine: Engine, backend: Counting) -> None:
+    content = text(200)
+    (whole,), read = run(engine, backend, typed(content, 200))
+    assert (read, whole.trace.shape) == (200, (200, 2))
+    # One byte more, one that replaces the last one, and the same text once more, of which nothing is new.
+    for longer, fresh in ((content + b"a", 1), (content[:-1] + b"bc", 2), (content, 0)):
+        (traced,), read = run(engine, backend, typed(longer, fresh))
+        assert (read, traced.trace.shape) == (fresh, (fresh, 2))
+        assert_alike([traced], without_cache(typed(longer, fresh)))
+    # What was typed in its middle was kept nowhere, and then is, if the request says so.
+    middle = replace(typed(content, 150), kept=(50, 200))
+    assert run(engine, backend, middle)[1] == 200
+    (traced,), read = run(engine, backend, middle)
+    assert (read, traced.trace.shape) == (150, (150, 2))
+    np.testing.assert_allclose(traced.trace, whole.trace[50:], atol=1e-5)
 
 
 def test_when_the_row_that_reads_is_cancelled_a_mean_is_read_on(engine: Engine, backend: Counting) -> None:
@@ -314,7 +338,7 @@ one_row = st.tuples(
     st.sampled_from([0, 1, 10]),  # bytes to generate
     st.booleans(),  # cancelled
     st.sampled_from(["interactive", "bulk"]),
-    st.booleans(),  # its mean is wanted, unless it generates
+    st.sampled_from(["mean", "trace", None]),  # what is wanted of it, unless it generates
 )
 
 
@@ -323,16 +347,14 @@ one_row = st.tuples(
 def test_any_mixture_of_rows_ends_as_it_would_without(rows: list, prefix_cache_mb: float) -> None:  # type: ignore[type-arg]
     engine, backend = Engine(5, 4, prefix_cache_mb=prefix_cache_mb), Counting(10)
     engine.start()
-    requests = [
-        RowRequest(
-            ROOT[:root] + TAILS[tail],
-            generate=n,
-            sampling=Sampling(seed=n),
-            priority=priority,
-            mean=mean and n == 0,
-        )
-        for root, tail, n, _, priority, mean in rows
-    ]
+    requests = []
+    for root, tail, n, _, priority, wanted in rows:
+        request = RowRequest(ROOT[:root] + TAILS[tail], generate=n, sampling=Sampling(seed=n), priority=priority)
+        if n == 0 and wanted == "mean":
+            request = replace(request, mean=True)
+        if n == 0 and wanted == "trace":
+            request = replace(request, traced=(2, 9), traced_from=root, kept=(root, root + 79))
+        requests.append(request)
     try:
         events = [threading.Event() for _ in rows]
         submitted = [engine.submit(backend, [r], e)[0] for r, e in zip(requests, events, strict=True)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.heads.checks import Floats, HeadError, Labels
-from model.heads.classifier import C_GRID, Head, accuracy, fit_l1, head_probabilities
+from model.heads.classifier import C_GRID, TOP_UNITS, Head, accuracy, fit_l1, head_probabilities
 from tests.support.features import two_classes
 
 
@@ -30,6 +30,18 @@ def test_fit_finds_the_signal_and_applies_to_raw_features(standardize: bool) -> 
     assert ((probabilities[:, 1] > 0.5) == valid_y).mean() == pytest.approx(head.metrics["valid_accuracy"])
     assert accuracy(head, valid, valid_y) == head.metrics["valid_accuracy"]
     assert accuracy(head, x, y) == head.metrics["train_accuracy"]
+
+
+def test_top_units_weigh_most_by_weight_times_deviation() -> None:
+    rows = {3: [0.5, -1.0, 0.0], 5: [0.0, 0.0, 2.0], 8: [0.25, 0.0, 0.0], 9: [0.0, 0.0, 0.0]}
+    head = Head(["a", "b", "c"], rows, [0.0, 0.0, 0.0])
+    assert head.top_units(None) == [5, 3, 8]
+    deviations = np.ones(10)
+    deviations[[3, 8]] = [3, 0]
+    assert head.top_units(deviations) == [3, 5]
+    assert Head(["a", "b"], {}, [0.0]).top_units(deviations) == []
+    assert Head(["a", "b"], {unit: [float(unit)] for unit in range(40)}, [0.0]).top_units(None) == [*range(39, 29, -1)]
+    assert TOP_UNITS == 10
 
 
 def test_standardizing_makes_scale_and_shift_of_a_unit_irrelevant() -> None:

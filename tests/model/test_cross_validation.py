@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from model.heads import l1
 from model.heads.checks import HeadError
-from model.heads.classifier import C_GRID, accuracy, head_probabilities
-from model.heads.cross_validation import TOP_UNITS, Fitted, accuracy_interval, fit_cv, fit_unit_cv
+from model.heads.classifier import C_GRID, TOP_UNITS, accuracy, head_probabilities
+from model.heads.cross_validation import Fitted, accuracy_interval, fit_cv, fit_unit_cv
 from model.heads.unit import find_unit
 
 Features = NDArray[np.float32]
@@ -102,6 +102,26 @@ def test_the_estimate_holds_for_fresh_rows() -> None:
         assert truth > 0.6
 
 
+@pytest.mark.parametrize(("classes", "unit_only"), [(2, False), (2, True), (3, False)])
+def test_the_confusion_matrix_is_of_the_same_judgement_as_the_accuracy(classes: int, unit_only: bool) -> None:
+    features, labels = planted(300, 30, classes, gain=1.5)  # 5 folds of 60
+    fitted = fit(features, labels, unit_only)
+    assert fitted.confusion is not None
+    confusion = np.array(fitted.confusion)
+    assert confusion.sum(axis=1).tolist() == np.bincount(labels).tolist()
+    assert np.trace(confusion) / confusion.sum() == pytest.approx(fitted.accuracy, abs=1e-12)
+    assert 0.6 < np.trace(confusion) / confusion.sum() < 1
+
+
+def test_the_confusion_matrix_says_which_label_is_taken_for_which() -> None:
+    """Classes 0 and 1 differ by nothing, class 2 from both; 1 is rare, so that it is taken for 0."""
+    draw = np.random.default_rng(2)
+    labels = draw.permutation(np.repeat([0, 1, 2], [160, 20, 120]))
+    features = draw.normal(size=(300, 10)).astype(np.float32)
+    features[labels == 2, 4] += 12
+    assert fit(features, labels).confusion == [[160, 0, 0], [20, 0, 0], [0, 0, 120]]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("unit_only", [False, True])
 def test_on_noise_the_estimate_is_that_of_guessing(unit_only: bool) -> None:
@@ -152,7 +172,7 @@ def test_few_rows(unit_only: bool, counts: tuple[int, int], folds: int) -> None:
     features = (0.1 * draw.normal(size=(len(labels), 12)) + labels[:, None] * np.eye(12)[5]).astype(np.float32)
     fitted = fit(features, labels, unit_only)
     assert fitted.folds == folds
-    assert (fitted.accuracy is None) == (folds == 0)
+    assert (fitted.accuracy is None) == (fitted.confusion is None) == (folds == 0)
     assert (fitted.c is None) == unit_only
     head = fitted.head(["no", "yes"], "cell")
     if folds != 2:  # there a fold fits on two rows, whose every unit tells them apart

@@ -22,7 +22,7 @@ from tests.support.features import FEATURES, assert_probabilities
 from tests.support.hostile import damaged, distorted
 
 MANIFEST = replace(VALID, sha256={"model.safetensors": "ab" * 32})
-FITTED = Fitted({1: [0.5], 3: [-2.0]}, [0.25], 0.125, 5, 0.75, 0.05, [3, 1])
+FITTED = Fitted({1: [0.5], 3: [-2.0]}, [0.25], 0.125, 5, 0.75, 0.05, [3, 1], [[9, 2], [3, 6]])
 HEAD = stored_head("mine", MANIFEST, FITTED, ["no", "yes"], "mean", examples=20, created=1e9, made_by="a-job-of-a-test")
 FUZZ = settings(deadline=None, max_examples=examples(300), suppress_health_check=list(HealthCheck))
 
@@ -45,6 +45,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         "name": "mine", "checkpoint": {"name": MANIFEST.name, "step": MANIFEST.step}, "labels": ["no", "yes"],
         "examples": 20, "unit_only": False, "pooling": "mean", "accuracy": 0.75,
         "accuracy_interval": accuracy_interval(0.75, 20), "accuracy_deviation": 0.05, "folds": 5,
+        "confusion": [[9, 2], [3, 6]],
         "c": 0.125, "nonzero_units": 2,
         "top_units": [{"unit": 3, "weights": [-2.0]}, {"unit": 1, "weights": [0.5]}],
         "created": 1e9,
@@ -59,24 +60,34 @@ def test_without_an_estimate(tmp_path: Path) -> None:
     assert report["accuracy_interval"] is None
 
 
+def test_a_file_of_version_1_is_read_and_has_no_confusion_matrix(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "mine.json"
+    record = json.loads(path.read_text())
+    assert record["format_version"] == 2
+    del record["confusion"]
+    path.write_text(json.dumps(record | {"format_version": 1}))
+    assert head_store.read(tmp_path, "mine") == replace(HEAD, confusion=None)
+
+
 def test_a_head_is_never_overwritten(tmp_path: Path) -> None:
     write(tmp_path)
     before = head_store.fingerprint(tmp_path, "mine")
     with pytest.raises(HeadExistsError, match="delete it first"):
-        write(tmp_path, replace(HEAD, examples=21))
+        write(tmp_path, replace(HEAD, examples=21, confusion=None))
     assert head_store.fingerprint(tmp_path, "mine") == before
     with head_store.alone_in(tmp_path):
         head_store.delete(tmp_path, "mine")
         with pytest.raises(NoSuchHeadError):
             head_store.delete(tmp_path, "mine")
-    write(tmp_path, replace(HEAD, examples=21))
+    write(tmp_path, replace(HEAD, examples=21, confusion=None))
     assert head_store.read(tmp_path, "mine").examples == 21
 
 
 def _race(directory: Path, examples: int, reported: "multiprocessing.Queue[tuple[int, str]]") -> None:
     for name in map(str, range(30)):
         try:
-            write(directory, replace(HEAD, name=name, examples=examples))
+            write(directory, replace(HEAD, name=name, examples=examples, confusion=None))
             reported.put((examples, name))
         except HeadExistsError:
             pass
@@ -198,7 +209,7 @@ RECORD = json.loads(json.dumps(asdict(HEAD) | {"format_version": 1}))
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format_version": 2}, "format version 2, this program reads 1"),
+        ({"format_version": 3}, "format version 3, this program reads 1 and 2"),
         ({"format_version": True}, "format version True"),
         ({"name": "other"}, "it is a head 'other'"),
         ({"units": 3}, "outside 0 to 2"),
@@ -209,6 +220,15 @@ RECORD = json.loads(json.dumps(asdict(HEAD) | {"format_version": 1}))
         ({"examples": -1}, "examples is -1"),
         ({"unit_only": 1}, "unit_only"),
         ({"top_units": [2]}, "top_units"),
+        ({"confusion": []}, "confusion is not 2 rows of 2"),
+        ({"confusion": "ab"}, "confusion is not 2 rows of 2"),
+        ({"confusion": ["ab", "cd"]}, "confusion is not 2 rows of 2"),
+        ({"confusion": [[20, 0], [0]]}, "confusion is not 2 rows of 2"),
+        ({"confusion": [[20, 0], [0, 0], [0, 0]]}, "confusion is not 2 rows of 2"),
+        ({"confusion": [[20.0, 0], [0, 0]]}, "confusion does not count 20 examples"),
+        ({"confusion": [[19, True], [0, 0]]}, "confusion does not count 20 examples"),
+        ({"confusion": [[21, -1], [0, 0]]}, "confusion does not count 20 examples"),
+        ({"confusion": [[9, 2], [3, 7]]}, "confusion does not count 20 examples"),
         ({"top_units": [True]}, "top_units"),
         ({"created": None}, "created"),
         ({"made_by": "x" * 65}, "made_by"),
@@ -251,7 +271,7 @@ def test_whatever_a_file_holds_is_a_head_or_is_refused(scratch: Path, content: b
 def test_a_stored_head_says_what_the_fit_said(scratch: Path, data: st.DataObject) -> None:
     value = st.floats(-1e3, 1e3, width=32)
     weights = data.draw(st.dictionaries(st.integers(0, UNITS - 1), st.lists(value, min_size=3, max_size=3)))
-    fitted = Fitted(weights, [0.0, 1.0, 2.0], 1.0, 5, 0.5, 0.1, list(weights)[:10])
+    fitted = Fitted(weights, [0.0, 1.0, 2.0], 1.0, 5, 0.5, 0.1, list(weights)[:10], [[3, 0, 0]] * 3)
     stored = stored_head("mine", MANIFEST, fitted, ["a", "b", "c"], "tanh", 9, 0.0, "")
     (scratch / "mine.json").unlink(missing_ok=True)
     write(scratch, stored)

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from model.checkpoints.checkpoint import CheckpointError, read, read_manifest
 from model.checkpoints.manifest import MAX_UNITS, WEIGHTS, Manifest
 from model.checkpoints.volumes import publish
 from model.heads.classifier import Head
+from model.heads.histogram import Histogram
 from model.heads.unit import Calibration
 from model.network.language_model import Architecture
 from tests.support.checkpoints import MANIFEST, UNITS, Json, edit, tiny_model
@@ -24,9 +26,12 @@ from tests.support.examples import examples
 
 def test_manifest_fields_on_disk(published: Path) -> None:
     record = json.loads((published / "manifest.json").read_text())
-    assert record["format_version"] == 2
+    assert record["format_version"] == 3
     assert record["architecture"] == {"cell": "mlstm", "units": UNITS, "embedding_size": 4, "steepness": 1.0}
     assert record["sentiment"] == {"unit": 3, "polarity": -1, "center": 0.125, "scale": 0.75}
+    assert record["unit_histogram"] == {
+        "edges": [-1.5, 0.25, 2.0], "counts": {"negative": [7, 2], "positive": [0, 8]}, "data": "texts"
+    }  # fmt: skip
     assert record["heads"]["sentiment"]["weights"] == {"0": [0.5], "7": [-1.25]}
     assert sorted(path.name for path in published.iterdir()) == ["manifest.json", "model.safetensors"]
     assert (published.parents[1] / "LATEST").read_text() == "tiny-model.v1/step-120\n"
@@ -46,7 +51,7 @@ def test_a_manifest_from_before_steepness_reads_as_one(copied: Path) -> None:
 def test_a_manifest_of_version_1_is_read(copied: Path) -> None:
     def older(record: Json) -> None:
         record["format_version"] = 1
-        del record["familiarity"]
+        del record["familiarity"], record["unit_histogram"]
         for head in record["heads"].values():
             del head["calibration"]
 
@@ -54,6 +59,34 @@ def test_a_manifest_of_version_1_is_read(copied: Path) -> None:
     found = read_manifest(copied)
     assert found.familiarity is None
     assert [head.calibration for head in found.heads.values()] == [None, None]
+
+
+def test_a_manifest_of_version_2_is_read_and_has_no_histogram(copied: Path) -> None:
+    def older(record: Json) -> None:
+        record["format_version"] = 2
+        del record["unit_histogram"]
+
+    edit(copied, older)
+    found = read_manifest(copied)
+    assert found == replace(MANIFEST, sha256=found.sha256, unit_histogram=None)
+
+
+def test_a_histogram_needs_a_sentiment_unit(copied: Path) -> None:
+    edit(copied, lambda record: record.update(sentiment=None))
+    with pytest.raises(CheckpointError, match="there is a histogram, but no sentiment unit"):
+        read_manifest(copied)
+
+
+def test_a_histogram_has_a_hundred_bins_at_most(copied: Path) -> None:
+    def bins(record: Json, count: int) -> None:
+        counts = dict.fromkeys(("negative", "positive"), [1] * count)
+        record["unit_histogram"].update(edges=list(range(count + 1)), counts=counts)
+
+    edit(copied, lambda record: bins(record, 100))
+    assert read_manifest(copied).unit_histogram is not None
+    edit(copied, lambda record: bins(record, 101))
+    with pytest.raises(CheckpointError, match="edges are not 2 to 101 rising numbers"):
+        read_manifest(copied)
 
 
 def test_a_head_that_says_nothing_of_its_features_takes_cells(copied: Path) -> None:
@@ -95,7 +128,7 @@ HOSTILE: list[tuple[tuple[str, ...], object]] = [
     (("notes",), "half of a pair \ud83d"),
     (("notes",), "\x1b]0;a title for the terminal\x07"),
     (("format_version",), 0),
-    (("format_version",), 3),
+    (("format_version",), 4),
     (("format_version",), None),
     (("format_version",), True),
     (("format_version",), 1.0),
@@ -119,6 +152,27 @@ HOSTILE: list[tuple[tuple[str, ...], object]] = [
     (("familiarity", "texts"), [900]),
     (("familiarity", "texts"), [900, 0]),
     (("familiarity", "data"), "half of a pair \ud83d"),
+    (("unit_histogram",), []),
+    (("unit_histogram",), {"edges": [0, 1]}),
+    (("unit_histogram", "edges"), [0.0]),
+    (("unit_histogram", "edges"), "abc"),
+    (("unit_histogram", "edges"), [-1.5, 2.0]),
+    (("unit_histogram", "edges"), [-1.5, -1.5, 2.0]),
+    (("unit_histogram", "edges"), [2.0, 0.25, -1.5]),
+    (("unit_histogram", "edges"), [-1.5, float("nan"), 2.0]),
+    (("unit_histogram", "edges"), [-1.5, "0", 2.0]),
+    (("unit_histogram", "counts"), [[7, 2], [0, 8]]),
+    (("unit_histogram", "counts"), {"negative": [7, 2]}),
+    (("unit_histogram", "counts"), {"negative": [7, 2], "positive": [0, 8], "neutral": [1, 1]}),
+    (("unit_histogram", "counts", "positive"), [8]),
+    (("unit_histogram", "counts", "positive"), [0, -8]),
+    (("unit_histogram", "counts", "positive"), [0, 8.0]),
+    (("unit_histogram", "counts", "positive"), [0, True]),
+    (("unit_histogram", "counts", "positive"), [0, 10**15]),
+    (("unit_histogram", "data"), "x" * 1001),
+    (("unit_histogram", "data"), "\x1b[2J"),
+    (("unit_histogram", "data"), None),
+    (("unit_histogram", "surprise"), 1),
     (("heads", "stars", "calibration"), []),
     (("heads", "stars", "calibration"), {"method": "platt"}),
     (("heads", "stars", "calibration", "method"), "guess"),
@@ -284,6 +338,7 @@ FIELDS = [
     *[(name,) for name in Manifest.__dataclass_fields__],
     *[("architecture", name) for name in Architecture.__dataclass_fields__],
     *[("sentiment", name) for name in Calibration.__dataclass_fields__],
+    *[("unit_histogram", name) for name in Histogram.__dataclass_fields__],
     *[("heads", "stars", name) for name in Head.__dataclass_fields__],
     ("heads", "stars", "weights", "2"),
 ]

@@ -104,6 +104,9 @@ def test_a_trace_knows_the_sentiment_unit(neuron: Client) -> None:
     assert trace.sentiment is not None
     assert [heat_map.unit for heat_map in trace.heat_maps] == trace.units
     assert neuron.trace("Great.", units=[3]).sentiment is None
+    said = neuron.trace("Great.", head="sentiment").probabilities
+    assert said is not None
+    assert said[-1].tolist() == pytest.approx(list(neuron.classify(["Great."])[0].probabilities.values()), abs=1e-5)
 
 
 def test_a_stream_gives_the_text_of_generate(neuron: Client) -> None:

@@ -107,7 +107,12 @@ def test_trace(neuron: Neuron, by_worker: Callable[[AnyJob], dict[str, Any]]) ->
     shown = found._repr_html_()
     assert "&lt;" in shown
     assert f"unit {SENTIMENT_UNIT}, sentiment" in shown
-    assert neuron.trace(text).units == [SENTIMENT_UNIT]
+    assert found.probabilities is None
+    plain = neuron.trace(text, head="sentiment")
+    assert (plain.units, plain.labels) == ([SENTIMENT_UNIT], ["negative", "positive"])
+    assert plain.probabilities is not None
+    (said,) = neuron.classify([text])
+    np.testing.assert_allclose(plain.probabilities[-1], list(said.probabilities.values()), atol=1e-5)
     assert neuron.trace(text, [3]).sentiment is None
 
 

@@ -13,6 +13,7 @@ from model.checkpoints import checkpoint
 from model.checkpoints.manifest import WEIGHTS, Manifest
 from model.heads.classifier import Calibrated, Head
 from model.heads.familiarity import Familiarity
+from model.heads.histogram import Histogram
 from model.heads.unit import Calibration
 from model.network.language_model import Architecture, LanguageModel
 
@@ -40,6 +41,7 @@ MANIFEST = Manifest(
     feature_scale=[1.5] * UNITS,
     familiarity=Familiarity([16, 64], [4.0, 2.5], 0.99, [900, 700], "texts"),
     notes="Made for a test: \u00fc.",
+    unit_histogram=Histogram([-1.5, 0.25, 2.0], {"negative": [7, 2], "positive": [0, 8]}, "texts"),
 )
 
 

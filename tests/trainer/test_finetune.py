@@ -81,9 +81,12 @@ def test_it_learns_a_task_and_publishes_its_read_out_as_the_head(tmp_path: Path,
     if labels == "01":
         assert read.manifest.sentiment is not None
         assert read.manifest.sentiment.unit == UNIT
+        assert read.manifest.unit_histogram is not None
+        assert sum(map(sum, read.manifest.unit_histogram.counts.values())) == len(valid.texts)
         assert head.metrics["test_accuracy_unit"] > 0.8
     else:
         assert read.manifest.sentiment is None, "such labels do not say sentiment"
+        assert read.manifest.unit_histogram is None
         assert "test_accuracy_unit" not in head.metrics
 
 

@@ -186,6 +186,10 @@ def test_from_url_to_a_loadable_checkpoint(tmp_path: Path, release: Release, ser
     head = manifest.heads["sentiment"]
     assert head.labels == ["negative", "positive"]
     assert head.c in heads.C_GRID
+    assert manifest.unit_histogram is not None
+    valid_texts, _ = read_sentences(server.folder / release.valid)
+    assert manifest.unit_histogram.data == f"{len(valid_texts)} validation sentences"
+    assert sum(map(sum, manifest.unit_histogram.counts.values())) == len(valid_texts)
 
     # What the manifest says is true of the checkpoint as it is loaded.
     folded = FoldedModel(found.model)

@@ -129,6 +129,18 @@ def test_the_unit_separates_the_labels_with_its_polarity(found: Checkpoint) -> N
     assert said[~positive].mean() < -0.1
 
 
+def test_the_histogram_is_of_the_validation_texts(found: Checkpoint) -> None:
+    calibration, shown = found.manifest.sentiment, found.manifest.unit_histogram
+    assert calibration is not None
+    assert shown is not None
+    assert shown.data == "80 validation texts"
+    values = read_features(FoldedModel(found.model), list(map(prepare, SENTIMENT.valid.texts)))[:, calibration.unit]
+    for label, name in (("0", "negative"), ("1", "positive")):
+        of_label = values[np.array(SENTIMENT.valid.labels) == label]
+        assert shown.counts[name] == np.histogram(of_label, shown.edges)[0].tolist()
+        assert sum(shown.counts[name]) == len(of_label)
+
+
 def test_the_limits_of_familiarity_are_those_of_the_validation_texts(tmp_path: Path) -> None:
     many = labelled(2100, 2)
     found = read(publish(untrained(), tmp_path, manifest(1), of_files(Sentiment(SENTIMENT.train, many))))
@@ -150,6 +162,7 @@ def test_without_labelled_texts_only_the_weights_are_published(tmp_path: Path) -
     publish(untrained(), tmp_path, manifest(1), of_files(SENTIMENT))
     bare = read(publish(untrained(1), tmp_path, manifest(2), None)).manifest
     assert (bare.sentiment, bare.heads, bare.feature_mean, bare.feature_scale) == (None, {}, None, None)
+    assert bare.unit_histogram is None
 
 
 def test_without_test_texts_nothing_is_said_of_them(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from engine.reading import read_features
 from model.checkpoints import volumes
 from model.checkpoints.manifest import MAX_MANIFEST_BYTES, Manifest
 from model.heads.classifier import Head, accuracy
+from model.heads.histogram import histogram
 from model.heads.standardization import mean_and_deviation
 from model.heads.unit import Calibration, calibrate
 from model.network.objective import ReadOut
@@ -69,6 +70,9 @@ def publish_tuned(
         bits_per_byte=scores.bits_per_byte,
         sha256={},
         sentiment=unit,
+        unit_histogram=None
+        if unit is None
+        else histogram(features["valid"][:, unit.unit], classes["valid"], f"{len(valid.texts)} validation texts"),
         heads={head_name: head},
         feature_mean=mean.tolist(),
         feature_scale=deviation.tolist(),

@@ -20,6 +20,7 @@ from model.checkpoints.manifest import Manifest
 from model.checkpoints.openai_weights import import_openai
 from model.heads import classifier as heads
 from model.heads.classifier import SENTIMENT_HEAD, SENTIMENT_LABELS, Head
+from model.heads.histogram import histogram
 from model.heads.standardization import mean_and_deviation
 from model.heads.unit import Calibration
 from model.network.language_model import LanguageModel
@@ -228,6 +229,7 @@ def _describe(
         bits_per_byte=None,
         sha256={},
         sentiment=Calibration(unit=release.sentiment_unit, polarity=1, center=0.0, scale=1.0),
+        unit_histogram=histogram(valid[:, release.sentiment_unit], valid_y, f"{len(valid)} validation sentences"),
         heads={SENTIMENT_HEAD: head},
         feature_mean=mean.tolist(),
         feature_scale=deviation.tolist(),

@@ -19,6 +19,7 @@ from engine.reading import SCORED
 from model.checkpoints import volumes
 from model.checkpoints.manifest import Manifest
 from model.heads.familiarity import find_limits
+from model.heads.histogram import histogram
 from model.heads.standardization import mean_and_deviation
 from model.heads.unit import calibrate, find_unit
 from model.network.language_model import LanguageModel
@@ -97,7 +98,7 @@ def publish(
     on_progress: OnProgress | None = None,
     unit: int | None = None,
 ) -> Path:
-    """Publish `model`; with labelled texts also its sentiment unit, calibration, feature statistics and heads.
+    """Publish `model`; with labelled texts also its sentiment unit with its histogram, feature statistics, heads.
 
     device: that reads the labelled texts. unit: the sentiment unit, where a run has trained one for it; None finds it.
     """
@@ -164,7 +165,7 @@ def _with_heads(
     rows = train.labelled(material.sentiment)
     if unit is None:
         unit = find_unit(rows.cell, rows.labels)
-    calibration = calibrate(rows.cell[:, unit], rows.labels, unit)
+    calibration, held_out = calibrate(rows.cell[:, unit], rows.labels, unit), valid.labelled(material.sentiment)
     heads = {spec.name: fit(spec, train, valid, material.calibrated_on) for spec in material.specs}
     if material.test is not None:
         test = Read.by(model, material.test, advance)
@@ -174,6 +175,7 @@ def _with_heads(
     return replace(
         manifest,
         sentiment=calibration,
+        unit_histogram=histogram(held_out.cell[:, unit], held_out.labels, material.calibrated_on),
         heads=heads,
         familiarity=find_limits(valid.scores, SCORED, lengths, material.calibrated_on),
         feature_mean=mean.tolist(),

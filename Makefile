@@ -25,7 +25,7 @@ CLIENTS_STAMP := $(CLIENTS)/.installed
 # torch.load (B614).
 JUDGED_BY_RUFF := B101,B104,B310,B311,B404,B603
 
-.PHONY: setup up test test-all lint docs kernels clean
+.PHONY: setup up test test-all lint docs kernels screenshots clean
 
 $(SERVE_STAMP): pyproject.toml requirements/torch.txt $(SERVING)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
@@ -87,14 +87,19 @@ lint: $(DEVELOP_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/bandit --quiet --recursive --skip $(JUDGED_BY_RUFF) api benchmarks cli contract engine evaluation model \
-		monitoring sentiment_neuron texts trainer worker
+	$(BIN)/bandit --quiet --recursive --skip $(JUDGED_BY_RUFF) api benchmarks cli contract engine evaluation \
+		heatmaps model monitoring sentiment_neuron texts trainer worker
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python .ci/audit.py
 
 # The pages as a site in site/; a link or an anchor that leads nowhere is an error.
 docs: $(DOCS_STAMP)
 	$(BIN)/mkdocs build --strict
+
+# The pictures of the README, of the page that a running service serves at URL.
+URL ?= http://127.0.0.1:8000
+screenshots: $(DEVELOP_STAMP)
+	$(BIN)/python -m benchmarks.screenshots $(URL) docs
 
 clean:
 	rm -rf $(VENV) $(CLIENTS) site

@@ -13,7 +13,7 @@ from api import problems
 from api.batches.desk import open_desk
 from api.batches.lines import Entrance
 from api.endpoints import batches, heads, inference, jobs, openai, openai_batches, status
-from api.http import documentation, openapi
+from api.http import documentation, openapi, page
 from api.http.cors import Cors, cors_options
 from api.http.middleware import Authorize, BodyLimit, Failures, Head, Measure, RequestId
 from api.http.openai_errors import OpenAIErrors
@@ -96,4 +96,5 @@ def create_app(settings: ApiSettings) -> FastAPI:
     problems.install(app, [route for router in routers for route in router.routes], settings.api_retry_after_s)
     openapi.install(app, settings)
     documentation.install(app)
+    page.install(app)
     return app

@@ -82,6 +82,7 @@ def _greeting(url: str, workers: list[str]) -> str:
     return f"""
 Sentiment Neuron is up.
 
+  page     {url}
   try it   curl -s {url}/classify -H 'Content-Type: application/json' -d '{{"text": "What a lovely film."}}'
   docs     {url}/docs
   OpenAI   {url}/v1

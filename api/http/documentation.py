@@ -2,14 +2,14 @@
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 ASSETS = "/swagger"
 
 
 def install(app: FastAPI) -> None:
-    """`/docs`, and `/` as the way there. Addresses in the page are relative, for a proxy that adds a prefix."""
+    """`/docs`. Addresses in the page are relative, for a proxy that adds a prefix."""
     app.mount(ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]), name="swagger")
 
     @app.get("/docs", include_in_schema=False)
@@ -23,7 +23,3 @@ def install(app: FastAPI) -> None:
             swagger_favicon_url=f"{assets}/favicon-32x32.png",
             swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
         )
-
-    @app.get("/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("docs")

@@ -13,9 +13,8 @@ from redis.exceptions import RedisError
 
 from api import keys as api_keys
 from api import metrics, problems
-from api.http import encodings
+from api.http import documentation, encodings, page
 from api.http.answers import Message, Receive, Send
-from api.http.documentation import ASSETS
 from api.keys import Key
 from api.problems import Problem
 from api.redis.limits import Limits
@@ -120,11 +119,12 @@ def _body_too_large(actual: int, limit: int, setting: str) -> Problem:
 
 # Probes have no key, and the documentation is public: it must be readable for those who have no key yet.
 _OPEN = {"/", "/healthz", "/readyz", "/docs", "/openapi.json"}
+_OPEN_ASSETS = (f"{documentation.ASSETS}/", f"{page.ASSETS}/")
 
 
 def needed_scope(method: str, path: str) -> str | None:
     """The scope that a key needs to call this; None where no key is needed. Unknown paths need one too."""
-    if path in _OPEN or path.startswith(f"{ASSETS}/"):
+    if path in _OPEN or path.startswith(_OPEN_ASSETS):
         return None
     if path == "/metrics":
         return "metrics"

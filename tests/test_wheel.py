@@ -83,7 +83,11 @@ def test_it_holds_every_module_of_the_packages_and_nothing_else(wheel: Path) -> 
     model = {str(path.relative_to(ROOT)) for path in shipped.rglob("*") if path.is_file()}
     assert {str(Path("model/pretrained") / name) for name in ("LATEST", "README.md")} < model
     assert any(name.endswith("model.safetensors") for name in model)
-    assets = {*(ROOT / "heatmaps/templates").glob("*.[hs]*"), *(ROOT / "api/page").iterdir()}
+    assets = {
+        *(ROOT / "heatmaps/templates").glob("*.[hs]*"),
+        *(ROOT / "api/page").iterdir(),
+        ROOT / "api/http/page.html",
+    }
     modules |= {str(path.relative_to(ROOT)) for path in assets}
     assert held == modules | model | {
         "contract/py.typed",

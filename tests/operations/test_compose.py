@@ -67,8 +67,9 @@ def test_the_gateway_is_small_and_has_no_torch(compose: Compose) -> None:
         compose("exec", "-T", "api", "python", "-c", "import torch")
     ours = int(docker("image", "inspect", "--format", "{{.Size}}", compose.inspect("api")["Image"]))
     base = int(docker("image", "inspect", "--format", "{{.Size}}", "python:3.11-slim"))
-    # The published python:3.11-slim has some 130 MB; a stand-in for it may have more. Numpy is half of ours.
-    assert ours - base < 130e6
+    # The published python:3.11-slim has some 130 MB; a stand-in for it may have more. Numpy is half of ours; what draws
+    # heat maps has 7 MB, most of them tables of how wide each version of Unicode draws what (wcwidth).
+    assert ours - base < 135e6
 
 
 @pytest.mark.faults

@@ -118,15 +118,19 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60.0, what: s
         time.sleep(0.05)
 
 
+_GIVEN: set[int] = set()
+
+
 def free_port() -> int:
     """A port on loopback that nobody listens on, for a server that may be killed and come back.
 
     Not one that the kernel gives to clients (those of 32768 and more): who knocks at a dead server's port might get it
-    for its own end of the connection, and be connected to itself.
+    for its own end of the connection, and be connected to itself. Each but once: a server may be about to take it.
     """
     while True:
         port = random.randrange(20_000, 32_000)  # noqa: S311 - not a secret
-        if is_port_available("127.0.0.1", port):
+        if port not in _GIVEN and is_port_available("127.0.0.1", port):
+            _GIVEN.add(port)
             return port
 
 

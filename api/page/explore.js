@@ -7,7 +7,7 @@ import { showHistogram } from "./histogram.js";
 import { Ink } from "./ink.js";
 import { signed } from "./numbers.js";
 import { save } from "./picture.js";
-import { HEAD } from "./reading.js";
+import { byCharacter, HEAD } from "./reading.js";
 import { showRequest } from "./request.js";
 import { askJson, Told } from "./service.js";
 import { Writers } from "./writers.js";
@@ -57,7 +57,7 @@ export function start(element, { guarded }) {
   }
 
   function show({ text: read, units: [unit, sentiment] }, { bytes }) {
-    const columns = [byCharacter(read, bytes, 0), byCharacter(read, bytes, sentiment === undefined ? 0 : 1)];
+    const columns = [valuesOf(read, bytes, 0), valuesOf(read, bytes, sentiment === undefined ? 0 : 1)];
     const bounds = columns.map((values) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1);
     part("unit-name").textContent = `Unit ${unit}${unit === model.sentiment_unit ? ", the sentiment unit" : ""}`;
     part("sentiment-name").textContent = sentiment === undefined ? "" : `Unit ${sentiment}, the sentiment unit`;
@@ -149,12 +149,13 @@ export function start(element, { guarded }) {
 }
 
 /** The values of a column of a trace after every UTF-16 unit; of white space that is not read, those next to it. */
-function byCharacter(text, bytes, column) {
+function valuesOf(text, bytes, column) {
   const values = new Float32Array(text.length);
-  let position = 0;
-  for (const { start, end, values: held } of bytes) {
-    for (position = Math.min(position, start); position < end; position += 1) values[position] = held[column];
+  let last = -1;
+  for (const [index, step] of byCharacter(bytes)) {
+    values[index] = step.values[column];
+    last = index;
   }
-  if (position) values.fill(values[position - 1], position);
+  if (last >= 0) values.fill(values[last], last + 1);
   return values;
 }

@@ -4,6 +4,15 @@ import { askJson } from "./service.js";
 
 export const HEAD = "sentiment";
 
+/** [index, step] of the UTF-16 units from `from` on that a trace tells of; the last step of one has the last word. */
+export function* byCharacter(bytes, from = 0) {
+  let index = from;
+  for (const step of bytes) {
+    // White space that is not read, before the text, has the value of what follows.
+    for (index = Math.min(index, step.start); index < step.end; index += 1) yield [index, step];
+  }
+}
+
 /** What the unit and the classifier hold after every UTF-16 unit of a text. */
 export class Reading {
   constructor() {
@@ -54,16 +63,12 @@ export class Reading {
     this.model = model;
     this.reserve(this.text.length);
     const from = Math.min(bytes[0].start, this.size);
-    let position = from;
-    for (const { start, end, sentiment, probabilities } of bytes) {
-      const odds = Math.log(probabilities[1] / probabilities[0]);
-      // White space that is not read, before the text, has the value of what follows.
-      for (position = Math.min(position, start); position < end; position += 1) {
-        this.unit[position] = sentiment;
-        this.head[position] = odds;
-      }
+    this.size = from;
+    for (const [index, { sentiment, probabilities }] of byCharacter(bytes, from)) {
+      this.unit[index] = sentiment;
+      this.head[index] = Math.log(probabilities[1] / probabilities[0]);
+      this.size = index + 1;
     }
-    this.size = position;
     const last = bytes[bytes.length - 1];
     this.end = { unit: last.sentiment, probabilities: last.probabilities };
     return from;

@@ -70,14 +70,11 @@ export function hasKey() {
   return Boolean(key);
 }
 
-/**
- * The answer to a POST of `body`, to a GET without one, or by another `method`.
- * Throws Refused; AbortError when `signal` ends it.
- */
-export async function ask(path, body, { signal, accept = "application/json", method } = {}) {
+/** The answer to a POST of `body`, or to a GET without one. Throws Refused; AbortError when `signal` ends it. */
+export async function ask(path, body, { signal, accept = "application/json" } = {}) {
   const waiting = new Waiting();
   try {
-    const response = await send(path, body, { signal, accept, method });
+    const response = await send(path, body, { signal, accept });
     return response.status === 202 ? await result(response.headers.get("Location"), signal) : response;
   } finally {
     waiting.end();

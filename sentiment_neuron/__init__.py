@@ -8,8 +8,8 @@
 
 `Client` and `AsyncClient` are the same in front of a service.
 
-Importing it loads neither torch, which `Neuron.load` needs, nor scikit-learn, which `NeuronFeatures` needs, nor httpx,
-which clients need.
+Importing it loads neither torch, which `Neuron.load` needs, nor scikit-learn, which estimators need, nor httpx, which
+clients need.
 """
 
 from importlib import import_module as _import_module
@@ -29,6 +29,7 @@ from sentiment_neuron.results import Classification, Sample, Trace
 if TYPE_CHECKING:
     from sentiment_neuron.client import AsyncClient, Client
     from sentiment_neuron.estimators import NeuronClassifier, NeuronFeatures
+    from sentiment_neuron.recurrent import RecurrentClassifier, RecurrentRegressor
 
 __all__ = [
     "AsyncClient",
@@ -41,6 +42,8 @@ __all__ = [
     "NeuronClassifier",
     "NeuronError",
     "NeuronFeatures",
+    "RecurrentClassifier",
+    "RecurrentRegressor",
     "RequestFailedError",
     "Sample",
     "ServiceError",
@@ -54,6 +57,8 @@ _LATER = {
     "Client": ("client", "httpx", "client"),
     "NeuronClassifier": ("estimators", "scikit-learn", "trainer"),
     "NeuronFeatures": ("estimators", "scikit-learn", "trainer"),
+    "RecurrentClassifier": ("recurrent", "scikit-learn", "trainer"),
+    "RecurrentRegressor": ("recurrent", "scikit-learn", "trainer"),
 }
 
 

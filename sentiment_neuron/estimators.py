@@ -6,7 +6,7 @@
 Importing this module needs scikit-learn; `sentiment_neuron` imports it when one of them is first used.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
@@ -28,10 +28,9 @@ from model.heads.checks import HeadError
 from model.heads.classifier import head_probabilities
 from model.heads.cross_validation import accuracy_interval, fit_cv
 from model.heads.pooling import Pooling
-from sentiment_neuron.columns import column
 from sentiment_neuron.errors import LoadError
+from sentiment_neuron.estimator_inputs import checked, labels_of, of_texts
 from texts.preparation import prepare
-from texts.records import not_of_the_encoding
 
 
 class NeuronFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -51,12 +50,12 @@ class NeuronFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, texts: Iterable[str], y: object = None) -> "NeuronFeatures":  # noqa: ARG002 - scikit-learn gives it
         """Load the checkpoint; nothing is learned from the texts. Raises LoadError, ValueError, TypeError."""
-        _checked(texts)
+        checked(texts)
         return self._load()
 
     def fit_transform(self, texts: Iterable[str], y: object = None) -> NDArray[np.float32]:  # noqa: ARG002 - as above
         """Both, of texts that may come once only, as from a generator."""
-        found = _checked(texts)
+        found = checked(texts)
         return self._load().transform(found)
 
     def _load(self) -> "NeuronFeatures":
@@ -78,7 +77,7 @@ class NeuronFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def transform(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """texts: (texts,) -> (texts, units). Raises as `fit`, and sklearn.exceptions.NotFittedError."""
         check_is_fitted(self)
-        found = _checked(texts)
+        found = checked(texts)
         if not hasattr(self, "_model"):  # a stored copy
             self._model = _folded(self._again())
         return read_features(self._model, [prepare(text) for text in found], self.pooling, self.batch_rows)
@@ -94,7 +93,7 @@ class NeuronFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return state
 
     def __sklearn_tags__(self) -> Tags:
-        tags = _of_texts(super().__sklearn_tags__())
+        tags = of_texts(super().__sklearn_tags__())
         tags.transformer_tags.preserves_dtype = []
         return tags
 
@@ -130,8 +129,8 @@ class NeuronClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, texts: Iterable[str], y: Iterable[object]) -> "NeuronClassifier":
         """y: a label of every text, of two kinds or more. Raises as `NeuronFeatures.fit`."""
-        found = _checked(texts)
-        labels = column_or_1d(_labels(y), warn=True)
+        found = checked(texts)
+        labels = column_or_1d(labels_of(y), warn=True)
         check_consistent_length(found, labels)
         check_classification_targets(labels)
         self.classes_, numbers = np.unique(labels, return_inverse=True)
@@ -161,15 +160,7 @@ class NeuronClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return found
 
     def __sklearn_tags__(self) -> Tags:
-        return _of_texts(super().__sklearn_tags__())
-
-
-def _of_texts(tags: Tags) -> Tags:
-    tags.input_tags.string = True
-    tags.input_tags.two_d_array = False
-    tags.input_tags.one_d_array = True
-    tags.requires_fit = True
-    return tags
+        return of_texts(super().__sklearn_tags__())
 
 
 def _read(directory: str) -> Checkpoint:
@@ -181,28 +172,3 @@ def _read(directory: str) -> Checkpoint:
 
 def _folded(loaded: Checkpoint) -> FoldedModel:
     return FoldedModel(loaded.model, "cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _labels(y: Any) -> Any:
-    """Labels as scikit-learn takes them; a generator's as a list. Raises ValueError for one that is missing."""
-    listed = list(y) if isinstance(y, Iterator) else y
-    for number, label in enumerate(listed if isinstance(listed, Iterable) else ()):
-        if label is None or type(label).__name__ == "NAType" or (isinstance(label, float) and label != label):
-            raise ValueError(f"label {number} is missing ({label})")
-    return listed
-
-
-def _checked(texts: Iterable[str]) -> list[str]:
-    try:
-        found = column(texts)
-    except TypeError as error:
-        raise TypeError(f"texts is {error}") from error
-    for number, text in enumerate(found):
-        if not isinstance(text, str):
-            missing = " (missing?)" if text is None or (isinstance(text, float) and text != text) else ""
-            raise TypeError(f"text {number} is {type(text).__name__}{missing}, not str: give a column of texts")
-        if fault := not_of_the_encoding(text, None):
-            raise ValueError(f"text {number} cannot be read: {fault}")
-    if not found:
-        raise ValueError("there are 0 texts, at least 1 is needed")
-    return found

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from model.checkpoints.checkpoint import CheckpointError
 from model.checkpoints.manifest import MAX_UNITS
 from model.checkpoints.untrusted import open_plain
-from model.network.language_model import BYTES, Architecture, LanguageModel
+from model.network.cells import BYTES
+from model.network.language_model import Architecture, LanguageModel
 
 FILES = tuple(f"{number}.npy" for number in range(15))
 

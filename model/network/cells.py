@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 CellName = Literal["mlstm", "lstm", "gru"]
+BYTES = 256
 GATES: dict[CellName, int] = {"mlstm": 4, "lstm": 4, "gru": 3}
 
 _NORM_EPSILON = 1e-12  # the released code's

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from model.network.cells import GATES, CellWeights
+from model.network.cells import BYTES, GATES, CellWeights
 from model.network.elementwise import Elementwise
 from model.network.matrix import Matrix
 
@@ -25,6 +25,10 @@ class Buffers:
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
         self.recorded = False  # whether a CUDA graph writes to this memory, which must then stay where it is
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy of a module that has buffers brings none of their memory."""
+        return {"_held": {}, "recorded": False}
 
     def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Uninitialised memory, that of the last call for `name` if it suffices."""
@@ -128,7 +132,7 @@ class LSTMChain:
         """Of input table, recurrent, multiplier table and multiplier. hiddens: those before each step."""
         steps = len(window)
         dz = self._dz[:steps].flatten(0, 1)
-        rows = _OneHot(window, dz.dtype)
+        rows = _Lookups(window, len(self._input_table), dz.dtype)
         if self._multiplier is None:
             gradients = [rows.table_gradient(dz), _turned(hiddens) @ dz]
         else:
@@ -204,7 +208,7 @@ class GRUChain:
         steps = len(window)
         dx = self._dx[:steps].flatten(0, 1)
         gradients = [
-            _OneHot(window, dx.dtype).table_gradient(dx),
+            _Lookups(window, len(self._input_table), dx.dtype).table_gradient(dx),
             _turned(hiddens) @ self._d_products[:steps].flatten(0, 1),
         ]
         return [gradient.to(self._exact) for gradient in gradients]
@@ -220,18 +224,26 @@ def _turned(values: Tensor) -> Tensor:
     return turned.contiguous() if values.device.type == "cpu" else turned
 
 
-class _OneHot:
-    """The bytes of a window as a matrix of ones: the adjoint of looking rows up in a table is a product with it."""
+class _Lookups:
+    """The adjoint of looking the bytes of a window up in a table: a product with them as a matrix of ones.
 
-    def __init__(self, window: Tensor, dtype: torch.dtype) -> None:
-        flat = window.flatten()
+    A table larger than bytes need, of which few lines are looked up twice, has their gradients added line by line.
+    """
+
+    def __init__(self, window: Tensor, size: int, dtype: torch.dtype) -> None:
+        """size: lines of the table."""
+        self._flat, self._size = window.flatten(), size
+        if size > BYTES:
+            return
         if window.device.type == "cpu":
-            self._present = torch.unique(flat)  # text uses a third of all bytes
+            self._present = torch.unique(self._flat)  # text uses a third of all bytes
         else:
-            self._present = torch.arange(256, device=window.device)  # to find which, the host would have to wait
-        self._columns = (self._present[:, None] == flat).to(dtype)  # (present, bytes)
+            self._present = torch.arange(size, device=window.device)  # to find which, the host would have to wait
+        self._columns = (self._present[:, None] == self._flat).to(dtype)  # (present, bytes)
 
     def table_gradient(self, gradient: Tensor) -> Tensor:
-        """gradient: (bytes, outputs) of the rows that were looked up -> (256, outputs) of the table."""
-        table = gradient.new_zeros(256, gradient.shape[1])
+        """gradient: (bytes, outputs) of the lines that were looked up -> (size, outputs) of the table."""
+        table = gradient.new_zeros(self._size, gradient.shape[1])
+        if self._size > BYTES:
+            return table.index_add_(0, self._flat, gradient)
         return table.index_copy_(0, self._present, self._columns @ gradient)

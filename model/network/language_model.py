@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.network.cells import Cell, CellName, State
+from model.network.cells import BYTES, Cell, CellName, State
 from model.network.sequence import Window
-
-BYTES = 256
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,143 @@
+"""What `neuron rnn` does: fit a recurrent classifier on a file of labelled texts, and answer the rows of another."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from cli.progress import texts_bar
+from cli.reading_options import Reading
+from model.checkpoints.durable import replace_file
+from recurrent import storage
+from recurrent.classifier import Recurrent
+from recurrent.storage import StorageError
+from recurrent.targets import probabilities
+from sentiment_neuron import RecurrentClassifier, RecurrentRegressor, rows
+from sentiment_neuron.parts import Row
+from texts.faults import Fault
+
+_DIGITS = 6
+
+
+def fit_file(source: Path, out: Path, regression: bool, balanced: bool, reading: Reading, **given: Any) -> None:
+    """Fit, keep and say what it is."""
+    if out.exists():
+        raise click.ClickException(f"{out} exists already and is never overwritten: name another --out")
+    options = {name: value for name, value in given.items() if value is not None}
+    material = reading.labelled(source)
+    try:
+        if regression:
+            model = RecurrentRegressor(**options, verbose=True)
+            model.fit(material.texts, [_number(label) for label in material.labels])
+        else:
+            options["class_weight"] = "balanced" if balanced else None
+            model = RecurrentClassifier(**options, verbose=True)
+            model.fit(material.texts, material.labels)
+        model.save(out)
+    except (ValueError, StorageError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    for what, value in _described(model.model_):
+        click.echo(f"{what:<14} {value}")
+    click.echo(f"{'saved':<14} {out}: neuron rnn predict {out} FILE --out ANSWERS.csv")
+
+
+def _number(label: str) -> float:
+    try:
+        return float(label)
+    except ValueError as error:
+        raise click.ClickException(f"label {label!r} is not a number: leave --regression out") from error
+
+
+def _described(model: Recurrent) -> list[tuple[str, str]]:
+    options = model.options
+    direction = "both directions" if options.bidirectional else "one direction"
+    parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    found = [
+        ("labels", ", ".join(map(str, model.labels)) or "a number"),
+        ("learned from", f"{model.examples:,} texts"),
+        ("tokens", f"{model.vocabulary.size:,} {options.tokens}"),
+        (
+            "network",
+            f"{options.cell}, {options.units:,} units, {options.layers} layers, {direction}, {options.pooling}",
+        ),
+        ("parameters", f"{parameters:,}"),
+    ]
+    scored = [epoch for epoch in model.history if epoch.valid_loss is not None]
+    if scored:
+        best = min(scored, key=lambda epoch: epoch.valid_loss or 0.0)
+        score = "R²" if model.kind == "value" else "accuracy"
+        found.append(("held out", f"{score} {best.valid_score:.4f} after epoch {best.number}, which is kept"))
+    return found
+
+
+def predict_file(
+    directory: Path, source: Path, out: Path, submission: str | None, device: str, reading: Reading
+) -> None:
+    """Answer every row."""
+    try:
+        model = storage.read(directory, device)
+    except (StorageError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    rows.check_files(source, out)
+    file = rows.RowFile(source, reading.columns.text, reading.columns.dialect)
+    with texts_bar(file.total) as advance:
+        if submission is not None:
+            names = _submit(model, file, out, submission, reading, advance)
+        else:
+            asked = {"command": "rnn predict", "classifier": storage.sha256(directory)}
+            answer = lambda texts: _results(model, texts)  # noqa: E731
+            written = rows.answer_file(file, out, _kinds(model), answer, asked, reading.faults, advance)
+            names = list(written.values())
+    click.echo(f"{out}: {file.total:,} rows, with {', '.join(names)}")
+
+
+def _kinds(model: Recurrent) -> dict[str, rows.Kind]:
+    if model.kind == "value":
+        return {"value": "number"}
+    return {"label": "string", "score": "number", **{f"probability_{label}": "number" for label in model.labels}}
+
+
+def _results(model: Recurrent, texts: list[str]) -> list[Row]:
+    if model.kind == "value":
+        return [{"value": round(value, _DIGITS)} for value in model.values(texts).tolist()]
+    return [
+        {"label": str(model.labels[int(np.argmax(row))]), "score": max(row)}
+        | {f"probability_{label}": value for label, value in zip(model.labels, row, strict=True)}
+        for row in model.probabilities(texts).round(_DIGITS).tolist()
+    ]
+
+
+def _submit(
+    model: Recurrent, file: rows.RowFile, out: Path, submission: str, reading: Reading, advance: Any
+) -> list[str]:
+    """Every row of the input is in it: one whose text cannot be used is answered as one without any words, and told."""
+    identity, _, name = (part.strip() for part in submission.partition(","))
+    if not identity or not name or out.suffix.lower() != ".csv":
+        raise click.UsageError(f"--submission is {submission!r} and --out {out}: give ID,NAME and a .csv file")
+    if identity not in file.columns:
+        raise click.UsageError(f"{file.path} has no column {identity!r}, its columns: {', '.join(file.columns)}")
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    writer.writerow([identity, name])
+    for chunk in file.chunks():
+        for place, fault in zip(chunk.places, chunk.faults, strict=True):
+            if fault is not None:
+                reading.faults.add(Fault(str(file.path), place, fault))
+        answers = _submitted(model, chunk.texts)
+        writer.writerows((row[identity], answer) for row, answer in zip(file.plain(chunk.values), answers, strict=True))
+        advance(len(chunk))
+    replace_file(out, content.getvalue())
+    return [identity, name]
+
+
+def _submitted(model: Recurrent, texts: list[str]) -> Sequence[object]:
+    if model.kind == "value":
+        return list(model.values(texts).round(_DIGITS).tolist())
+    found = probabilities(model.kind, model.outputs(texts))
+    if model.kind == "binary":
+        return list(found[:, 1].round(_DIGITS).tolist())
+    return [model.labels[number] for number in found.argmax(axis=1)]

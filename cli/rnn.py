@@ -1,0 +1,100 @@
+"""`neuron rnn`: its options. What its commands do is in cli/recurrent_files.py, which loads torch."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.groups import Group
+from cli.reading_options import reading_options
+from cli.reported import reported
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+_NETWORK: tuple[tuple[str, Any, str], ...] = (
+    ("--tokens", click.Choice(["words", "bytes"]), "Words in lower case, or bytes."),
+    ("--min-df", int, "Texts that a word must be in to be known."),
+    ("--max-features", int, "Words that are known at most."),
+    ("--cell", click.Choice(["gru", "lstm", "mlstm", "rnn"]), "rnn: tanh without gates."),
+    ("--embedding", int, "Numbers of a token."),
+    ("--units", int, "Of a layer and direction."),
+    ("--layers", int, "One above another."),
+    ("--bidirectional/--one-direction", None, "Whether a second stack of layers reads from the end."),
+    ("--pooling", click.Choice(["last", "mean", "max"]), "Of the hidden vectors of a text."),
+    ("--dropout", float, "Of what each layer reads."),
+    ("--steepness", float, "Gates are σ(steepness * a)."),
+    ("--initialization", click.Choice(["orthogonal", "identity", "uniform"]), "Of recurrent matrices."),
+    (
+        "--optimizer",
+        click.Choice(["sgd", "momentum", "nag", "rmsprop", "adagrad", "adadelta", "adam"]),
+        "Which changes the weights.",
+    ),
+    ("--learning-rate", float, "Default: the optimizer's own."),
+    ("--schedule", click.Choice(["linear", "constant"]), "Of the learning rate: to zero over all epochs, or none."),
+    ("--clip", float, "Most norm of an update's gradient."),
+    ("--epochs", int, "At most."),
+    ("--patience", int, "Epochs without a lower loss on the texts held out before it stops."),
+    ("--validation-fraction", float, "Of the texts, held out to choose the epoch."),
+    ("--batch-size", int, "Texts of an update."),
+    ("--max-tokens", int, "Of a text that is learned from."),
+)
+
+
+def _network_options(command: Any) -> Any:
+    """What is not given stays as the estimator has it."""
+    for name, kind, help_ in reversed(_NETWORK):
+        command = click.option(name, type=kind, default=None, help=help_)(command)
+    return command
+
+
+@click.group(cls=Group)
+def rnn() -> None:
+    """Recurrent classifiers trained from scratch on your own labels, without the language model."""
+
+
+@rnn.command("fit")
+@click.argument("source", metavar="FILE", type=_FILE)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New directory for the classifier.")
+@click.option("--regression", is_flag=True, help="Labels are numbers, to be predicted as such.")
+@click.option("--balanced", is_flag=True, help="Give rare labels as much weight as frequent ones.")
+@_network_options
+@click.option("--seed", "random_state", type=int, default=0, show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@reading_options(label=True)
+@reported()
+def fit(**options: Any) -> None:
+    """Fit a classifier on the labelled texts of FILE.
+
+    What is not given is as `sentiment_neuron.RecurrentClassifier` has it: docs/recurrent.md.
+    """
+    from cli.recurrent_files import fit_file
+
+    fit_file(**options)
+
+
+@rnn.command("predict")
+@click.argument("directory", metavar="CLASSIFIER", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("source", metavar="FILE", type=_FILE)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Results beside each row: .csv, .tsv, .jsonl or .parquet.",
+)
+@click.option(
+    "--submission",
+    metavar="ID,NAME",
+    help="Write two columns alone, as contests want them: the input's column ID, and NAME with the probability of the "
+    "second label (of more than two the likeliest label, of a regression the number).",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@reading_options()
+@reported()
+def predict(**options: Any) -> None:
+    """Answer every row of FILE by what `neuron rnn fit` made.
+
+    Every row comes out once, in order, with its columns and the results or an `error`; what was stopped is continued.
+    """
+    from cli.recurrent_files import predict_file
+
+    predict_file(**options)

@@ -1,0 +1,120 @@
+"""A fitted network with its vocabulary and labels, and how one is made: `Recurrent`, `fit`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recurrent import targets
+from recurrent.learning import Epoch, Labelled, Learner, read
+from recurrent.network import Network
+from recurrent.options import Options
+from recurrent.targets import Answers, Kind
+from recurrent.tokens import Ragged, Vocabulary, vocabulary
+
+Label = str | int | float | bool
+
+_ROWS = 64  # texts side by side where nothing is learned
+_AT_ONCE = 8192  # texts whose tokens are held at once
+
+
+@dataclass
+class Recurrent:
+    """labels: the classes in the order of the outputs; none where the answer is a number."""
+
+    options: Options
+    kind: Kind
+    labels: list[Label]
+    vocabulary: Vocabulary
+    network: Network
+    center: float = 0.0  # of numbers: outputs are (value - center) / spread
+    spread: float = 1.0
+    examples: int = 0  # texts that were learned from, without those held out
+    history: list[Epoch] = field(default_factory=list)
+    cut: int = 0  # of the texts that were learned from, those longer than `max_tokens`
+
+    @classmethod
+    def new(
+        cls, options: Options, kind: Kind, labels: list[Label], texts: Sequence[str], seed: int, device: str
+    ) -> "Recurrent":
+        """One that has learned the words of the texts and nothing else. device: "auto", "cpu" or "cuda"."""
+        known = vocabulary(options, texts)
+        with torch.device("meta"):  # else torch would draw weights from its own generator
+            network = Network(options, known.size, targets.outputs_of(kind, len(labels)))
+        network.to_empty(device="cpu").reset(torch.Generator().manual_seed(seed))
+        return cls(options, kind, labels, known, network.to(chosen_device(device)))
+
+    def outputs(self, texts: Sequence[str], advance: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+        """(texts, outputs): log-odds, or a number. advance: gets the number of texts just read."""
+        parts = [
+            read(self.network, Ragged.of(texts[begin : begin + _AT_ONCE], self.vocabulary), _ROWS, advance)
+            for begin in range(0, len(texts), _AT_ONCE)
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, self.network.dense.out_features), dtype=np.float32)
+
+    def probabilities(self, texts: Sequence[str], advance: Callable[[int], None] | None = None) -> Answers:
+        """(texts, labels)."""
+        return targets.probabilities(self.kind, self.outputs(texts, advance))
+
+    def values(self, texts: Sequence[str], advance: Callable[[int], None] | None = None) -> Answers:
+        """(texts,), where the answer is a number."""
+        return self.outputs(texts, advance)[:, 0].astype(np.float64) * self.spread + self.center
+
+    def labelled(self, texts: Sequence[str], y: Answers, weights: Answers | None = None) -> Labelled:
+        """Texts to learn from. y: (texts,), classes by their number, or numbers."""
+        ragged = Ragged.of(texts, self.vocabulary, self.options.max_tokens)
+        self.cut += ragged.cut
+        return Labelled(ragged, (y - self.center) / self.spread if self.kind == "value" else y, weights)
+
+
+def chosen_device(name: str) -> str:
+    """Raises ValueError."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is {name!r}, not one of auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', and torch finds no CUDA device here: use 'cpu' or 'auto'")
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def fit(
+    options: Options,
+    kind: Kind,
+    labels: list[Label],
+    texts: Sequence[str],
+    y: Answers,
+    weights: Answers | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    advance: Callable[[int], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Recurrent:
+    """y: as of `Recurrent.labelled`; weights: (texts,), of their losses.
+
+    The vocabulary is that of the texts that are learned from. advance: gets the number of texts just learned from.
+    Raises DivergedError.
+    """
+    train, valid = _split(kind, y, options.validation_fraction, np.random.default_rng(seed))
+    chosen = [texts[number] for number in train]
+    model = Recurrent.new(options, kind, labels, chosen, seed, device)
+    if kind == "value":
+        model.center, model.spread = float(y[train].mean()), float(y[train].std()) or 1.0
+    model.examples = len(train)
+    model.history = Learner(model.network, kind, options, seed).fit(
+        model.labelled(chosen, y[train], None if weights is None else weights[train]),
+        model.labelled([texts[number] for number in valid], y[valid]) if len(valid) else None,
+        advance,
+        on_epoch,
+    )
+    return model
+
+
+def _split(
+    kind: Kind, y: Answers, fraction: float, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the texts to learn from and to hold out: of every class this fraction, but never the last text."""
+    groups = [np.arange(len(y))] if kind == "value" else [np.flatnonzero(y == label) for label in np.unique(y)]
+    held = [generator.permutation(group)[: min(int(fraction * len(group)), len(group) - 1)] for group in groups]
+    valid = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(y)), valid), valid

@@ -1,0 +1,314 @@
+"""Recurrent networks for scikit-learn, trained on your own labels: `RecurrentClassifier` and `RecurrentRegressor`.
+
+    RecurrentClassifier().fit(texts, labels).predict(more)
+
+Importing this module needs scikit-learn; `sentiment_neuron` imports it when one of them is first used.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import Tags, check_consistent_length, check_random_state, column_or_1d, compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
+
+from recurrent import storage
+from recurrent.classifier import Recurrent, fit
+from recurrent.learning import DivergedError, Epoch, Learner
+from recurrent.options import Cell, Initialization, Optimizer, Options, Pooling, Schedule, Tokens
+from recurrent.storage import StorageError
+from recurrent.targets import Answers, Kind, kind_of
+from sentiment_neuron.errors import LoadError
+from sentiment_neuron.estimator_inputs import checked, labels_of, of_texts
+
+_OPTIONS = [field.name for field in fields(Options)]
+
+ClassWeight = Mapping[Any, float] | Literal["balanced"] | None
+
+
+class _Recurrent(BaseEstimator):  # type: ignore[misc]
+    """tokens: words in lower case, or bytes. min_df, max_features: texts that a word must be in, words known at most.
+
+    cell, embedding, units, layers, bidirectional, pooling: the network (recurrent/network.py). dropout: of what each
+    layer reads. steepness: gates are σ(steepness * a). initialization: of recurrent matrices. optimizer, learning_rate
+    (None: the optimizer's own), schedule, clip (of the gradient's norm; None: not), batch_size: the training. epochs:
+    at most; validation_fraction of the texts are held out, the pass with their lowest loss is kept, and after patience
+    passes without a lower one it stops. max_tokens: of a text that is learned from, for the sake of memory; a text to
+    predict is always read whole. class_weight: factors of the losses by label, or "balanced"; of classifiers alone.
+    random_state: with a number, a CPU fits the same network each time. device: "auto" takes CUDA where it is. verbose:
+    show progress.
+
+    After `fit`, `model_` holds the network and `history_` loss, validation loss and validation score of every pass.
+    """
+
+    _kinds: tuple[Kind, ...]
+
+    def __init__(
+        self,
+        *,
+        tokens: Tokens = Options.tokens,
+        min_df: int = Options.min_df,
+        max_features: int = Options.max_features,
+        cell: Cell = Options.cell,
+        embedding: int = Options.embedding,
+        units: int = Options.units,
+        layers: int = Options.layers,
+        bidirectional: bool = Options.bidirectional,
+        pooling: Pooling = Options.pooling,
+        dropout: float = Options.dropout,
+        steepness: float = Options.steepness,
+        initialization: Initialization = Options.initialization,
+        optimizer: Optimizer = Options.optimizer,
+        learning_rate: float | None = Options.learning_rate,
+        schedule: Schedule = Options.schedule,
+        clip: float | None = Options.clip,
+        epochs: int = Options.epochs,
+        patience: int = Options.patience,
+        validation_fraction: float = Options.validation_fraction,
+        batch_size: int = Options.batch_size,
+        max_tokens: int = Options.max_tokens,
+        class_weight: ClassWeight = None,
+        random_state: int | np.random.RandomState | None = 0,
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> None:
+        self.tokens = tokens
+        self.min_df = min_df
+        self.max_features = max_features
+        self.cell = cell
+        self.embedding = embedding
+        self.units = units
+        self.layers = layers
+        self.bidirectional = bidirectional
+        self.pooling = pooling
+        self.dropout = dropout
+        self.steepness = steepness
+        self.initialization = initialization
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.clip = clip
+        self.epochs = epochs
+        self.patience = patience
+        self.validation_fraction = validation_fraction
+        self.batch_size = batch_size
+        self.max_tokens = max_tokens
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def save(self, directory: str | PathLike[str]) -> None:
+        """Write the fitted network to a new directory, as safetensors and JSON. Raises FileExistsError, OSError."""
+        check_is_fitted(self)
+        storage.write(Path(directory), self.model_)
+
+    @classmethod
+    def load(cls, directory: str | PathLike[str], device: str = "auto") -> Self:
+        """What `save` or `neuron rnn fit` wrote. Raises LoadError."""
+        try:
+            model = storage.read(Path(directory), device)
+        except (StorageError, ValueError) as error:
+            raise LoadError(str(error)) from error
+        if model.kind not in cls._kinds:
+            raise LoadError(f"{directory} answers {'a number' if model.kind == 'value' else 'a label'}")
+        found = cls(**asdict(model.options), device=device)
+        found._keep(model)
+        return found
+
+    def _options(self) -> Options:
+        return Options(**{name: _plain(getattr(self, name)) for name in _OPTIONS})
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31))
+
+    def _fit(self, texts: list[str], kind: Kind, labels: list[Any], y: Answers, weights: Answers | None) -> Self:
+        options = self._options()
+        learned = len(texts)  # a little more than are learned from, where some are held out
+        with _bar(self.verbose, options.epochs, learned) as (advance, on_epoch):
+            try:
+                model = fit(options, kind, labels, texts, y, weights, self._seed(), self.device, advance, on_epoch)
+            except DivergedError as error:
+                raise ValueError(str(error)) from error
+        self._keep(model)
+        return self
+
+    def _partial_fit(
+        self, texts: list[str], kind: Kind, labels: list[Any], y: Answers, weights: Answers | None
+    ) -> Self:
+        if not hasattr(self, "_learner"):
+            options, seed = self._options(), self._seed()
+            if not hasattr(self, "model_"):
+                self._keep(Recurrent.new(options, kind, labels, texts, seed, self.device))
+            self._learner = Learner(self.model_.network, kind, options, seed)
+        model = self.model_
+        try:
+            self._learner.pass_over(model.labelled(texts, y, weights))
+        except DivergedError as error:
+            raise ValueError(str(error)) from error
+        model.examples += len(texts)
+        return self
+
+    def _keep(self, model: Recurrent) -> None:
+        self.model_ = model
+        self.history_ = model.history
+        self.__dict__.pop("_learner", None)
+        if model.cut:
+            warnings.warn(
+                f"of {model.cut:,} texts that are longer than max_tokens={model.options.max_tokens:,} the rest was not "
+                "learned from",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def __sklearn_tags__(self) -> Tags:
+        return of_texts(super().__sklearn_tags__())
+
+
+class RecurrentClassifier(ClassifierMixin, _Recurrent):  # type: ignore[misc]
+    __doc__ = f"""A classifier of texts into two classes or more: embedding, recurrent layers, a dense layer.
+
+    {_Recurrent.__doc__} `classes_` has the labels in their order.
+    """
+    _kinds = ("binary", "classes")
+
+    def fit(self, X: Iterable[str], y: Iterable[object]) -> Self:  # noqa: N803 - scikit-learn's name
+        """X: texts; y: a label of every text, of two kinds or more. Raises ValueError, TypeError."""
+        texts, labels = _both(X, y)
+        check_classification_targets(labels)
+        self.classes_, numbers = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"there is one class, {self.classes_[0]}: at least two are needed")
+        return self._fit(
+            texts, kind_of(len(self.classes_)), self._labels(), numbers.astype(float), self._weights(labels)
+        )
+
+    def partial_fit(self, X: Iterable[str], y: Iterable[object], classes: Iterable[object] | None = None) -> Self:  # noqa: N803
+        """One pass over the texts, on from what was fitted before.
+
+        The first call on a new classifier needs `classes`, all labels that will ever come; it learns the words. Raises
+        as `fit`.
+        """
+        texts, labels = _both(X, y)
+        if not hasattr(self, "classes_"):
+            if classes is None:
+                raise ValueError("classes must be passed on the first call to partial_fit.")
+            self.classes_ = np.unique(column_or_1d(labels_of(classes)))
+            if len(self.classes_) < 2:
+                raise ValueError(f"there is one class, {self.classes_[0]}: at least two are needed")
+        elif classes is not None and not np.array_equal(np.unique(column_or_1d(labels_of(classes))), self.classes_):
+            raise ValueError(f"classes is not {self.classes_}, as on the first call to partial_fit")
+        if unknown := sorted(set(labels.tolist()) - set(self.classes_.tolist())):
+            raise ValueError(f"labels {unknown} are not among the classes {self.classes_}")
+        numbers = np.searchsorted(self.classes_, labels).astype(float)
+        return self._partial_fit(texts, kind_of(len(self.classes_)), self._labels(), numbers, self._weights(labels))
+
+    def predict_proba(self, X: Iterable[str]) -> Answers:  # noqa: N803
+        """(texts, classes), in the order of `classes_`."""
+        check_is_fitted(self)
+        return self.model_.probabilities(checked(X))
+
+    def predict(self, X: Iterable[str]) -> NDArray[Any]:  # noqa: N803
+        """The likeliest label of every text."""
+        check_is_fitted(self)
+        found: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return found
+
+    def _keep(self, model: Recurrent) -> None:
+        super()._keep(model)
+        if not hasattr(self, "classes_"):
+            self.classes_ = np.array(model.labels)
+
+    def _labels(self) -> list[Any]:
+        found: list[Any] = self.classes_.tolist()
+        return found
+
+    def _weights(self, labels: NDArray[Any]) -> Answers | None:
+        """Factors of the losses, (texts,), of mean 1 where all labels weigh alike."""
+        if self.class_weight is None:
+            return None
+        here = np.unique(labels)
+        of_class = compute_class_weight(self.class_weight, classes=here, y=labels)
+        found: Answers = of_class[np.searchsorted(here, labels)]
+        return found
+
+
+class RecurrentRegressor(RegressorMixin, _Recurrent):  # type: ignore[misc]
+    __doc__ = f"""A number of every text, such as its stars, by squared error: the network of `RecurrentClassifier`.
+
+    {_Recurrent.__doc__}
+    """
+    _kinds = ("value",)
+
+    def fit(self, X: Iterable[str], y: Iterable[float]) -> Self:  # noqa: N803
+        """X: texts; y: a number of every text. Raises ValueError, TypeError."""
+        texts, values = self._numbers(X, y)
+        return self._fit(texts, "value", [], values, None)
+
+    def partial_fit(self, X: Iterable[str], y: Iterable[float]) -> Self:  # noqa: N803
+        """One pass over the texts, on from what was fitted before; the first learns the words. Raises as `fit`."""
+        texts, values = self._numbers(X, y)
+        return self._partial_fit(texts, "value", [], values, None)
+
+    def predict(self, X: Iterable[str]) -> Answers:  # noqa: N803
+        """(texts,)."""
+        check_is_fitted(self)
+        return self.model_.values(checked(X))
+
+    def _numbers(self, texts: Iterable[str], y: Iterable[float]) -> tuple[list[str], Answers]:
+        if self.class_weight is not None:
+            raise ValueError(f"class_weight is {self.class_weight!r}, and a regressor has no classes")
+        found, values = _both(texts, y)
+        numbers = values.astype(np.float64)
+        if not np.isfinite(numbers).all():
+            raise ValueError("y holds infinity or NaN")
+        return found, numbers
+
+
+def _both(texts: Iterable[str], y: Iterable[object]) -> tuple[list[str], NDArray[Any]]:
+    found = checked(texts)
+    if y is None:
+        raise ValueError("fit requires y to be passed, but the target y is None")
+    labels = column_or_1d(labels_of(y), warn=True)
+    check_consistent_length(found, labels)
+    return found, labels
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy, as a search over parameters gives them, as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+_Advance = Callable[[int], None] | None
+_OnEpoch = Callable[[Epoch], None] | None
+
+
+@contextmanager
+def _bar(shown: bool, epochs: int, texts: int) -> Iterator[tuple[_Advance, _OnEpoch]]:
+    """Progress on stderr: a bar on a terminal, and a line after every pass anywhere."""
+    if not shown:
+        yield None, None
+        return
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("texts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=epochs * texts)
+
+        def on_epoch(epoch: Epoch) -> None:
+            line = f"epoch {epoch.number} of {epochs}: loss {epoch.loss:.4f}"
+            if epoch.valid_loss is not None:
+                line += f", held out {epoch.valid_loss:.4f}, score {epoch.valid_score:.4f}"
+            console.print(f"{line}, {epoch.seconds:,.0f} s", soft_wrap=True)
+            bar.update(task, completed=epoch.number * texts)
+
+        yield lambda count: bar.advance(task, count), on_epoch

@@ -7,15 +7,10 @@ import click
 
 from cli.checkpoint_option import checkpoint_option
 from cli.groups import Group
+from cli.heads_option import heads_option
 from cli.pooling_option import POOLINGS
 from cli.reading_options import reading_options
 from cli.reported import reported
-
-_heads_option = click.option(
-    "--heads",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Directory of heads. Default: where a worker that serves the same keeps them.",
-)
 
 
 @click.group(cls=Group)
@@ -33,7 +28,7 @@ def head() -> None:
     help="Features to fit on, as `neuron featurize` makes them. Default: mean; for --unit-only cell.",
 )
 @checkpoint_option
-@_heads_option
+@heads_option
 @click.option("--rows", type=click.IntRange(1), default=128, show_default=True, help="Texts read side by side.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of POST /heads.")
 @reading_options(label=True)
@@ -50,7 +45,7 @@ def fit(**options: Any) -> None:
 
 @head.command("list")
 @checkpoint_option
-@_heads_option
+@heads_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of GET /heads.")
 @reported()
 def list_(directory: Path, heads: Path | None, as_json: bool) -> None:
@@ -63,7 +58,7 @@ def list_(directory: Path, heads: Path | None, as_json: bool) -> None:
 @head.command("delete")
 @click.argument("name")
 @checkpoint_option
-@_heads_option
+@heads_option
 @reported()
 def delete(name: str, directory: Path, heads: Path | None) -> None:
     """Delete a head for good."""

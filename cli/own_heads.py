@@ -22,6 +22,7 @@ from model.checkpoints.head_store import HeadStoreError, StoredHead, stored_head
 from model.heads.checks import HeadError
 from model.heads.cross_validation import fit_cv, fit_unit_cv
 from model.heads.pooling import Pooling
+from recurrent import published
 from sentiment_neuron.heads import heads_directory
 from sentiment_neuron.requests import fit_body
 from texts.preparation import prepare
@@ -78,18 +79,21 @@ def list_heads(directory: Path, heads: Path | None, as_json: bool) -> None:
         manifest = checkpoint.read_manifest(volumes.resolve(directory))
         for name in sorted(head_store.names(heads)):
             try:
+                if head_store.is_recurrent(heads, name):
+                    found.append(published.read(heads, name, "cpu").listed() | {"usable": True})
+                    continue
                 stored = head_store.read(heads, name)
             except HeadStoreError as error:
                 click.echo(f"left out: {error}", err=True)
                 continue
-            found.append(stored.listed() | {"usable": stored.belongs_to(manifest)})
+            found.append(stored.listed() | {"kind": "linear", "usable": stored.belongs_to(manifest)})
     except (CheckpointError, HeadStoreError) as error:
         raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps({"heads": found}))
         return
     for report in found:
-        of = "{name} step {step}".format(**report["checkpoint"])
+        of = "recurrent" if report["checkpoint"] is None else "{name} step {step}".format(**report["checkpoint"])
         usable = "" if report["usable"] else ", not this checkpoint"
         click.echo(f"{report['name']:<20} {_accuracy(report):<32} {len(report['labels'])} labels, {of}{usable}")
 
@@ -133,6 +137,7 @@ def _described(stored: StoredHead) -> list[tuple[str, str]]:
 
 def _accuracy(report: dict[str, Any]) -> str:
     if report["accuracy"] is None:
-        return "not known: a label has one example"
+        return "not known: nothing was held out"
     low, high = report["accuracy_interval"]
-    return f"{report['accuracy']:.1%} ({low:.1%} to {high:.1%}), {report['folds']} folds"
+    how = f"{report['folds']} folds" if report["folds"] else "held out"
+    return f"{report['accuracy']:.1%} ({low:.1%} to {high:.1%}), {how}"

@@ -11,12 +11,16 @@ import numpy as np
 
 from cli.progress import texts_bar
 from cli.reading_options import Reading
+from model.checkpoints import checkpoint, head_store, volumes
+from model.checkpoints.checkpoint import CheckpointError
 from model.checkpoints.durable import replace_file
-from recurrent import storage
+from model.checkpoints.head_store import HeadStoreError
+from recurrent import published, storage
 from recurrent.classifier import Recurrent
 from recurrent.storage import StorageError
 from recurrent.targets import probabilities
 from sentiment_neuron import RecurrentClassifier, RecurrentRegressor, rows
+from sentiment_neuron.heads import heads_directory
 from sentiment_neuron.parts import Row
 from texts.faults import Fault
 
@@ -141,3 +145,16 @@ def _submitted(model: Recurrent, texts: list[str]) -> Sequence[object]:
     if model.kind == "binary":
         return list(found[:, 1].round(_DIGITS).tolist())
     return [model.labels[number] for number in found.argmax(axis=1)]
+
+
+def publish_classifier(source: Path, name: str, directory: Path, heads: Path | None) -> None:
+    """Copy it to the directory of heads, and say so."""
+    heads = heads_directory(directory) if heads is None else heads
+    try:
+        if name in checkpoint.read_manifest(volumes.resolve(directory)).heads:
+            raise HeadStoreError(f"the checkpoint has a head {name!r} of its own: choose another --name")
+        head_store.check_writable(heads)
+        published.publish(source, heads, name)
+    except (CheckpointError, HeadStoreError, StorageError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"published: {name}, in {heads}: neuron classify --head {name} TEXT, or POST /classify")

@@ -5,7 +5,9 @@ from typing import Any
 
 import click
 
+from cli.checkpoint_option import checkpoint_option
 from cli.groups import Group
+from cli.heads_option import heads_option
 from cli.reading_options import reading_options
 from cli.reported import reported
 
@@ -32,8 +34,12 @@ _NETWORK: tuple[tuple[str, Any, str], ...] = (
     ("--learning-rate", float, "Default: the optimizer's own."),
     ("--schedule", click.Choice(["linear", "constant"]), "Of the learning rate: to zero over all epochs, or none."),
     ("--clip", float, "Most norm of an update's gradient."),
-    ("--epochs", int, "At most."),
-    ("--patience", int, "Epochs without a lower loss on the texts held out before it stops."),
+    ("--epochs", int, "At most. Default: what makes 1,500 updates, but 4 to 50."),
+    (
+        "--patience",
+        int,
+        "Epochs without a lower loss on the texts held out before it stops. Default: a quarter of them.",
+    ),
     ("--validation-fraction", float, "Of the texts, held out to choose the epoch."),
     ("--batch-size", int, "Texts of an update."),
     ("--max-tokens", int, "Of a text that is learned from."),
@@ -98,3 +104,19 @@ def predict(**options: Any) -> None:
     from cli.recurrent_files import predict_file
 
     predict_file(**options)
+
+
+@rnn.command("publish")
+@click.argument("source", metavar="CLASSIFIER", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--name", required=True, help="What `POST /classify` and `neuron classify --head` call it.")
+@checkpoint_option
+@heads_option
+@reported()
+def publish(source: Path, name: str, directory: Path, heads: Path | None) -> None:
+    """Serve a classifier beside the heads of a checkpoint: copy it to where a worker finds it.
+
+    `neuron head list` shows it, `neuron head delete` takes it away.
+    """
+    from cli.recurrent_files import publish_classifier
+
+    publish_classifier(source, name, directory, heads)

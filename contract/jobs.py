@@ -176,14 +176,21 @@ class HeadInfo(Message):
     """A fitted head, as workers report it. Two labels: one row of weights, for the second label."""
 
     name: str
-    checkpoint: CheckpointName = Field(description="Whose features it was fitted on; with another one it answers 409.")
+    kind: Literal["linear", "recurrent"] = Field(
+        "linear",
+        description="linear: on the features of a checkpoint; recurrent: a network of its own, by `neuron rnn`, which "
+        "has neither checkpoint, pooling nor units.",
+    )
+    checkpoint: CheckpointName | None = Field(
+        description="Whose features it was fitted on; with another one it answers 409. Null for a recurrent one."
+    )
     labels: list[str]
     examples: int
     unit_only: bool
-    pooling: Pooling = Field(description="Of the features that it takes.")
+    pooling: Pooling | None = Field(description="Of the features that it takes; null for a recurrent one.")
     accuracy: float | None = Field(
         description="By cross-validation: the mean over the folds, on examples that were held out; null if a label "
-        "has a single example."
+        "has a single example. Of a recurrent one: on the texts held out, which also chose its epoch."
     )
     accuracy_interval: tuple[float, float] | None = Field(
         None,
@@ -197,7 +204,9 @@ class HeadInfo(Message):
         "the answer to the fit alone has it.",
     )
     folds: int
-    c: float | None = Field(description="Inverse strength of the L1 penalty; null for a single unit.")
+    c: float | None = Field(
+        description="Inverse strength of the L1 penalty; null for a single unit and for a recurrent one."
+    )
     nonzero_units: int
     top_units: list[TopUnit] = Field(description="The heaviest first, by weight times deviation.")
     created: float = Field(description="Unix time in seconds.")

@@ -10,16 +10,17 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from contract.jobs import AnyJob, ErrorCode, JobError, Outcome
 from engine.engine import Engine
-from engine.plans import FindHead, JobFailed, Plan, no_head, plan
-from engine.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled, RowResult
+from engine.plans import FindHead, JobFailed, Plan, TextPlan, no_head, plan
+from engine.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled
 from engine.serving import ServedModel
+from engine.text_queue import TextRow
 from engine.waiting import wait_for
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Task:
     again: bool = False  # an earlier delivery began it
     admitted_at: float | None = None  # when the engine had a place for the first of its rows, if it ever had
     ended_at: float | None = None  # when the last of them ended
-    rows: list[Row] = field(default_factory=list)  # on the engine, or through it
+    rows: list[Row | TextRow] = field(default_factory=list)  # on the engine or a queue of texts, or through it
     left_bytes: int = 0  # of rows that went through it and are not kept
 
     @property
@@ -62,36 +63,41 @@ def start(
     """
     try:
         plan_ = plan(task.job, served, find_head, task.deadline)
-        _submit(plan_, task, served, engine, on_text if plan_.stream else None, on_end)
+        _submit(plan_, task, served, engine, on_text, on_end)
     except Exception as error:  # noqa: BLE001 - one job's fault must not reach its neighbours
         _end_with(error, task.job, on_end)
 
 
 def _submit(
-    plan_: Plan,
+    plan_: Plan | TextPlan,
     task: Task,
     served: ServedModel,
     engine: Engine,
-    on_text: Callable[[int, str], None] | None,
+    on_text: Callable[[int, str], None],
     on_end: Callable[[Ending], None],
 ) -> None:
-    rows = engine.submit(served.backend, plan_.requests, task.cancelled, on_text)
+    rows: Sequence[Row | TextRow]
+    if isinstance(plan_, TextPlan):
+        rows, then = plan_.submit(task.cancelled), None
+    else:
+        rows = engine.submit(served.backend, plan_.requests, task.cancelled, on_text if plan_.stream else None)
+        then = plan_.then
     task.rows += rows
     ended = itertools.count(1)  # counts without a lock; rows may end on the engine's thread while this one is here
 
-    def row_ended(row: "Future[RowResult]") -> None:
+    def row_ended(row: "Future[Any]") -> None:
         if row.exception() is not None:
             task.cancelled.set()  # one row has failed, so the job's others need not continue
         if next(ended) < len(rows):
             return
         if task.admitted_at is None:
             task.admitted_at = min((row.admitted_at for row in rows if row.admitted_at is not None), default=None)
-        if plan_.then is None or any(row.done.exception() for row in rows):
+        if then is None or any(row.done.exception() for row in rows):
             task.ended_at = time.monotonic()
             on_end(lambda: _outcome(task.job, plan_, rows))
             return
         try:
-            _submit(plan_.then([row.done.result() for row in rows]), task, served, engine, None, on_end)
+            _submit(then(_results(rows)), task, served, engine, on_text, on_end)
         except Exception as error:  # noqa: BLE001 - as above
             _end_with(error, task.job, on_end)
 
@@ -143,13 +149,13 @@ def execute(job: AnyJob, served: ServedModel, engine: Engine, find_head: FindHea
     return outcome.result or {}
 
 
-def _outcome(job: AnyJob, plan_: Plan, rows: list[Row]) -> Outcome:
+def _outcome(job: AnyJob, plan_: Plan | TextPlan, rows: Sequence[Row | TextRow]) -> Outcome:
     # The first cause counts: once a row has failed, its neighbours are cancelled.
     errors = [error for row in rows if (error := row.done.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, RowCancelled)):
         return failure(error, job)
     try:
-        return Outcome(state="done", result=plan_.shape([row.done.result() for row in rows]))
+        return Outcome(state="done", result=plan_.shape(_results(rows)))
     except Exception as error:  # noqa: BLE001 - as above
         return failure(error, job)
 
@@ -169,3 +175,7 @@ def failure(error: BaseException, job: AnyJob) -> Outcome:
             log.error("a job failed with an unexpected error", exc_info=error)
             detail = f"{type(error).__name__}, which was logged"
             return Outcome(state="failed", error=JobError(code=ErrorCode.ENGINE_FAILURE, detail=detail))
+
+
+def _results(rows: Sequence[Row | TextRow]) -> list[Any]:
+    return [row.done.result() for row in rows]

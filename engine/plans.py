@@ -2,6 +2,7 @@
 
 import base64
 import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
@@ -23,9 +24,10 @@ from contract.jobs import (
 )
 from engine.rows import RowRequest, RowResult, Sampling
 from engine.serving import ServedModel
+from engine.text_queue import RecurrentHead, TextRow
 from engine.traces import Places, trace_json, with_log_odds
 from model.checkpoints.head_store import StoredHead
-from model.heads.classifier import SENTIMENT_HEAD, Head, head_probabilities, probabilities
+from model.heads.classifier import SENTIMENT_HEAD, Head, head_probabilities, numbers, probabilities
 from model.heads.familiarity import Familiarity
 from model.heads.pooling import pool
 from model.heads.unit import Calibration
@@ -44,6 +46,14 @@ class JobFailed(Exception):
 
 
 @dataclass(frozen=True)
+class TextPlan:
+    """A job as texts for a recurrent classifier. shape: gets the probabilities of each, (labels,)."""
+
+    submit: Callable[[threading.Event], list[TextRow]]
+    shape: Callable[[list[NDArray[np.float64]]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A job as rows: the requests to the engine, and how their results become the job's."""
 
@@ -53,14 +63,16 @@ class Plan:
     then: "Callable[[list[RowResult]], Plan] | None" = None  # a second plan, from these results, whose shape counts
 
 
-FindHead = Callable[[str], StoredHead | None]  # a head that a user fitted, by its name
+FindHead = Callable[[str], StoredHead | RecurrentHead | None]  # a head that a user fitted, by its name
 
 
 def no_head(_name: str) -> None:
     """For a process that keeps no fitted heads."""
 
 
-def plan(job: AnyJob, served: ServedModel, find_head: FindHead = no_head, deadline: float = math.inf) -> Plan:
+def plan(
+    job: AnyJob, served: ServedModel, find_head: FindHead = no_head, deadline: float = math.inf
+) -> Plan | TextPlan:
     """deadline: of its rows, by time.monotonic(). Raises JobFailed where the model cannot do what the job asks."""
     match job:
         case ClassifyJob():
@@ -114,7 +126,7 @@ def _readings(
     ]
 
 
-def _head(name: str, served: ServedModel, find_head: FindHead) -> Head:
+def _head(name: str, served: ServedModel, find_head: FindHead) -> Head | RecurrentHead:
     """The head of that name: the checkpoint's own, else a fitted one. Raises JobFailed where there is none."""
     own = served.manifest.heads.get(name)
     if own is not None:
@@ -124,6 +136,8 @@ def _head(name: str, served: ServedModel, find_head: FindHead) -> Head:
         known = ", ".join(sorted(served.manifest.heads)) or "none"
         detail = f"the model has no head {name!r}; its heads: {known}; and none of that name was fitted"
         raise JobFailed(ErrorCode.UNKNOWN_HEAD, detail)
+    if isinstance(stored, RecurrentHead):
+        return stored
     if not stored.belongs_to(served.manifest):
         detail = (
             f"head {name!r} was fitted on the features of {stored.checkpoint} step {stored.step}, and {served.version} "
@@ -133,15 +147,17 @@ def _head(name: str, served: ServedModel, find_head: FindHead) -> Head:
     return stored.head
 
 
-def _classify(job: ClassifyJob, served: ServedModel, find_head: FindHead, deadline: float) -> Plan:
+def _classify(job: ClassifyJob, served: ServedModel, find_head: FindHead, deadline: float) -> Plan | TextPlan:
     head = _head(job.head, served, find_head)
+    if isinstance(head, RecurrentHead):
+        return _recurrent(job, served, head, deadline)
     calibration, scored = served.manifest.sentiment, served.manifest.familiarity is not None
     requests = _readings(job, deadline, mean=head.pooling == "mean", scored=scored)
 
     def shape(rows: list[RowResult]) -> dict[str, Any]:
         features = np.stack([pool(row.cell, row.mean, head.pooling) for row in rows])
         results = [
-            _judgement(head, probabilities)
+            _judgement(head.labels, head.values, probabilities)
             | _unit_says(calibration, row)
             | _familiar(served.manifest.familiarity, len(request.text), row)
             for request, row, probabilities in zip(requests, rows, head_probabilities(head, features), strict=True)
@@ -151,16 +167,31 @@ def _classify(job: ClassifyJob, served: ServedModel, find_head: FindHead, deadli
     return Plan(requests, shape)
 
 
-def _judgement(head: Head, probabilities: NDArray[np.float64]) -> dict[str, Any]:
-    """What a head says of a text. probabilities: (labels,)."""
+def _recurrent(job: ClassifyJob, served: ServedModel, head: RecurrentHead, deadline: float) -> TextPlan:
+    labels = head.published.labels
+    values = numbers(labels)
+    # The model does not read the texts, so it has nothing to say of them.
+    silent = dict.fromkeys(("unit_sentiment", "sentiment", "unit_value", "bits_per_byte", "warning"))
+
+    def shape(found: list[NDArray[np.float64]]) -> dict[str, Any]:
+        results = [_judgement(labels, values, probabilities) | silent for probabilities in found]
+        return _name(served) | {"head": job.head, "results": results}
+
+    return TextPlan(lambda cancelled: head.submit(job.texts, job.priority, cancelled, deadline), shape)
+
+
+def _judgement(
+    labels: Sequence[str], values: NDArray[np.float64] | None, probabilities: NDArray[np.float64]
+) -> dict[str, Any]:
+    """What a head says of a text. values: of the labels; probabilities: (labels,)."""
     second, first = np.sort(probabilities)[-2:]
     best = int(probabilities.argmax())
     return {
-        "label": head.labels[best],
+        "label": labels[best],
         "score": float(first),
         "margin": float(first - second),
-        "probabilities": dict(zip(head.labels, probabilities.tolist(), strict=True)),
-        "expected_value": None if head.values is None else float(probabilities @ head.values),
+        "probabilities": dict(zip(labels, probabilities.tolist(), strict=True)),
+        "expected_value": None if values is None else float(probabilities @ values),
     }
 
 
@@ -221,8 +252,11 @@ def _trace(job: TraceJob, served: ServedModel, find_head: FindHead, deadline: fl
     return Plan([request], shape)
 
 
-def _traceable(name: str, head: Head) -> Head:
+def _traceable(name: str, head: Head | RecurrentHead) -> Head:
     """Raises JobFailed for a head that has no trace."""
+    if isinstance(head, RecurrentHead):
+        detail = f"head {name!r} is a recurrent classifier, which takes nothing of the model: it has no trace"
+        raise JobFailed(ErrorCode.CANNOT_TRACE_HEAD, detail)
     if head.pooling == "mean":
         detail = f"head {name!r} reads the mean of the hidden vector, which a trace does not have"
         raise JobFailed(ErrorCode.CANNOT_TRACE_HEAD, detail)

@@ -1,5 +1,6 @@
 """A fitted network with its vocabulary and labels, and how one is made: `Recurrent`, `fit`."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -31,8 +32,10 @@ class Recurrent:
     network: Network
     center: float = 0.0  # of numbers: outputs are (value - center) / spread
     spread: float = 1.0
-    examples: int = 0  # texts that were learned from, without those held out
+    examples: int = 0  # texts that were learned from
+    held_out: int = 0  # texts that chose the epoch
     history: list[Epoch] = field(default_factory=list)
+    created: float = field(default_factory=time.time)  # Unix time in seconds
     cut: int = 0  # of the texts that were learned from, those longer than `max_tokens`
 
     @classmethod
@@ -100,7 +103,7 @@ def fit(
     model = Recurrent.new(options, kind, labels, chosen, seed, device)
     if kind == "value":
         model.center, model.spread = float(y[train].mean()), float(y[train].std()) or 1.0
-    model.examples = len(train)
+    model.examples, model.held_out = len(train), len(valid)
     model.history = Learner(model.network, kind, options, seed).fit(
         model.labelled(chosen, y[train], None if weights is None else weights[train]),
         model.labelled([texts[number] for number in valid], y[valid]) if len(valid) else None,

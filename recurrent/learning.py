@@ -129,11 +129,13 @@ class Learner:
         began = time.monotonic()
         options = self._options
         updates = sum(1 for _ in batches(train.texts.lengths, options.batch_size))
+        epochs = options.epochs_for(len(train))
+        patience = options.patience or max(2, epochs // 4)
         history: list[Epoch] = []
         best, kept, waited = np.inf, None, 0
-        for number in range(1, options.epochs + 1):
+        for number in range(1, epochs + 1):
             done = (number - 1) * updates
-            loss = self.pass_over(train, advance, partial(self._fraction, updates, done))
+            loss = self.pass_over(train, advance, partial(self._fraction, epochs * updates, done))
             valid_loss, valid_score = (None, None) if valid is None else self._evaluate(valid)
             epoch = Epoch(number, loss, valid_loss, valid_score, time.monotonic() - began)
             history.append(epoch)
@@ -145,17 +147,17 @@ class Learner:
                 best, waited, kept = valid_loss, 0, copy.deepcopy(self.network.state_dict())
                 continue
             waited += 1
-            if waited >= options.patience:
+            if waited >= patience:
                 break
         if kept is not None:
             self.network.load_state_dict(kept)
         return history
 
-    def _fraction(self, of_epoch: int, done: int, update: int) -> float:
-        """Of the learning rate. A pass may have some batches more or fewer than `of_epoch`."""
+    def _fraction(self, total: int, done: int, update: int) -> float:
+        """Of the learning rate. There may be some updates more or fewer than `total`."""
         if self._options.schedule == "constant":
             return 1.0
-        total, update = self._options.epochs * of_epoch, done + update
+        update += done
         return max(0.0, min(1.0, (update + 1) / min(_WARM_UP, total)) * (1 - update / total))
 
     def _evaluate(self, valid: Labelled) -> tuple[float, float]:

@@ -15,7 +15,7 @@ DEFAULTS: dict[Optimizer, float] = {
     "rmsprop": 1e-3,
     "adagrad": 0.02,
     "adadelta": 0.5,  # in Radford's slides
-    "adam": 1e-3,
+    "adam": 2e-3,
 }
 
 

@@ -27,7 +27,7 @@ class Options:
     tokens: Tokens = "words"
     min_df: int = 3  # texts that a word must be in to be known
     max_features: int = 100_000  # words that are known at most, those in the most texts
-    cell: Cell = "lstm"  # rnn: tanh without gates
+    cell: Cell = "gru"  # rnn: tanh without gates
     embedding: int = 128  # numbers of a token
     units: int = 128  # of a layer and direction
     layers: int = 1
@@ -40,10 +40,10 @@ class Options:
     learning_rate: float | None = None  # None: `optimizers.DEFAULTS`
     schedule: Schedule = "linear"  # to zero over all epochs, or constant
     clip: float | None = 1.0  # most norm of an update's gradient; None: not clipped
-    epochs: int = 6
-    patience: int = 2  # epochs without a lower validation loss before it stops
+    epochs: int | None = None  # at most; None: `epochs_for`
+    patience: int | None = None  # epochs without a lower validation loss before it stops; None: a quarter, 2 at least
     validation_fraction: float = 0.1  # of the texts, which choose the epoch; 0: all are learned from
-    batch_size: int = 32  # texts of an update, fewer where they are long
+    batch_size: int = 64  # texts of an update, fewer where they are long
     max_tokens: int = 8192  # of a text that is learned from: the rest of a longer one is not; all of it is predicted on
 
     def __post_init__(self) -> None:
@@ -63,8 +63,9 @@ class Options:
         self._whole("embedding", 1, MAX_UNITS)
         self._whole("units", 1, MAX_UNITS)
         self._whole("layers", 1, MAX_LAYERS)
-        self._whole("epochs", 1)
-        self._whole("patience", 1)
+        for name in ("epochs", "patience"):
+            if getattr(self, name) is not None:
+                self._whole(name, 1)
         self._whole("batch_size", 1)
         self._whole("max_tokens", 1)
         if not isinstance(self.bidirectional, bool):
@@ -75,6 +76,12 @@ class Options:
         for name in ("learning_rate", "clip"):
             if getattr(self, name) is not None:
                 self._number(name, 0, above=True)
+
+    def epochs_for(self, texts: int) -> int:
+        """Passes over so many texts, where no other number was given: 1,500 updates, but 4 passes to 50."""
+        if self.epochs is not None:
+            return self.epochs
+        return max(4, min(50, round(1500 * self.batch_size / max(1, texts))))
 
     def _whole(self, name: str, least: int, most: int | None = None) -> None:
         value = getattr(self, name)

@@ -6,7 +6,6 @@ strict JSON, checked field by field; weights whose SHA-256 is another are refuse
 
 import hashlib
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -57,8 +56,9 @@ def write(directory: Path, model: Recurrent) -> None:
         "center": model.center,
         "spread": model.spread,
         "examples": model.examples,
+        "held_out": model.held_out,
         "history": [asdict(epoch) for epoch in model.history],
-        "created": time.time(),
+        "created": model.created,
         "sha256": hashlib.sha256(weights).hexdigest(),
         "words": model.vocabulary.words,
     }
@@ -107,7 +107,8 @@ def _described(record: Any) -> Recurrent:
     for name in ("center", "spread", "created"):
         require(is_finite(record[name]), f"{name} is {record[name]!r}, not a number")
     require(record["spread"] > 0, "spread is not above 0")
-    require(is_whole(record["examples"]) and record["examples"] >= 0, "examples is not a number of texts")
+    for name in ("examples", "held_out"):
+        require(is_whole(record[name]) and record[name] >= 0, f"{name} is not a number of texts")
     require(isinstance(record["sha256"], str), "sha256 is not a SHA-256")
     vocabulary = Bytes() if options.tokens == "bytes" else Words(words)
     with torch.device("meta"):
@@ -121,7 +122,9 @@ def _described(record: Any) -> Recurrent:
         record["center"],
         record["spread"],
         record["examples"],
+        record["held_out"],
         [_epoch(epoch) for epoch in record["history"]],
+        record["created"],
     )
 
 

@@ -83,11 +83,15 @@ class Ragged:
     def of(cls, texts: Iterable[str], known: Vocabulary, most: int | None = None) -> "Ragged":
         """most: tokens of a text that are kept."""
         whole = [known.encode(text) for text in texts]
-        parts = [part[:most] for part in whole]
+        return cls.joined([part[:most] for part in whole], sum(len(part) > (most or len(part)) for part in whole))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ids], cut: int = 0) -> "Ragged":
+        """Of the tokens of every text."""
         starts = np.zeros(len(parts) + 1, dtype=np.int64)
         np.cumsum([len(part) for part in parts], out=starts[1:])
         flat = np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
-        return cls(flat, starts, sum(len(part) < len(text) for part, text in zip(parts, whole, strict=True)))
+        return cls(flat, starts, cut)
 
     @property
     def lengths(self) -> NDArray[np.int64]:

@@ -42,8 +42,8 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
     cell, embedding, units, layers, bidirectional, pooling: the network (recurrent/network.py). dropout: of what each
     layer reads. steepness: gates are σ(steepness * a). initialization: of recurrent matrices. optimizer, learning_rate
     (None: the optimizer's own), schedule, clip (of the gradient's norm; None: not), batch_size: the training. epochs:
-    at most; validation_fraction of the texts are held out, the pass with their lowest loss is kept, and after patience
-    passes without a lower one it stops. max_tokens: of a text that is learned from, for the sake of memory; a text to
+    at most (None: what makes 1,500 updates, but 4 to 50); validation_fraction of the texts are held out, the pass with their lowest loss is kept, and after patience
+    passes without a lower one (None: a quarter of them) it stops. max_tokens: of a text that is learned from, for the sake of memory; a text to
     predict is always read whole. class_weight: factors of the losses by label, or "balanced"; of classifiers alone.
     random_state: with a number, a CPU fits the same network each time. device: "auto" takes CUDA where it is. verbose:
     show progress.
@@ -72,8 +72,8 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
         learning_rate: float | None = Options.learning_rate,
         schedule: Schedule = Options.schedule,
         clip: float | None = Options.clip,
-        epochs: int = Options.epochs,
-        patience: int = Options.patience,
+        epochs: int | None = Options.epochs,
+        patience: int | None = Options.patience,
         validation_fraction: float = Options.validation_fraction,
         batch_size: int = Options.batch_size,
         max_tokens: int = Options.max_tokens,
@@ -134,8 +134,8 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
 
     def _fit(self, texts: list[str], kind: Kind, labels: list[Any], y: Answers, weights: Answers | None) -> Self:
         options = self._options()
-        learned = len(texts)  # a little more than are learned from, where some are held out
-        with _bar(self.verbose, options.epochs, learned) as (advance, on_epoch):
+        learned = len(texts) - int(options.validation_fraction * len(texts))
+        with _bar(self.verbose, options.epochs_for(learned), learned) as (advance, on_epoch):
             try:
                 model = fit(options, kind, labels, texts, y, weights, self._seed(), self.device, advance, on_epoch)
             except DivergedError as error:

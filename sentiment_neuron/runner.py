@@ -17,7 +17,7 @@ from engine.serving import ServedModel
 from model.checkpoints import volumes
 from model.checkpoints.checkpoint import CheckpointError
 from sentiment_neuron.errors import LoadError, NeuronError, RequestFailedError
-from sentiment_neuron.heads import find_head, heads_directory
+from sentiment_neuron.heads import FittedHeads, heads_directory
 from sentiment_neuron.requests import LocalJob
 
 _RUNNERS: "weakref.WeakSet[Runner]" = weakref.WeakSet()
@@ -30,7 +30,7 @@ class Runner:
         """max_rows: side by side in a step. heads: the directory of those that users fitted."""
         self.info = served.info
         self._served: ServedModel | None = served
-        self._heads = heads
+        self._heads = FittedHeads(heads, served.info.device)
         self._engine = Engine(max_rows=max_rows)
         self._engine.start()
         _RUNNERS.add(self)
@@ -42,7 +42,7 @@ class Runner:
         """
         served = self.check_open()
         own = served.manifest.heads
-        fitted = find_head(self._heads, job.head) if isinstance(job, ClassifyJob) and job.head not in own else None
+        fitted = self._heads.find(job.head) if isinstance(job, ClassifyJob) and job.head not in own else None
         outcome = yield from follow(Task(job, threading.Event()), served, self._engine, lambda _: fitted)
         if outcome.error is not None:
             raise RequestFailedError(outcome.error.code, outcome.error.detail)
@@ -58,6 +58,7 @@ class Runner:
         """End the engine and release the model; what runs fails with RequestFailedError. Again, it does nothing."""
         self._served = None
         self._engine.close()
+        self._heads.close()
 
 
 @atexit.register

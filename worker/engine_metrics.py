@@ -1,8 +1,9 @@
-"""`EngineMetrics`: what an engine reports, as Prometheus metrics."""
+"""`EngineMetrics`, `TextMetrics`: what an engine and a queue of texts report, as Prometheus metrics."""
 
 from collections.abc import Sequence
 
 from engine.observer import Observer, PrefixLookup, RowEnd
+from engine.text_queue import TextObserver
 from worker import metrics
 
 
@@ -43,3 +44,12 @@ class EngineMetrics(Observer):
 
     def prefixes_held(self, bytes_: int) -> None:
         metrics.PREFIX_CACHE_HELD.set(bytes_)
+
+
+class TextMetrics(TextObserver):
+    def batch(self, seconds: float, rows: int) -> None:
+        metrics.RECURRENT_SECONDS.observe(seconds)
+        metrics.RECURRENT_ROWS.observe(rows)
+
+    def row_ended(self, how: RowEnd) -> None:
+        metrics.RECURRENT_ENDED.labels(how).inc()

@@ -77,16 +77,16 @@ class Fitter:
             _check(task)
         try:
             made = self._heads.find(job.name)
-            if made is None or made.made_by != job.id:
-                self._check_place(job, made, served)
+            if not isinstance(made, StoredHead) or made.made_by != job.id:
+                self._check_place(job, made is not None, served)
                 made = self._make(task, job, served)
         finally:
             self._turn.release()
         return named(made.checkpoint, made.step) | made.report()
 
-    def _check_place(self, job: FitJob, there: StoredHead | None, served: ServedModel) -> None:
+    def _check_place(self, job: FitJob, there: bool, served: ServedModel) -> None:
         """Check before the work what would make it fail afterwards. Raises HeadStoreError or HeadExistsError."""
-        if there is not None:
+        if there:
             raise HeadExistsError(f"there is a head {job.name!r} already: delete it first, or choose another name")
         if job.name in served.manifest.heads:
             raise HeadExistsError(f"{served.version} has a head {job.name!r} of its own: choose another name")

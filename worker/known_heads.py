@@ -13,28 +13,39 @@ from collections import OrderedDict
 from pathlib import Path
 
 from contract.jobs import HeadInfo
+from engine.text_queue import RecurrentHead, TextQueue
 from model.checkpoints import head_store
 from model.checkpoints.head_store import Fingerprint, HeadStoreError, NoSuchHeadError, StoredHead
+from recurrent import published
+from recurrent.published import Published
 from worker import metrics
 from worker.results import Results
 
 log = logging.getLogger(__name__)
 
 _KEPT = 32  # heads with their weights; of all others only the description
+_KEPT_RECURRENT = 4  # networks, each with an embedding of perhaps 100 MB
 
 
 class KnownHeads:
     """`find` may be called by any thread."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, texts: TextQueue, device: str = "auto") -> None:
+        """texts: what reads for recurrent classifiers; device: where they are."""
         self.directory = directory
-        self._kept: OrderedDict[str, tuple[Fingerprint, StoredHead]] = OrderedDict()
+        self._texts = texts
+        self._device = device
+        self._kept: OrderedDict[str, tuple[Fingerprint, StoredHead | Published]] = OrderedDict()
         self._described: dict[str, tuple[Fingerprint, str | None]] = {}  # None: it was refused
         self._changing = threading.Lock()
         self._fault = ""
 
-    def find(self, name: str) -> StoredHead | None:
+    def find(self, name: str) -> StoredHead | RecurrentHead | None:
         """None where there is none; one that cannot be read is counted and logged."""
+        found = self._find(name)
+        return RecurrentHead(found, self._texts) if isinstance(found, Published) else found
+
+    def _find(self, name: str) -> StoredHead | Published | None:
         try:
             fingerprint = head_store.fingerprint(self.directory, name)
             with self._changing:
@@ -42,7 +53,7 @@ class KnownHeads:
                 if kept is not None and kept[0] == fingerprint:
                     self._kept.move_to_end(name)
                     return kept[1]
-            stored = head_store.read(self.directory, name)
+            stored = self._read(name)
         except NoSuchHeadError:
             return None
         except HeadStoreError as error:
@@ -50,9 +61,17 @@ class KnownHeads:
             return None
         with self._changing:
             self._kept[name] = fingerprint, stored
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
+            for kind, most in ((StoredHead, _KEPT), (Published, _KEPT_RECURRENT)):
+                of_kind = [kept for kept, (_, found) in self._kept.items() if isinstance(found, kind)]
+                for oldest in of_kind[:-most]:
+                    del self._kept[oldest]
         return stored
+
+    def _read(self, name: str) -> StoredHead | Published:
+        """Raises HeadStoreError."""
+        if head_store.is_recurrent(self.directory, name):
+            return published.read(self.directory, name, self._device)
+        return head_store.read(self.directory, name)
 
     def add(self, stored: StoredHead, results: Results) -> None:
         """Raises HeadExistsError, HeadStoreError, OSError."""
@@ -97,7 +116,7 @@ class KnownHeads:
                 described[name] = known
                 continue
             try:
-                described[name] = fingerprint, _info(head_store.read(self.directory, name))
+                described[name] = fingerprint, _info(self._read(name))
             except NoSuchHeadError:
                 continue
             except HeadStoreError as error:
@@ -107,7 +126,7 @@ class KnownHeads:
         return {name: info for name, (_, info) in described.items() if info is not None}
 
 
-def _info(stored: StoredHead) -> str:
+def _info(stored: StoredHead | Published) -> str:
     return HeadInfo.model_validate(stored.listed()).model_dump_json()
 
 

@@ -51,6 +51,14 @@ FIT_SECONDS = Histogram(
     "Time that a head was fitted for, after its texts were read",
     buckets=(0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
 )
+RECURRENT_SECONDS = Histogram(
+    "neuron_recurrent_batch_seconds",
+    "Duration of a batch of texts for a recurrent classifier",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+RECURRENT_ROWS = Histogram("neuron_recurrent_batch_rows", "Texts of such a batch", buckets=_ROWS[:7])
+RECURRENT_ENDED = Counter("neuron_recurrent_texts_ended", "Texts that left the queue of such classifiers", ["how"])
+RECURRENT_WAITING = Gauge("neuron_recurrent_texts_waiting", "Texts that wait in it")
 HEADS = Gauge("neuron_heads", "Heads in the directory of fitted heads")
 REFUSED_HEADS = Counter("neuron_refused_heads", "Heads, or directories of them, that could not be read")
 HEARTBEATS = Counter("neuron_heartbeats", "Heartbeats written")
@@ -62,6 +70,7 @@ for _counter, _values in (
     (REDELIVERIES, ("lapsed", "lost")),
     (GIVEN_BACK, ("stop", "quarantine")),
     (RELOADS, ("served", "refused")),
+    (RECURRENT_ENDED, ("done", "failed", "cancelled", "late")),
     (QUEUE_WAIT, ("interactive", "bulk")),
 ):
     for _value in _values:

@@ -18,9 +18,10 @@ from contract.jobs import WorkerStatus
 from engine import serving
 from engine.engine import Engine
 from engine.serving import ServedModel, device_memory_bytes
+from engine.text_queue import TextQueue
 from model.checkpoints import checkpoint, volumes
 from worker import metrics
-from worker.engine_metrics import EngineMetrics
+from worker.engine_metrics import EngineMetrics, TextMetrics
 from worker.fitting import Fitter
 from worker.intake import BulkIntake
 from worker.jobs import Jobs
@@ -77,11 +78,13 @@ class Service:
             retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=60),
         )
         self.results = Results(client, settings.worker_result_ttl_s, settings.worker_max_deliveries)
-        self._heads = KnownHeads(settings.heads_dir)
+        self.texts = TextQueue(TextMetrics())
+        self._heads = KnownHeads(settings.heads_dir, self.texts, settings.worker_device)
         fitter = Fitter(self.engine, self._heads, self.results, settings.worker_max_rows)
         self.jobs = Jobs(self.id, self.engine, self.results, self._heads, fitter, lambda: self.served)
         self._latest = Latest(settings.checkpoint_dir or volumes.SHIPPED, _RETRY_LOOKS * settings.worker_poll_s)
         self.served = self._load(self._latest.served)
+        metrics.RECURRENT_WAITING.set_function(lambda: self.texts.waiting)
         metrics.ENGINE_AGE.set_function(lambda: self.engine.age_s)
         rows = settings.worker_max_rows
         metrics.CEILING.set_function(lambda: rows / self.served.backend.step_seconds(rows))
@@ -115,6 +118,7 @@ class Service:
         for watcher in self._watchers:
             watcher.join()
         self.engine.close()
+        self.texts.close()
         self.results.close()
         self.results.sign_off(self.id)
 
@@ -211,7 +215,7 @@ class Service:
             model=self.served.info,
             engine_age_s=self.engine.age_s,
             rows_active=self.engine.rows_active,
-            rows_waiting=self.engine.rows_waiting,
+            rows_waiting=self.engine.rows_waiting + self.texts.waiting,
         )
 
     def _heartbeat(self) -> None:

@@ -119,4 +119,5 @@ async def _served(fleet: Fleet) -> set[tuple[str, int]]:
 
 
 def _shown(info: HeadInfo, served: set[tuple[str, int]]) -> dict[str, Any]:
-    return info.model_dump() | {"usable": (info.checkpoint.name, info.checkpoint.step) in served}
+    of = info.checkpoint
+    return info.model_dump() | {"usable": of is None or (of.name, of.step) in served}

@@ -3,10 +3,15 @@
 A head's weights mean something only on the features of one checkpoint, so the file names it, with the SHA-256 of its
 weights. A file appears whole or not at all and is never changed: to replace a head, delete it first. Anybody may
 have written it, so it is read with a bounded size, as strict JSON, checked field by field; no link is followed.
+
+A directory `NAME.rnn` beside them is a head too: a recurrent classifier, which needs no checkpoint's features. It is
+listed and deleted here; what is in it is the business of recurrent/published.py.
 """
 
 import json
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,6 +34,7 @@ MAX_LABEL_CHARACTERS = 100
 # 100 labels on all of 16,384 units take some 22 MB, and ten times as much while they are parsed.
 _MAX_FILE_BYTES = 32 * 2**20
 _SUFFIX = ".json"
+RECURRENT = ".rnn"  # ends the name of a directory
 _LOCK = ".lock"
 _PATIENCE_S = 60.0  # that another writer may hold the lock; it needs milliseconds
 _MAX_COUNT = 10**15
@@ -132,14 +138,14 @@ def check_name(name: str) -> None:
 
 
 def names(directory: Path) -> dict[str, Fingerprint]:
-    """The fingerprint of each head's file by name; empty where there is no directory. Raises HeadStoreError."""
+    """The fingerprint of each head by name; empty where there is no directory. Raises HeadStoreError."""
     found = {}
     try:
         _check_directory(directory)
         with os.scandir(directory) as entries:
             for entry in entries:
-                name = entry.name.removesuffix(_SUFFIX)
-                if entry.name.endswith(_SUFFIX) and NAME.fullmatch(name):
+                name, dot, suffix = entry.name.rpartition(".")
+                if dot + suffix in (_SUFFIX, RECURRENT) and NAME.fullmatch(name):
                     found[name] = _fingerprint(entry.stat(follow_symlinks=False))
                     if len(found) > MAX_HEADS:
                         raise HeadStoreError(f"{directory} holds more than {MAX_HEADS} heads: delete some")
@@ -151,15 +157,26 @@ def names(directory: Path) -> dict[str, Fingerprint]:
 
 
 def fingerprint(directory: Path, name: str) -> Fingerprint:
-    """The fingerprint of a head's file, which is not read. Raises NoSuchHeadError, HeadStoreError."""
-    check_name(name)
-    path = directory / (name + _SUFFIX)
+    """The fingerprint of a head, which is not read. Raises NoSuchHeadError, HeadStoreError."""
+    path = _place(directory, name)
     try:
         return _fingerprint(path.lstat())
     except FileNotFoundError as error:
         raise NoSuchHeadError(f"{directory} holds no head {name!r}") from error
     except OSError as error:
         raise HeadStoreError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def is_recurrent(directory: Path, name: str) -> bool:
+    """Whether the head of that name is a recurrent classifier, which `read` does not read. Raises HeadStoreError."""
+    return _place(directory, name).name.endswith(RECURRENT)
+
+
+def _place(directory: Path, name: str) -> Path:
+    """The head's directory where it has one, else its file, which need not be there. Raises HeadStoreError."""
+    check_name(name)
+    place = directory / (name + RECURRENT)
+    return place if place.is_dir() or place.is_symlink() else directory / (name + _SUFFIX)
 
 
 def read(directory: Path, name: str) -> StoredHead:
@@ -213,21 +230,31 @@ def create(directory: Path, stored: StoredHead) -> None:
             "labels"
         )
     _parse(stored.name, parse_json(content.encode()))  # it must be readable
+    make_room(directory, stored.name)
+    replace_file(directory / (stored.name + _SUFFIX), content)
+
+
+def make_room(directory: Path, name: str) -> None:
+    """For a new head, inside `alone_in`; deletes what killed writers left. Raises HeadExistsError, HeadStoreError."""
     there = names(directory)
-    path = directory / (stored.name + _SUFFIX)
-    if stored.name in there or path.exists():
-        raise HeadExistsError(f"there is a head {stored.name!r} already: delete it first, or choose another name")
+    if name in there or _place(directory, name).exists():
+        raise HeadExistsError(f"there is a head {name!r} already: delete it first, or choose another name")
     if len(there) >= MAX_HEADS:
         raise HeadStoreError(f"{directory} holds {MAX_HEADS} heads, which is the most: delete some")
     sweep(directory)
-    replace_file(path, content)
 
 
 def delete(directory: Path, name: str) -> None:
-    """Delete the head's file, inside `alone_in`. Raises NoSuchHeadError, OSError."""
-    check_name(name)
+    """Delete the head, inside `alone_in`. Raises NoSuchHeadError, OSError."""
+    place = _place(directory, name)
     try:
-        (directory / (name + _SUFFIX)).unlink()
+        if place.is_symlink() or not place.is_dir():
+            place.unlink()
+            return
+        # Under its name it is there whole or not at all; what is left of it when this is killed is swept later.
+        going = directory / f".{name}.{uuid.uuid4().hex}.partial"
+        place.rename(going)
+        shutil.rmtree(going)
     except FileNotFoundError as error:
         raise NoSuchHeadError(f"{directory} holds no head {name!r}") from error
 

@@ -13,6 +13,7 @@ is needed.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -67,15 +68,20 @@ class Head:
     @cached_property
     def values(self) -> Floats | None:
         """The labels as numbers, (labels,), such as stars; None where one of them is not a number."""
-        if not all(_NUMBER.fullmatch(label) for label in self.labels):
-            return None
-        return np.array([float(label) for label in self.labels])
+        return numbers(self.labels)
 
     def top_units(self, deviations: ArrayLike | None) -> list[int]:
         """As `heaviest`. deviations: of the features that the head takes, (units,); None: its weights alone count."""
         units = np.array(list(self.weights), dtype=np.int64)
         weights = np.array(list(self.weights.values())).reshape(len(units), len(self.bias))
         return heaviest(units, weights if deviations is None else weights * np.asarray(deviations)[units, None])
+
+
+def numbers(labels: Sequence[str]) -> Floats | None:
+    """Labels as numbers, (labels,), such as stars; None where one of them is not a number."""
+    if not all(_NUMBER.fullmatch(label) for label in labels):
+        return None
+    return np.array([float(label) for label in labels])
 
 
 def heaviest(units: Labels, weights: NDArray[np.floating]) -> list[int]:

@@ -17,6 +17,7 @@ from engine.execute import Task
 from engine.folded import FoldedModel
 from engine.reading import read_features
 from engine.serving import ServedModel
+from engine.text_queue import TextQueue
 from model.checkpoints import checkpoint, head_store, volumes
 from model.heads.cross_validation import fit_cv
 from model.heads.pooling import Pooling
@@ -59,7 +60,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def fitter(engine: Engine, tmp_path: Path) -> Fitter:
-    return Fitter(engine, KnownHeads(tmp_path / "heads"), HeadsInMemory(), window=4)
+    return Fitter(engine, KnownHeads(tmp_path / "heads", TextQueue()), HeadsInMemory(), window=4)
 
 
 def job(name: str, **changes: Any) -> FitJob:

@@ -30,7 +30,7 @@ RUN pip --python /opt/neuron/bin/python install --no-cache-dir --no-deps --requi
     && find /opt/neuron -type d -name tests -prune -exec rm -r {} +
 RUN --mount=from=wheel,source=/wheels,target=/wheels \
     pip --python /opt/neuron/bin/python install --no-cache-dir --no-deps /wheels/*.whl \
-    && for unused in worker trainer evaluation sentiment_neuron engine model; do \
+    && for unused in worker trainer evaluation sentiment_neuron engine model recurrent; do \
         rm -r "/opt/neuron/lib/python3.11/site-packages/$unused"; done
 USER 10001:10001
 ENV NEURON_API_HOST=0.0.0.0

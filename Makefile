@@ -88,7 +88,7 @@ lint: $(DEVELOP_STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --recursive --skip $(JUDGED_BY_RUFF) api benchmarks cli contract engine evaluation \
-		heatmaps model monitoring sentiment_neuron texts trainer worker
+		heatmaps model monitoring recurrent sentiment_neuron texts trainer worker
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python .ci/audit.py
 

@@ -27,11 +27,10 @@ from texts.faults import Fault
 _DIGITS = 6
 
 
-def fit_file(source: Path, out: Path, regression: bool, balanced: bool, reading: Reading, **given: Any) -> None:
+def fit_file(source: Path, out: Path, regression: bool, balanced: bool, reading: Reading, **options: Any) -> None:
     """Fit, keep and say what it is."""
     if out.exists():
         raise click.ClickException(f"{out} exists already and is never overwritten: name another --out")
-    options = {name: value for name, value in given.items() if value is not None}
     material = reading.labelled(source)
     try:
         if regression:

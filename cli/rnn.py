@@ -1,7 +1,8 @@
 """`neuron rnn`: its options. What its commands do is in cli/recurrent_files.py, which loads torch."""
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
@@ -10,46 +11,48 @@ from cli.groups import Group
 from cli.heads_option import heads_option
 from cli.reading_options import reading_options
 from cli.reported import reported
+from recurrent.options import Options
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
-_NETWORK: tuple[tuple[str, Any, str], ...] = (
-    ("--tokens", click.Choice(["words", "bytes"]), "Words in lower case, or bytes."),
-    ("--min-df", int, "Texts that a word must be in to be known."),
-    ("--max-features", int, "Words that are known at most."),
-    ("--cell", click.Choice(["gru", "lstm", "mlstm", "rnn"]), "rnn: tanh without gates."),
-    ("--embedding", int, "Numbers of a token."),
-    ("--units", int, "Of a layer and direction."),
-    ("--layers", int, "One above another."),
-    ("--bidirectional/--one-direction", None, "Whether a second stack of layers reads from the end."),
-    ("--pooling", click.Choice(["last", "mean", "max"]), "Of the hidden vectors of a text."),
-    ("--dropout", float, "Of what each layer reads."),
-    ("--steepness", float, "Gates are σ(steepness * a)."),
-    ("--initialization", click.Choice(["orthogonal", "identity", "uniform"]), "Of recurrent matrices."),
-    (
-        "--optimizer",
-        click.Choice(["sgd", "momentum", "nag", "rmsprop", "adagrad", "adadelta", "adam"]),
-        "Which changes the weights.",
-    ),
-    ("--learning-rate", float, "Default: the optimizer's own."),
-    ("--schedule", click.Choice(["linear", "constant"]), "Of the learning rate: to zero over all epochs, or none."),
-    ("--clip", float, "Most norm of an update's gradient."),
-    ("--epochs", int, "At most. Default: what makes 1,500 updates, but 4 to 50."),
-    (
-        "--patience",
-        int,
-        "Epochs without a lower loss on the texts held out before it stops. Default: a quarter of them.",
-    ),
-    ("--validation-fraction", float, "Of the texts, held out to choose the epoch."),
-    ("--batch-size", int, "Texts of an update."),
-    ("--max-tokens", int, "Of a text that is learned from."),
-)
+# Option of the network and its training -> its line of help. Kinds and defaults are those of `Options`.
+_HELP = {
+    "tokens": "Words in lower case, or bytes.",
+    "min_df": "Texts that a word must be in to be known.",
+    "max_features": "Words that are known at most.",
+    "cell": "rnn: tanh without gates.",
+    "embedding": "Numbers of a token.",
+    "units": "Of a layer and direction.",
+    "layers": "One above another.",
+    "bidirectional": "Whether a second stack of layers reads from the end.",
+    "pooling": "Of the hidden vectors of a text.",
+    "dropout": "Of what each layer reads.",
+    "steepness": "Gates are σ(steepness * a).",
+    "initialization": "Of recurrent matrices.",
+    "optimizer": "Which changes the weights.",
+    "learning_rate": "Default: the optimizer's own.",
+    "schedule": "Of the learning rate: to zero over all epochs, or none.",
+    "clip": "Most norm of an update's gradient.",
+    "epochs": "At most. Default: what makes 1,500 updates, but 4 to 50.",
+    "patience": "Epochs without a lower loss on texts held out before it stops. Default: a quarter of them.",
+    "validation_fraction": "Of the texts, held out to choose the epoch.",
+    "batch_size": "Texts of an update.",
+    "max_tokens": "Of a text that is learned from.",
+}
 
 
 def _network_options(command: Any) -> Any:
-    """What is not given stays as the estimator has it."""
-    for name, kind, help_ in reversed(_NETWORK):
-        command = click.option(name, type=kind, default=None, help=help_)(command)
+    for field in reversed(fields(Options)):
+        kind = get_type_hints(Options)[field.name]
+        name, default = f"--{field.name.replace('_', '-')}", field.default
+        if kind is bool:
+            name = f"{name}/--no-{field.name}"
+        elif get_origin(kind) is Literal:
+            kind = click.Choice(get_args(kind))
+        elif get_origin(kind) is not None:  # a number or None
+            kind = next(one for one in get_args(kind) if one is not type(None))
+        add = click.option(name, type=kind, default=default, show_default=default is not None, help=_HELP[field.name])
+        command = add(command)
     return command
 
 
@@ -69,10 +72,7 @@ def rnn() -> None:
 @reading_options(label=True)
 @reported()
 def fit(**options: Any) -> None:
-    """Fit a classifier on the labelled texts of FILE.
-
-    What is not given is as `sentiment_neuron.RecurrentClassifier` has it: docs/recurrent.md.
-    """
+    """Fit a classifier on the labelled texts of FILE, as `sentiment_neuron.RecurrentClassifier` does."""
     from cli.recurrent_files import fit_file
 
     fit_file(**options)

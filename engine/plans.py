@@ -22,15 +22,14 @@ from contract.jobs import (
     JobError,
     TraceJob,
 )
+from engine.judgements import familiar, judgement, unit_says
 from engine.rows import RowRequest, RowResult, Sampling
 from engine.serving import ServedModel
 from engine.text_queue import RecurrentHead, TextRow
 from engine.traces import Places, trace_json, with_log_odds
 from model.checkpoints.head_store import StoredHead
 from model.heads.classifier import SENTIMENT_HEAD, Head, head_probabilities, numbers, probabilities
-from model.heads.familiarity import Familiarity
 from model.heads.pooling import pool
-from model.heads.unit import Calibration
 from texts.preparation import SUFFIX, prepare, prepare_prompt
 
 # The stride between the seeds of a job's samples, which keeps their draws apart (the golden ratio of 2^63).
@@ -157,9 +156,9 @@ def _classify(job: ClassifyJob, served: ServedModel, find_head: FindHead, deadli
     def shape(rows: list[RowResult]) -> dict[str, Any]:
         features = np.stack([pool(row.cell, row.mean, head.pooling) for row in rows])
         results = [
-            _judgement(head.labels, head.values, probabilities)
-            | _unit_says(calibration, row)
-            | _familiar(served.manifest.familiarity, len(request.text), row)
+            judgement(head.labels, head.values, probabilities)
+            | unit_says(calibration, row)
+            | familiar(served.manifest.familiarity, len(request.text), row)
             for request, row, probabilities in zip(requests, rows, head_probabilities(head, features), strict=True)
         ]
         return _name(served) | {"head": job.head, "results": results}
@@ -174,44 +173,10 @@ def _recurrent(job: ClassifyJob, served: ServedModel, head: RecurrentHead, deadl
     silent = dict.fromkeys(("unit_sentiment", "sentiment", "unit_value", "bits_per_byte", "warning"))
 
     def shape(found: list[NDArray[np.float64]]) -> dict[str, Any]:
-        results = [_judgement(labels, values, probabilities) | silent for probabilities in found]
+        results = [judgement(labels, values, probabilities) | silent for probabilities in found]
         return _name(served) | {"head": job.head, "results": results}
 
     return TextPlan(lambda cancelled: head.submit(job.texts, job.priority, cancelled, deadline), shape)
-
-
-def _judgement(
-    labels: Sequence[str], values: NDArray[np.float64] | None, probabilities: NDArray[np.float64]
-) -> dict[str, Any]:
-    """What a head says of a text. values: of the labels; probabilities: (labels,)."""
-    second, first = np.sort(probabilities)[-2:]
-    best = int(probabilities.argmax())
-    return {
-        "label": labels[best],
-        "score": float(first),
-        "margin": float(first - second),
-        "probabilities": dict(zip(labels, probabilities.tolist(), strict=True)),
-        "expected_value": None if values is None else float(probabilities @ values),
-    }
-
-
-def _unit_says(calibration: Calibration | None, row: RowResult) -> dict[str, Any]:
-    """`sentiment` is the former name of `unit_sentiment`."""
-    value = None if calibration is None else float(row.cell[calibration.unit])
-    sentiment = None if calibration is None or value is None else calibration.sentiment(value)
-    return {"unit_sentiment": sentiment, "sentiment": sentiment, "unit_value": value}
-
-
-def _familiar(familiarity: Familiarity | None, length: int, row: RowResult) -> dict[str, Any]:
-    """How familiar a text of `length` prepared bytes is, and a warning if it is not."""
-    bits, warning = row.bits_per_byte, None
-    limit = None if familiarity is None else familiarity.limit(length)
-    if familiarity is not None and limit is not None and bits is not None and bits > limit:
-        warning = (
-            f"unlike the text that the model has learnt from: {bits:.2f} bits per byte, where {familiarity.share:.0%} "
-            f"of texts of this length take less than {limit:.2f}; the answer may mean nothing"
-        )
-    return {"bits_per_byte": bits, "warning": warning}
 
 
 def _featurize(job: FeaturizeJob, served: ServedModel, deadline: float) -> Plan:

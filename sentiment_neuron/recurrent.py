@@ -42,11 +42,11 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
     cell, embedding, units, layers, bidirectional, pooling: the network (recurrent/network.py). dropout: of what each
     layer reads. steepness: gates are σ(steepness * a). initialization: of recurrent matrices. optimizer, learning_rate
     (None: the optimizer's own), schedule, clip (of the gradient's norm; None: not), batch_size: the training. epochs:
-    at most (None: what makes 1,500 updates, but 4 to 50); validation_fraction of the texts are held out, the pass with their lowest loss is kept, and after patience
-    passes without a lower one (None: a quarter of them) it stops. max_tokens: of a text that is learned from, for the sake of memory; a text to
-    predict is always read whole. class_weight: factors of the losses by label, or "balanced"; of classifiers alone.
-    random_state: with a number, a CPU fits the same network each time. device: "auto" takes CUDA where it is. verbose:
-    show progress.
+    at most (None: what makes 1,500 updates, but 4 to 50). validation_fraction of the texts are held out: the pass with
+    their lowest loss is kept, and after patience passes without a lower one (None: a quarter of them) it stops.
+    max_tokens: of a text that is learned from, for the sake of memory; a text to predict is always read whole.
+    class_weight: factors of the losses by label, or "balanced"; of classifiers alone. random_state: with a number, a
+    CPU fits the same network each time. device: "auto" takes CUDA where it is. verbose: show progress.
 
     After `fit`, `model_` holds the network and `history_` loss, validation loss and validation score of every pass.
     """

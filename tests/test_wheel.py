@@ -18,6 +18,7 @@ PACKAGES = (
     "evaluation",
     "heatmaps",
     "model",
+    "recurrent",
     "sentiment_neuron",
     "texts",
     "trainer",

@@ -4,8 +4,7 @@ A head's weights mean something only on the features of one checkpoint, so the f
 weights. A file appears whole or not at all and is never changed: to replace a head, delete it first. Anybody may
 have written it, so it is read with a bounded size, as strict JSON, checked field by field; no link is followed.
 
-A directory `NAME.rnn` beside them is a head too: a recurrent classifier, which needs no checkpoint's features. It is
-listed and deleted here; what is in it is the business of recurrent/published.py.
+A directory `NAME.rnn` beside them is a recurrent classifier: listed and deleted here, read by recurrent/published.py.
 """
 
 import json

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from cli.checkpoint_option import checkpoint_option
-from cli.evaluate import evaluate
+from cli.evaluate import evaluate as evaluate
 from cli.evaluate_options import DIRECTORY
 from cli.protocol import command_line, read_report
 from evaluation import summary

@@ -28,7 +28,7 @@ COMMANDS = {
     "finetune": ("cli.finetune:finetune", "Train a model on the labels of a task, and publish it."),
     "publish": ("cli.publish:publish", "Publish a trained model to a volume of checkpoints."),
     "rnn": ("cli.rnn:rnn", "Recurrent classifiers trained from scratch: fit them on a file, answer another."),
-    "evaluate": ("cli.evaluate_all:evaluate", "Evaluate a model as the paper does: tables and figures."),
+    "evaluate": ("cli.showdown:evaluate", "Evaluate a model as the paper does: tables and figures."),
     "checkpoint": ("cli.checkpoints:checkpoint_group", "Show, verify, import and fetch checkpoints."),
     "bench": ("cli.bench:bench", "Measure speed on this machine."),
     "key": ("cli.key:key", "Make keys for the gateway."),

@@ -18,7 +18,8 @@ from engine.folded import FoldedModel
 from engine.reading import read_features
 from model.checkpoints import checkpoint, head_store, volumes
 from model.checkpoints.checkpoint import CheckpointError
-from model.checkpoints.head_store import HeadStoreError, StoredHead, stored_head
+from model.checkpoints.head_store import HeadStoreError
+from model.checkpoints.stored_head import StoredHead, stored_head
 from model.heads.checks import HeadError
 from model.heads.cross_validation import fit_cv, fit_unit_cv
 from model.heads.pooling import Pooling
@@ -80,13 +81,13 @@ def list_heads(directory: Path, heads: Path | None, as_json: bool) -> None:
         for name in sorted(head_store.names(heads)):
             try:
                 if head_store.is_recurrent(heads, name):
-                    found.append(published.read(heads, name, "cpu").listed() | {"usable": True})
+                    found.append(published.describe(heads, name).listed() | {"usable": True})
                     continue
                 stored = head_store.read(heads, name)
             except HeadStoreError as error:
                 click.echo(f"left out: {error}", err=True)
                 continue
-            found.append(stored.listed() | {"kind": "linear", "usable": stored.belongs_to(manifest)})
+            found.append(stored.listed() | {"usable": stored.belongs_to(manifest)})
     except (CheckpointError, HeadStoreError) as error:
         raise click.ClickException(str(error)) from error
     if as_json:

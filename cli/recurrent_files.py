@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from model.checkpoints.checkpoint import CheckpointError
 from model.checkpoints.durable import replace_file
 from model.checkpoints.head_store import HeadStoreError
 from recurrent import published, storage
-from recurrent.classifier import Recurrent
+from recurrent.classifier import Label, Recurrent
 from recurrent.storage import StorageError
 from recurrent.targets import probabilities
 from sentiment_neuron import RecurrentClassifier, RecurrentRegressor, rows
@@ -31,6 +32,12 @@ def fit_file(source: Path, out: Path, regression: bool, balanced: bool, reading:
     """Fit, keep and say what it is."""
     if out.exists():
         raise click.ClickException(f"{out} exists already and is never overwritten: name another --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(f"{out.parent} cannot be made: {error.strerror}") from error
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise click.ClickException(f"{out.parent} cannot be written: name another --out")
     material = reading.labelled(source)
     try:
         if regression:
@@ -38,6 +45,8 @@ def fit_file(source: Path, out: Path, regression: bool, balanced: bool, reading:
             model.fit(material.texts, [_number(label) for label in material.labels])
         else:
             options["class_weight"] = "balanced" if balanced else None
+            labels: list[Label] = [*sorted(set(material.labels))]
+            storage.check(out, "binary" if len(labels) == 2 else "classes", labels)
             model = RecurrentClassifier(**options, verbose=True)
             model.fit(material.texts, material.labels)
         model.save(out)

@@ -100,6 +100,7 @@ def predict(**options: Any) -> None:
     """Answer every row of FILE by what `neuron rnn fit` made.
 
     Every row comes out once, in order, with its columns and the results or an `error`; what was stopped is continued.
+    (Not so with --submission: a row whose text cannot be used is answered as one without words, and told.)
     """
     from cli.recurrent_files import predict_file
 

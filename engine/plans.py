@@ -27,7 +27,7 @@ from engine.rows import RowRequest, RowResult, Sampling
 from engine.serving import ServedModel
 from engine.text_queue import RecurrentHead, TextRow
 from engine.traces import Places, trace_json, with_log_odds
-from model.checkpoints.head_store import StoredHead
+from model.checkpoints.stored_head import StoredHead
 from model.heads.classifier import SENTIMENT_HEAD, Head, head_probabilities, numbers, probabilities
 from model.heads.pooling import pool
 from texts.preparation import SUFFIX, prepare, prepare_prompt

@@ -1,16 +1,17 @@
 """Texts for recurrent classifiers: `TextQueue`, one thread that reads those of many jobs together, in batches.
 
-They are not rows of the engine: a text is read whole, by torch's own cells, beside texts of about its length. A batch
-is what cannot be interrupted: up to `ROWS` texts, or one longer text. Interactive texts and those of bulk jobs take
-turns where both wait, the oldest of each first.
+They are not rows of the engine: a batch of texts of about one length is read to its end, by torch's own cells, and left
+early where none of its jobs wants it any more. Interactive texts and those of bulk jobs take turns where both wait, the
+oldest of each first.
 """
 
+import logging
 import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -25,10 +26,14 @@ from recurrent import targets
 from recurrent.batches import batches
 from recurrent.learning import read
 from recurrent.published import Published
-from recurrent.tokens import Ids, Ragged
+from recurrent.tokens import Ragged
 
 ROWS = 64  # texts of a batch
+_LOOKED_AT = 4 * ROWS  # texts that wait among which some of one length are found
 _NICENESS = 5  # as of the engine's thread
+_OTHER: dict[Priority, Priority] = {"interactive": "bulk", "bulk": "interactive"}
+
+log = logging.getLogger(__name__)
 
 
 class TextRow:
@@ -77,49 +82,59 @@ class TextQueue:
         self._arrivals: queue.SimpleQueue[Sequence[TextRow] | None] = queue.SimpleQueue()
         self._waiting: dict[Priority, list[TextRow]] = {"interactive": [], "bulk": []}
         self._turn: Priority = "interactive"
-        self._starting = threading.Lock()
+        self._changing = threading.Lock()  # held while what follows is changed
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._count = 0
+        self.broken = False  # whether the thread has died of an error: nothing is read any more
 
     @property
     def waiting(self) -> int:
-        return sum(map(len, self._waiting.values()))
+        """Texts that are not being read yet."""
+        return self._count
 
     def submit(self, rows: Sequence[TextRow]) -> None:
-        """Raises EngineFailure once the queue is closed."""
-        with self._starting:
+        """Raises EngineFailure once the queue is closed or broken."""
+        with self._changing:
             if self._closing:
-                raise EngineFailure("the queue of texts is shutting down")
+                raise EngineFailure("the queue of texts is broken" if self.broken else "the queue of texts is closed")
             if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="texts", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="texts", daemon=True)
                 self._thread.start()
+            self._count += len(rows)
             self._arrivals.put(rows)
 
     def close(self) -> None:
-        """After the current batch. Texts that were not read fail with EngineFailure."""
-        with self._starting:
+        """Texts that are not read by now fail with EngineFailure."""
+        with self._changing:
             self._closing = True
             self._arrivals.put(None)
         if self._thread is not None:
             self._thread.join()
 
-    def _loop(self) -> None:
-        if sys.platform == "linux":  # elsewhere niceness belongs to the whole process
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-        while not self._closing:
+    def _run(self) -> None:
+        try:
+            if sys.platform == "linux":  # elsewhere niceness belongs to the whole process
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            while not self._closing:
+                self._take_arrivals()
+                self._drop_dead()
+                self._read_next()
+        except Exception:
+            log.exception("the queue of texts is broken")
+            self.broken = True
+        finally:
+            with self._changing:
+                self._closing = True
             self._take_arrivals()
-            self._drop_dead()
-            if chosen := self._choose():
-                self._answer(chosen)
-        self._take_arrivals()
-        for rows in self._waiting.values():
-            for row in rows:
-                row.done.set_exception(EngineFailure("the queue of texts was shut down"))
-            rows.clear()
+            for rows in self._waiting.values():
+                self._leave(rows)
+                self._fail(rows, EngineFailure("the queue of texts was shut down"))
+                rows.clear()
 
     def _take_arrivals(self) -> None:
         """All that have come; waits for some where none wait."""
-        wait = not self.waiting and not self._closing
+        wait = not any(self._waiting.values()) and not self._closing
         while True:
             try:
                 arrived = self._arrivals.get(block=wait)
@@ -132,29 +147,31 @@ class TextQueue:
     def _drop_dead(self) -> None:
         now = time.monotonic()
         for rows in self._waiting.values():
-            dead = [(row, reason) for row in rows if (reason := row.reason_to_end(now)) is not None]
-            if not dead:
-                continue
-            gone = {id(row) for row, _ in dead}
-            rows[:] = [row for row in rows if id(row) not in gone]
-            for row, reason in dead:
-                self._observer.row_ended("cancelled" if isinstance(reason, RowCancelled) else "late")
-                row.done.set_exception(reason)
+            dead = [row for row in rows if row.reason_to_end(now) is not None]
+            if dead:
+                self._take_out(rows, dead)
+                self._end_dead(dead)
 
-    def _choose(self) -> list[TextRow]:
-        """The next batch: texts for the classifier of the oldest, as many as are read together."""
-        other: Priority = "bulk" if self._turn == "interactive" else "interactive"
-        rows = self._waiting[self._turn] or self._waiting[other]
-        self._turn = other
+    def _read_next(self) -> None:
+        """One batch. Not part of the loop: its local variables would keep a network that was deleted."""
+        served = self._turn if self._waiting[self._turn] else _OTHER[self._turn]
+        rows = self._waiting[served]
         if not rows:
-            return []
-        same = [row for row in rows if row.head is rows[0].head][: 4 * ROWS]  # enough to find some of one length
+            return
+        self._turn = _OTHER[served]
+        # For the classifier of the oldest text, with others of about its length.
+        same = [row for row in rows if row.head is rows[0].head][:_LOOKED_AT]
         lengths = np.array([len(row.tokens) for row in same])
-        first = next(chosen for chosen in batches(lengths, ROWS) if 0 in chosen)
-        chosen = [same[number] for number in first]
-        taken = {id(row) for row in chosen}
-        rows[:] = [row for row in rows if id(row) not in taken]
-        return chosen
+        made = batches(lengths, ROWS, rows[0].head.model.options.most_tokens)
+        chosen = [same[number] for number in next(batch for batch in made if 0 in batch)]
+        self._take_out(rows, chosen)
+        try:
+            self._answer(chosen)
+        except BaseException as error:
+            self._fail(
+                [row for row in chosen if not row.done.done()], EngineFailure(f"{type(error).__name__}: {error}")
+            )
+            raise
 
     def _answer(self, rows: list[TextRow]) -> None:
         began = time.monotonic()
@@ -162,11 +179,12 @@ class TextQueue:
             row.admitted_at = began
         try:
             # Only the engine's thread may keep a team of OpenMP threads (openmp.py).
-            found = on_passing_thread(_probabilities, rows[0].head, [row.tokens for row in rows])
+            found = on_passing_thread(_probabilities, rows, lambda: self._check(rows))
+        except _Stopped:
+            self._end_dead(rows)
+            return
         except Exception as error:  # noqa: BLE001 - these texts' fault must not reach those that wait
-            for row in rows:
-                self._observer.row_ended("failed")
-                row.done.set_exception(EngineFailure(f"{type(error).__name__}: {error}"))
+            self._fail(rows, EngineFailure(f"{type(error).__name__}: {error}"))
             return
         self._observer.batch(time.monotonic() - began, len(rows))
         for row, probabilities in zip(rows, found, strict=True):
@@ -174,10 +192,48 @@ class TextQueue:
             self._observer.row_ended("done")
             row.done.set_result(probabilities)
 
+    def _check(self, rows: list[TextRow]) -> None:
+        """Before every part of a batch: stop where nobody wants it any more."""
+        now = time.monotonic()
+        if self._closing or all(row.reason_to_end(now) is not None for row in rows):
+            raise _Stopped
 
-def _probabilities(head: Published, texts: list[Ids]) -> NDArray[np.float64]:
-    model = head.model
-    outputs = read(model.network, Ragged.joined(texts), len(texts))
+    def _end_dead(self, rows: list[TextRow]) -> None:
+        """Rows that were stopped, by their own reason; those that have none were stopped with the queue."""
+        now = time.monotonic()
+        for row in rows:
+            reason = row.reason_to_end(now)
+            if reason is None:
+                self._fail([row], EngineFailure("the queue of texts was shut down"))
+                continue
+            self._observer.row_ended("cancelled" if isinstance(reason, RowCancelled) else "late")
+            row.done.set_exception(reason)
+
+    def _fail(self, rows: Sequence[TextRow], error: EngineFailure) -> None:
+        for row in rows:
+            self._observer.row_ended("failed")
+            row.done.set_exception(error)
+
+    def _take_out(self, rows: list[TextRow], gone: Sequence[TextRow]) -> None:
+        self._leave(gone)
+        numbers = {id(row) for row in gone}
+        rows[:] = [row for row in rows if id(row) not in numbers]
+
+    def _leave(self, rows: Sequence[TextRow]) -> None:
+        with self._changing:
+            self._count -= len(rows)
+
+
+class _Stopped(Exception):
+    """A batch was left before its end."""
+
+
+def _probabilities(rows: Sequence[TextRow], check: Callable[[], None]) -> NDArray[np.float64]:
+    """(texts, labels). Raises what `check` raises, and ValueError for a network that answers no numbers."""
+    model = rows[0].head.model
+    outputs = read(model.network, Ragged.joined([row.tokens for row in rows]), len(rows), check=check)
+    if not np.isfinite(outputs).all():
+        raise ValueError("the network's outputs are not numbers")
     return targets.probabilities(model.kind, outputs)
 
 

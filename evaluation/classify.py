@@ -98,7 +98,11 @@ def evaluate(reader: Reader, sets: Sets, folds: int) -> Report:
             {"C": recipe.c, "standardized": recipe.standardized, "valid_accuracy": score}
             for recipe, score in chosen.tried
         ],
-        "tfidf": {"min_df": baseline.min_df, "C": baseline.c, "valid_accuracy": baseline.accuracy},
+        "tfidf": {
+            "min_df": baseline.choice.min_df,
+            "C": baseline.choice.c,
+            "valid_accuracy": baseline.choice.accuracy,
+        },
         "unit": the_unit(reader, material),
         "chosen_on": "the validation part" if sets.valid else f"{len(material.splits)} of 5 folds of the training part",
         **sets.described(),

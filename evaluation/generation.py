@@ -96,7 +96,7 @@ def evaluate(
             kind["ranked"] = _judged(judge, [texts[index] for index in best], sentiment)
         kinds.append(kind)
     values: dict[str, Any] = {
-        "accuracy_judge": judge.accuracy,
+        "accuracy_judge": judge.choice.accuracy,
         "on_asked_side": _on_asked_side(kinds),
         "on_asked_side_ranked": _on_asked_side([kind["ranked"] for kind in kinds]) if best_of > 1 else None,
         "best_of": best_of,

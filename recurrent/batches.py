@@ -5,19 +5,17 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-# Of a batch with its padding: they bound its memory, about 16 KB a token and 512 units where gradients are wanted.
-MOST_TOKENS = 65_536
-
 _JITTER = 0.1  # lengths are taken this much longer or shorter at random, so that no two epochs have the same batches
 
 
 def batches(
-    lengths: NDArray[np.int64], size: int, generator: np.random.Generator | None = None, most_tokens: int = MOST_TOKENS
+    lengths: NDArray[np.int64], size: int, most_tokens: int, generator: np.random.Generator | None = None
 ) -> Iterator[NDArray[np.int64]]:
     """Every text once, in batches of `size` texts or fewer, by their numbers.
 
-    lengths: of the texts, in tokens. generator: shuffles; None: the longest first, so that too little memory is noticed
-    at once. most_tokens: a batch times its longest text has no more, but for a text that alone is longer.
+    lengths: of the texts, in tokens. most_tokens: a batch times its longest text has no more, but for a text that alone
+    is longer. generator: shuffles; None: the longest first, so that too little memory is noticed
+    at once.
     """
     keys = lengths.astype(np.float64)
     if generator is not None:

@@ -65,9 +65,11 @@ class Recurrent:
         """(texts,), where the answer is a number."""
         return self.outputs(texts, advance)[:, 0].astype(np.float64) * self.spread + self.center
 
-    def labelled(self, texts: Sequence[str], y: Answers, weights: Answers | None = None) -> Labelled:
-        """Texts to learn from. y: (texts,), classes by their number, or numbers."""
-        ragged = Ragged.of(texts, self.vocabulary, self.options.max_tokens)
+    def labelled(
+        self, texts: Sequence[str], y: Answers, weights: Answers | None = None, whole: bool = False
+    ) -> Labelled:
+        """Texts to learn from, or `whole` to judge by. y: (texts,), classes by their number, or numbers."""
+        ragged = Ragged.of(texts, self.vocabulary, None if whole else self.options.max_tokens)
         self.cut += ragged.cut
         return Labelled(ragged, (y - self.center) / self.spread if self.kind == "value" else y, weights)
 
@@ -104,11 +106,11 @@ def fit(
     if kind == "value":
         model.center, model.spread = float(y[train].mean()), float(y[train].std()) or 1.0
     model.examples, model.held_out = len(train), len(valid)
+    parts = [None if weights is None else weights[part] for part in (train, valid)]
+    learned = model.labelled(chosen, y[train], parts[0])
+    held_out = model.labelled([texts[number] for number in valid], y[valid], parts[1], whole=True)
     model.history = Learner(model.network, kind, options, seed).fit(
-        model.labelled(chosen, y[train], None if weights is None else weights[train]),
-        model.labelled([texts[number] for number in valid], y[valid]) if len(valid) else None,
-        advance,
-        on_epoch,
+        learned, held_out if len(valid) else None, advance, on_epoch
     )
     return model
 

@@ -51,18 +51,26 @@ class Epoch:
 
 
 def read(
-    network: Network, texts: Ragged, size: int, advance: Callable[[int], None] | None = None
+    network: Network,
+    texts: Ragged,
+    size: int,
+    advance: Callable[[int], None] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
-    """The network's outputs, (texts, outputs) float32, in the order of the texts. size: of a batch."""
+    """The network's outputs, (texts, outputs) float32, in the order of the texts.
+
+    size: texts of a batch. check: as `Network.forward` calls it.
+    """
     outputs = np.empty((len(texts.lengths), network.dense.out_features), dtype=np.float32)
     device = network.dense.weight.device
     network.eval()
     with torch.no_grad():
-        for chosen in batches(texts.lengths, size):
+        for chosen in batches(texts.lengths, size, network.options.most_tokens):
             tokens, lengths = (torch.from_numpy(part).to(device) for part in texts.padded(chosen))
-            outputs[chosen] = network(tokens, lengths).cpu().numpy()
+            outputs[chosen] = network(tokens, lengths, check).cpu().numpy()
             if advance is not None:
                 advance(len(chosen))
+    network.forget()
     return outputs
 
 
@@ -86,16 +94,17 @@ class Learner:
     ) -> float:
         """Learn from every text once; the mean loss. fraction: of the learning rate, by the number of the update.
 
-        Raises DivergedError.
+        Raises DivergedError, and ValueError where no text has any weight.
         """
+        if part.weights is not None and not part.weights.any():
+            raise ValueError("all weights are 0, so there is nothing to learn")
         generator = np.random.default_rng([self._seed, self._passes])
         self._passes += 1
         device = self.network.dense.weight.device
         total, weight = 0.0, 0.0
         self.network.train()
         with _seeded(int(generator.integers(2**63)), device):
-            chosen_batches = list(batches(part.texts.lengths, self._options.batch_size, generator))
-            for update, chosen in enumerate(chosen_batches):
+            for update, chosen in enumerate(self._batches(part, generator)):
                 for group in self._optimizer.param_groups:
                     group["lr"] = self._rate * fraction(update)
                 tokens, lengths = (torch.from_numpy(found).to(device) for found in part.texts.padded(chosen))
@@ -116,7 +125,11 @@ class Learner:
                     )
                 if advance is not None:
                     advance(len(chosen))
+        self.network.forget()
         return total / weight
+
+    def _batches(self, part: Labelled, generator: np.random.Generator | None = None) -> Iterator[NDArray[np.int64]]:
+        return batches(part.texts.lengths, self._options.batch_size, self._options.most_tokens, generator)
 
     def fit(
         self,
@@ -128,7 +141,7 @@ class Learner:
         """All epochs, or fewer where `valid` gets no better; the network is then that of the best. Raises as above."""
         began = time.monotonic()
         options = self._options
-        updates = sum(1 for _ in batches(train.texts.lengths, options.batch_size))
+        updates = sum(1 for _ in self._batches(train))
         epochs = options.epochs_for(len(train))
         patience = options.patience or max(2, epochs // 4)
         history: list[Epoch] = []
@@ -163,7 +176,8 @@ class Learner:
     def _evaluate(self, valid: Labelled) -> tuple[float, float]:
         outputs = read(self.network, valid.texts, self._options.batch_size)
         each = targets.losses(self._kind, torch.from_numpy(outputs).double(), torch.from_numpy(valid.y))
-        return float(each.mean()), targets.score(self._kind, outputs, valid.y)
+        weights = None if valid.weights is None or not valid.weights.any() else valid.weights
+        return float(np.average(each.numpy(), weights=weights)), targets.score(self._kind, outputs, valid.y)
 
 
 @contextmanager

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from model.network.cells import CellWeights, State
+from model.network.chains import Buffers
 from model.network.sequence import Window
-from recurrent.batches import MOST_TOKENS
 from recurrent.options import Options, Pooling
 
 EMBEDDING_STD = 0.1
+PART = 2048  # steps of a text that are read before anything can interrupt it
 _FORGET_BIAS = 1.0  # the cell keeps what it has until it has learned otherwise (Jozefowicz et al. 2015)
 
 _TORCH = {"gru": nn.GRU, "lstm": nn.LSTM, "rnn": nn.RNN}
@@ -50,22 +51,32 @@ class Network(nn.Module):
         nn.init.xavier_uniform_(self.dense.weight, generator=generator)
         self.dense.bias.zero_()
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """tokens: (steps, rows) int64; lengths: (rows,) -> (rows, outputs)."""
-        pooled = [self._read(self.stacks[0], tokens, lengths)]
+    def forward(self, tokens: Tensor, lengths: Tensor, check: Callable[[], None] = lambda: None) -> Tensor:
+        """tokens: (steps, rows) int64; lengths: (rows,) -> (rows, outputs).
+
+        check: called before every part of a long text that is read without gradients; what it raises ends the reading.
+        """
+        pooled = [self._read(self.stacks[0], tokens, lengths, check)]
         if len(self.stacks) == 2:
             backward = lengths - 1 - torch.arange(len(tokens), device=tokens.device)[:, None]  # (steps, rows)
-            pooled.append(self._read(self.stacks[1], tokens.gather(0, backward.clamp(min=0)), lengths))
+            pooled.append(self._read(self.stacks[1], tokens.gather(0, backward.clamp(min=0)), lengths, check))
         outputs: Tensor = self.dense(self.dropout(torch.cat(pooled, dim=1)))
         return outputs
 
-    def _read(self, stack: nn.Module, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def forget(self) -> None:
+        """Give back memory that is kept for the next batch."""
+        for module in self.modules():
+            if isinstance(module, MultiplicativeLayer):
+                module.window.buffers = Buffers()
+
+    def _read(self, stack: nn.Module, tokens: Tensor, lengths: Tensor, check: Callable[[], None]) -> Tensor:
         """The pooled hidden vector of every row, (rows, units). Without gradients long texts are read in parts."""
         steps, rows = tokens.shape
-        at_once = steps if torch.is_grad_enabled() else max(1, MOST_TOKENS // rows)
+        at_once = steps if torch.is_grad_enabled() else max(1, min(PART, self.options.most_tokens // rows))
         pool = Pool(self.options.pooling, lengths)
         carried: _Carried = None
         for begin in range(0, steps, at_once):
+            check()
             embedded = self.dropout(self.embedding(tokens[begin : begin + at_once]))
             hidden, carried = stack(embedded, carried)
             pool.add(hidden, begin)
@@ -194,7 +205,7 @@ class MultiplicativeLayer(nn.Module):
         self.wmx = nn.Parameter(torch.empty(inputs, units))
         self.wmh = nn.Parameter(torch.empty(units, units))
         self.b = nn.Parameter(torch.empty(4 * units))
-        self._window = Window("mlstm", torch.float32, fuse=False)
+        self.window = Window("mlstm", torch.float32, fuse=False)
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
@@ -219,7 +230,7 @@ class MultiplicativeLayer(nn.Module):
             zeros = inputs.new_zeros(rows, units)
             before = State(zeros, zeros.clone())
         lines = torch.arange(steps * rows, device=inputs.device).view(steps, rows)
-        return self._window.run(weights, lines, before)
+        return self.window.run(weights, lines, before)
 
 
 def _fill(block: Tensor, options: Options, recurrent: bool, generator: torch.Generator) -> None:

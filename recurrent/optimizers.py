@@ -7,7 +7,7 @@ from torch import nn, optim
 
 from recurrent.options import Optimizer
 
-# Chosen on validation data: docs/results.md has the curves.
+# `neuron evaluate tricks` compares them.
 DEFAULTS: dict[Optimizer, float] = {
     "sgd": 0.5,
     "momentum": 0.05,

@@ -14,6 +14,11 @@ Schedule = Literal["linear", "constant"]
 MAX_UNITS = 16_384
 MAX_LAYERS = 16
 MAX_FEATURES = 1_000_000
+MAX_STEEPNESS = 100
+
+# Of a batch with its padding, where no layer is wider than `_WIDTH`: they bound its memory, some 16 KB a token.
+_MOST_TOKENS = 65_536
+_WIDTH = 2048
 
 
 class OptionError(ValueError):
@@ -72,10 +77,15 @@ class Options:
             raise OptionError(f"bidirectional is {self.bidirectional!r}, neither true nor false")
         self._number("dropout", 0, 1)
         self._number("validation_fraction", 0, 1)
-        self._number("steepness", 0, above=True)
+        self._number("steepness", 0, MAX_STEEPNESS, above=True)
         for name in ("learning_rate", "clip"):
             if getattr(self, name) is not None:
                 self._number(name, 0, above=True)
+
+    @property
+    def most_tokens(self) -> int:
+        """Of a batch with its padding, by its memory."""
+        return _MOST_TOKENS * _WIDTH // max(_WIDTH, self.embedding, 4 * self.units)
 
     def epochs_for(self, texts: int) -> int:
         """Passes over so many texts, where no other number was given: 1,500 updates, but 4 passes to 50."""

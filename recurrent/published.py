@@ -1,11 +1,13 @@
 """Recurrent classifiers that are served, in the directory of heads (model/checkpoints/head_store.py)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.checkpoints import head_store
-from model.checkpoints.head_store import MAX_LABEL_CHARACTERS, MAX_LABELS, RECURRENT, HeadStoreError
+from model.checkpoints.head_store import RECURRENT, HeadStoreError, NoSuchHeadError
+from model.checkpoints.stored_head import MAX_LABEL_CHARACTERS, MAX_LABELS
 from model.heads.cross_validation import accuracy_interval
 from recurrent import storage
 from recurrent.classifier import Recurrent
@@ -66,13 +68,24 @@ def publish(source: Path, heads: Path, name: str) -> Published:
 
 
 def read(heads: Path, name: str, device: str = "auto") -> Published:
-    """Raises HeadStoreError."""
+    """Raises NoSuchHeadError, HeadStoreError."""
+    return _read(heads, name, lambda place: storage.read(place, device))
+
+
+def describe(heads: Path, name: str) -> Published:
+    """What is known of it without its weights, which are not read. Raises as `read`."""
+    return _read(heads, name, storage.describe)
+
+
+def _read(heads: Path, name: str, read_from: Callable[[Path], Recurrent]) -> Published:
     place = heads / (name + RECURRENT)
     if place.is_symlink() or heads.is_symlink():
         raise HeadStoreError(f"{place} is reached by a link: name the directory itself")
     try:
-        published = Published(name, storage.read(place, device))
+        published = Published(name, read_from(place))
     except (StorageError, ValueError) as error:
+        if not place.exists():
+            raise NoSuchHeadError(f"{heads} holds no head {name!r}") from error
         raise HeadStoreError(str(error)) from error
     _check(published, place)
     return published

@@ -39,6 +39,7 @@ _MAX_DESCRIPTION_BYTES = 64 * 2**20  # a million words
 _MAX_HEADER_BYTES = 65_536  # of the weights
 _MAX_PARAMETERS = 10**9
 _MAX_PARAMETER = 1e5
+_MAX_TEXTS = 10**15
 
 
 class StorageError(Exception):
@@ -47,6 +48,7 @@ class StorageError(Exception):
 
 def write(directory: Path, model: Recurrent) -> None:
     """Write the classifier. Raises FileExistsError where there is something already, StorageError and OSError."""
+    check(directory, model.kind, model.labels)
     weights = save({name: value.contiguous().cpu() for name, value in model.network.state_dict().items()})
     record = {
         "format_version": FORMAT_VERSION,
@@ -64,24 +66,43 @@ def write(directory: Path, model: Recurrent) -> None:
     }
     with new_directory(directory) as temporary:
         (temporary / WEIGHTS).write_bytes(weights)
-        (temporary / DESCRIPTION).write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+        (temporary / DESCRIPTION).write_text(
+            json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False), encoding="utf-8"
+        )
         read(temporary, "cpu")  # what is kept can be read again
+
+
+def check(directory: Path, kind: Kind, labels: list[Label]) -> None:
+    """Raise StorageError where a classifier with these labels cannot be stored; call it before long work."""
+    try:
+        _check_labels(kind, labels)
+    except ValueError as error:
+        raise StorageError(f"{directory} cannot be written: {error}") from error
 
 
 def read(directory: Path, device: str = "auto") -> Recurrent:
     """Raises StorageError, and ValueError for a device that is not there."""
+    model, digest = _read(directory)
+    _fill(model.network, directory / WEIGHTS, digest)
+    model.network.to(chosen_device(device))
+    return model
+
+
+def describe(directory: Path) -> Recurrent:
+    """Without its weights, which are not read: it answers nothing. Raises StorageError."""
+    return _read(directory)[0]
+
+
+def _read(directory: Path) -> tuple[Recurrent, str]:
+    """The classifier with an empty network, and the SHA-256 of its weights."""
     path = directory / DESCRIPTION
     try:
         record = parse_json(read_plain(path, _MAX_DESCRIPTION_BYTES))
-        model = _described(record)
-        digest = record["sha256"]
+        return _described(record), record["sha256"]
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StorageError(f"{path} is not a recurrent classifier: {brief(error)}") from error
-    _fill(model.network, directory / WEIGHTS, digest)
-    model.network.to(chosen_device(device))
-    return model
 
 
 def sha256(directory: Path) -> str:
@@ -108,7 +129,7 @@ def _described(record: Any) -> Recurrent:
         require(is_finite(record[name]), f"{name} is {record[name]!r}, not a number")
     require(record["spread"] > 0, "spread is not above 0")
     for name in ("examples", "held_out"):
-        require(is_whole(record[name]) and record[name] >= 0, f"{name} is not a number of texts")
+        require(is_whole(record[name]) and 0 <= record[name] < _MAX_TEXTS, f"{name} is not a number of texts")
     require(isinstance(record["sha256"], str), "sha256 is not a SHA-256")
     vocabulary = Bytes() if options.tokens == "bytes" else Words(words)
     with torch.device("meta"):
@@ -123,26 +144,33 @@ def _described(record: Any) -> Recurrent:
         record["spread"],
         record["examples"],
         record["held_out"],
-        [_epoch(epoch) for epoch in record["history"]],
+        [_epoch(kind, epoch) for epoch in record["history"]],
         record["created"],
     )
 
 
 def _check_labels(kind: Kind, labels: list[Label]) -> None:
     require(kind in get_args(Kind), f"kind is {kind!r}")
-    require(isinstance(labels, list) and len(labels) <= MAX_LABELS, f"labels are not a list of {MAX_LABELS} at most")
+    require(isinstance(labels, list), "its labels are not a list")
+    require(len(labels) <= MAX_LABELS, f"its labels are {len(labels):,}, more than {MAX_LABELS:,}")
     require(
         all(is_text(label) or isinstance(label, bool) or is_finite(label) for label in labels)
         and len(set(labels)) == len(labels),
-        "labels are not different words or numbers",
+        "its labels are not different words, without control characters, or numbers",
     )
-    require(not labels if kind == "value" else len(labels) >= 2 and kind_of(len(labels)) == kind, "labels do not fit")
+    require(
+        not labels if kind == "value" else len(labels) >= 2 and kind_of(len(labels)) == kind,
+        "its labels are not those of its kind",
+    )
 
 
-def _epoch(raw: dict[str, Any]) -> Epoch:
+def _epoch(kind: Kind, raw: dict[str, Any]) -> Epoch:
     numbers = [value for name, value in raw.items() if not (name.startswith("valid_") and value is None)]
     require(all(is_finite(value) for value in numbers), "history is not made of numbers")
-    return Epoch(**raw)
+    epoch = Epoch(**raw)
+    score = epoch.valid_score
+    require(kind == "value" or score is None or 0 <= score <= 1, "history has an accuracy that is none")
+    return epoch
 
 
 def _fill(network: Network, path: Path, expected_sha256: str) -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from contract.jobs import ErrorCode
 from contract.setting_error import SettingError
+from engine.openmp import on_passing_thread
 from engine.text_queue import RecurrentHead, TextQueue
 from model.checkpoints import head_store, volumes
-from model.checkpoints.head_store import Fingerprint, HeadStoreError, NoSuchHeadError, StoredHead
+from model.checkpoints.head_store import Fingerprint, HeadStoreError, NoSuchHeadError
+from model.checkpoints.stored_head import StoredHead
 from recurrent import published
 from recurrent.published import Published
 from sentiment_neuron.errors import LoadError, RequestFailedError
@@ -43,7 +45,9 @@ class FittedHeads:
             with self._reading:
                 fingerprint = head_store.fingerprint(self._directory, name)
                 if self._kept is None or self._kept[0] != fingerprint:
-                    self._kept = fingerprint, published.read(self._directory, name, self._device)
+                    # As a worker does it: see engine/openmp.py.
+                    found = on_passing_thread(published.read, self._directory, name, self._device)
+                    self._kept = fingerprint, found
                 return RecurrentHead(self._kept[1], self._texts)
         except NoSuchHeadError:
             return None

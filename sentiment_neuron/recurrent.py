@@ -31,6 +31,8 @@ from recurrent.targets import Answers, Kind, kind_of
 from sentiment_neuron.errors import LoadError
 from sentiment_neuron.estimator_inputs import checked, labels_of, of_texts
 
+_MAX_NUMBER = 1e30  # what a stored classifier may hold
+
 _OPTIONS = [field.name for field in fields(Options)]
 
 ClassWeight = Mapping[Any, float] | Literal["balanced"] | None
@@ -109,9 +111,15 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
         self.verbose = verbose
 
     def save(self, directory: str | PathLike[str]) -> None:
-        """Write the fitted network to a new directory, as safetensors and JSON. Raises FileExistsError, OSError."""
+        """Write the fitted network to a new directory, as safetensors and JSON.
+
+        Raises FileExistsError, OSError, and ValueError for labels that JSON does not hold.
+        """
         check_is_fitted(self)
-        storage.write(Path(directory), self.model_)
+        try:
+            storage.write(Path(directory), self.model_)
+        except StorageError as error:
+            raise ValueError(str(error)) from error
 
     @classmethod
     def load(cls, directory: str | PathLike[str], device: str = "auto") -> Self:
@@ -148,28 +156,32 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
     ) -> Self:
         if not hasattr(self, "_learner"):
             options, seed = self._options(), self._seed()
-            if not hasattr(self, "model_"):
-                self._keep(Recurrent.new(options, kind, labels, texts, seed, self.device))
-            self._learner = Learner(self.model_.network, kind, options, seed)
-        model = self.model_
+            model = getattr(self, "model_", None) or Recurrent.new(options, kind, labels, texts, seed, self.device)
+            learner = Learner(model.network, kind, options, seed)
+        else:
+            model, learner = self.model_, self._learner
         try:
-            self._learner.pass_over(model.labelled(texts, y, weights))
+            learner.pass_over(model.labelled(texts, y, weights))
         except DivergedError as error:
             raise ValueError(str(error)) from error
         model.examples += len(texts)
+        self._keep(model, learner)
         return self
 
-    def _keep(self, model: Recurrent) -> None:
+    def _keep(self, model: Recurrent, learner: Learner | None = None) -> None:
         self.model_ = model
         self.history_ = model.history
         self.__dict__.pop("_learner", None)
+        if learner is not None:
+            self._learner = learner
         if model.cut:
             warnings.warn(
                 f"of {model.cut:,} texts that are longer than max_tokens={model.options.max_tokens:,} the rest was not "
                 "learned from",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
+            model.cut = 0  # told
 
     def __sklearn_tags__(self) -> Tags:
         return of_texts(super().__sklearn_tags__())
@@ -186,12 +198,13 @@ class RecurrentClassifier(ClassifierMixin, _Recurrent):  # type: ignore[misc]
         """X: texts; y: a label of every text, of two kinds or more. Raises ValueError, TypeError."""
         texts, labels = _both(X, y)
         check_classification_targets(labels)
-        self.classes_, numbers = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"there is one class, {self.classes_[0]}: at least two are needed")
-        return self._fit(
-            texts, kind_of(len(self.classes_)), self._labels(), numbers.astype(float), self._weights(labels)
-        )
+        classes, numbers = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"there is one class, {classes[0]}: at least two are needed")
+        weights = self._weights(labels)
+        self._fit(texts, kind_of(len(classes)), classes.tolist(), numbers.astype(np.float64), weights)
+        self.classes_ = classes
+        return self
 
     def partial_fit(self, X: Iterable[str], y: Iterable[object], classes: Iterable[object] | None = None) -> Self:  # noqa: N803
         """One pass over the texts, on from what was fitted before.
@@ -200,18 +213,22 @@ class RecurrentClassifier(ClassifierMixin, _Recurrent):  # type: ignore[misc]
         as `fit`.
         """
         texts, labels = _both(X, y)
-        if not hasattr(self, "classes_"):
-            if classes is None:
-                raise ValueError("classes must be passed on the first call to partial_fit.")
-            self.classes_ = np.unique(column_or_1d(labels_of(classes)))
-            if len(self.classes_) < 2:
-                raise ValueError(f"there is one class, {self.classes_[0]}: at least two are needed")
-        elif classes is not None and not np.array_equal(np.unique(column_or_1d(labels_of(classes))), self.classes_):
-            raise ValueError(f"classes is not {self.classes_}, as on the first call to partial_fit")
-        if unknown := sorted(set(labels.tolist()) - set(self.classes_.tolist())):
-            raise ValueError(f"labels {unknown} are not among the classes {self.classes_}")
-        numbers = np.searchsorted(self.classes_, labels).astype(float)
-        return self._partial_fit(texts, kind_of(len(self.classes_)), self._labels(), numbers, self._weights(labels))
+        if isinstance(self.class_weight, str):
+            raise ValueError("class_weight is 'balanced', which parts of the texts cannot tell: give factors by label")
+        asked = None if classes is None else np.unique(column_or_1d(labels_of(classes)))
+        known = getattr(self, "classes_", asked)
+        if known is None:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        if len(known) < 2:
+            raise ValueError(f"there is one class, {known[0]}: at least two are needed")
+        if asked is not None and not np.array_equal(asked, known):
+            raise ValueError(f"classes is not {known}, as on the first call to partial_fit")
+        if unknown := sorted(set(labels.tolist()) - set(known.tolist())):
+            raise ValueError(f"labels {unknown} are not among the classes {known}")
+        numbers = np.searchsorted(known, labels).astype(np.float64)
+        self._partial_fit(texts, kind_of(len(known)), known.tolist(), numbers, self._weights(labels))
+        self.classes_ = known
+        return self
 
     def predict_proba(self, X: Iterable[str]) -> Answers:  # noqa: N803
         """(texts, classes), in the order of `classes_`."""
@@ -224,14 +241,10 @@ class RecurrentClassifier(ClassifierMixin, _Recurrent):  # type: ignore[misc]
         found: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return found
 
-    def _keep(self, model: Recurrent) -> None:
-        super()._keep(model)
+    def _keep(self, model: Recurrent, learner: Learner | None = None) -> None:
+        super()._keep(model, learner)
         if not hasattr(self, "classes_"):
             self.classes_ = np.array(model.labels)
-
-    def _labels(self) -> list[Any]:
-        found: list[Any] = self.classes_.tolist()
-        return found
 
     def _weights(self, labels: NDArray[Any]) -> Answers | None:
         """Factors of the losses, (texts,), of mean 1 where all labels weigh alike."""
@@ -270,8 +283,8 @@ class RecurrentRegressor(RegressorMixin, _Recurrent):  # type: ignore[misc]
             raise ValueError(f"class_weight is {self.class_weight!r}, and a regressor has no classes")
         found, values = _both(texts, y)
         numbers = values.astype(np.float64)
-        if not np.isfinite(numbers).all():
-            raise ValueError("y holds infinity or NaN")
+        if not (np.abs(numbers) <= _MAX_NUMBER).all():
+            raise ValueError(f"y holds infinity, NaN or numbers beyond {_MAX_NUMBER:g}")
         return found, numbers
 
 

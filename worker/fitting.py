@@ -23,7 +23,8 @@ from engine.plans import JobFailed, named
 from engine.rows import DeadlineExceeded, Row, RowCancelled, RowRequest
 from engine.serving import ServedModel
 from model.checkpoints import head_store
-from model.checkpoints.head_store import HeadExistsError, HeadStoreError, NoSuchHeadError, StoredHead, stored_head
+from model.checkpoints.head_store import HeadExistsError, HeadStoreError, NoSuchHeadError
+from model.checkpoints.stored_head import StoredHead, stored_head
 from model.heads.checks import HeadError
 from model.heads.l1 import Matrix
 from model.heads.pooling import pool

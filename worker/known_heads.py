@@ -13,9 +13,11 @@ from collections import OrderedDict
 from pathlib import Path
 
 from contract.jobs import HeadInfo
+from engine.openmp import on_passing_thread
 from engine.text_queue import RecurrentHead, TextQueue
 from model.checkpoints import head_store
-from model.checkpoints.head_store import Fingerprint, HeadStoreError, NoSuchHeadError, StoredHead
+from model.checkpoints.head_store import Fingerprint, HeadStoreError, NoSuchHeadError
+from model.checkpoints.stored_head import StoredHead
 from recurrent import published
 from recurrent.published import Published
 from worker import metrics
@@ -24,7 +26,7 @@ from worker.results import Results
 log = logging.getLogger(__name__)
 
 _KEPT = 32  # heads with their weights; of all others only the description
-_KEPT_RECURRENT = 4  # networks, each with an embedding of perhaps 100 MB
+_KEPT_PARAMETERS = 10**8  # of recurrent classifiers, but always one: 400 MB
 
 
 class KnownHeads:
@@ -35,7 +37,9 @@ class KnownHeads:
         self.directory = directory
         self._texts = texts
         self._device = device
-        self._kept: OrderedDict[str, tuple[Fingerprint, StoredHead | Published]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Fingerprint, StoredHead]] = OrderedDict()
+        self._networks: OrderedDict[str, tuple[Fingerprint, Published]] = OrderedDict()
+        self._reading = threading.Lock()
         self._described: dict[str, tuple[Fingerprint, str | None]] = {}  # None: it was refused
         self._changing = threading.Lock()
         self._fault = ""
@@ -53,7 +57,9 @@ class KnownHeads:
                 if kept is not None and kept[0] == fingerprint:
                     self._kept.move_to_end(name)
                     return kept[1]
-            stored = self._read(name)
+            if head_store.is_recurrent(self.directory, name):
+                return self._recurrent(name)
+            stored = head_store.read(self.directory, name)
         except NoSuchHeadError:
             return None
         except HeadStoreError as error:
@@ -61,17 +67,23 @@ class KnownHeads:
             return None
         with self._changing:
             self._kept[name] = fingerprint, stored
-            for kind, most in ((StoredHead, _KEPT), (Published, _KEPT_RECURRENT)):
-                of_kind = [kept for kept, (_, found) in self._kept.items() if isinstance(found, kind)]
-                for oldest in of_kind[:-most]:
-                    del self._kept[oldest]
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
         return stored
 
-    def _read(self, name: str) -> StoredHead | Published:
-        """Raises HeadStoreError."""
-        if head_store.is_recurrent(self.directory, name):
-            return published.read(self.directory, name, self._device)
-        return head_store.read(self.directory, name)
+    def _recurrent(self, name: str) -> Published:
+        """Read once: texts of many jobs are read together where their network is one. Raises HeadStoreError."""
+        with self._reading:
+            fingerprint = head_store.fingerprint(self.directory, name)
+            known = self._networks.pop(name, None)
+            if known is None or known[0] != fingerprint:
+                # Only the engine's thread may keep a team of OpenMP threads (engine/openmp.py).
+                found = on_passing_thread(published.read, self.directory, name, self._device)
+                known = fingerprint, found
+            self._networks[name] = known
+            while len(self._networks) > 1 and sum(map(_parameters, self._networks.values())) > _KEPT_PARAMETERS:
+                self._networks.popitem(last=False)
+            return known[1]
 
     def add(self, stored: StoredHead, results: Results) -> None:
         """Raises HeadExistsError, HeadStoreError, OSError."""
@@ -106,6 +118,11 @@ class KnownHeads:
         with head_store.alone_in(self.directory) if writable else contextlib.nullcontext():
             results.put_heads(self._infos())
 
+    def _describe(self, name: str) -> StoredHead | Published:
+        """Raises HeadStoreError."""
+        recurrent = head_store.is_recurrent(self.directory, name)
+        return published.describe(self.directory, name) if recurrent else head_store.read(self.directory, name)
+
     def _infos(self) -> dict[str, str]:
         """The description of every head, as JSON, by its name."""
         there = head_store.names(self.directory)
@@ -116,14 +133,21 @@ class KnownHeads:
                 described[name] = known
                 continue
             try:
-                described[name] = fingerprint, _info(self._read(name))
+                described[name] = fingerprint, _info(self._describe(name))
             except NoSuchHeadError:
                 continue
             except HeadStoreError as error:
                 _refused(error)
                 described[name] = fingerprint, None
         self._described = described
+        with self._reading:
+            for name in self._networks.keys() - there.keys():
+                del self._networks[name]
         return {name: info for name, (_, info) in described.items() if info is not None}
+
+
+def _parameters(known: tuple[Fingerprint, Published]) -> int:
+    return sum(parameter.numel() for parameter in known[1].model.network.parameters())
 
 
 def _info(stored: StoredHead | Published) -> str:

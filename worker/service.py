@@ -158,7 +158,7 @@ class Service:
         Looks are counted, not seconds, so that a process that was itself stopped for a while is not mistaken.
         """
         moves = self.engine.moved_at
-        stands_still = moves == self._moves or not self.engine.alive
+        stands_still = moves == self._moves or not self.engine.alive or self.texts.broken
         self._stalled_s = self._stalled_s + _STALL_LOOK_S if stands_still else 0.0
         self._moves = moves
         if self._stalled_s >= _EXIT_S:
@@ -205,7 +205,7 @@ class Service:
     @property
     def moves(self) -> bool:
         """Whether the engine makes progress; otherwise the process is of no use any more."""
-        return self.engine.alive and self.engine.age_s < wire.ENGINE_STALLED_S
+        return self.engine.alive and not self.texts.broken and self.engine.age_s < wire.ENGINE_STALLED_S
 
     def status(self) -> WorkerStatus:
         return WorkerStatus(

@@ -57,14 +57,20 @@ def parts(data: Path) -> list[object]:
     return ["--train", data / "train.csv", "--valid", data / "valid.csv", "--test", data / "test.csv"]
 
 
+def build_corpus(neuron: Neuron, place: Path) -> Path:
+    """Of 400 reviews with 1 to 5 stars."""
+    rows = [f"{number % 5 + 1},review {number} is {GOOD[0] if number % 5 > 2 else BAD[0]}" for number in range(400)]
+    (place / "stars.csv").write_text("stars,text\n" + "\n".join(rows) + "\n")
+    built = ["--text-field", "text", "--label-field", "stars", "--positive", "4,5", "--negative", "1,2"]
+    neuron("corpus", "build", place / "stars.csv", *built, "--out", place / "corpus", "--shards", 4)
+    return place / "corpus"
+
+
 def test_answers_on_sets_and_on_what_a_corpus_holds_out(
     neuron: Neuron, evaluate: Callable[..., Result], data: Path, tmp_path: Path
 ) -> None:
-    rows = [f"{number % 5 + 1},review {number} is {GOOD[0] if number % 5 > 2 else BAD[0]}" for number in range(400)]
-    (tmp_path / "stars.csv").write_text("stars,text\n" + "\n".join(rows) + "\n")
-    built = ["--text-field", "text", "--label-field", "stars", "--positive", "4,5", "--negative", "1,2"]
-    neuron("corpus", "build", tmp_path / "stars.csv", *built, "--out", tmp_path / "corpus", "--shards", 4)
-    result = evaluate("answers", "--set", f"mine={data / 'test.csv'}", "--corpus", tmp_path / "corpus")
+    corpus = build_corpus(neuron, tmp_path)
+    result = evaluate("answers", "--set", f"mine={data / 'test.csv'}", "--corpus", corpus)
     assert result.exit_code == 0, result.output
     mine, held_out = json.loads((tmp_path / "out" / "report.json").read_text())["sets"]
     assert (mine["name"], mine["texts"], held_out["name"]) == ("mine", 30, "held-out reviews")
@@ -337,3 +343,34 @@ def test_an_unwritable_place(neuron: Neuron, volume: Path, tmp_path: Path) -> No
 def test_float32_products(evaluate: Callable[..., Result], tmp_path: Path) -> None:
     assert evaluate("heatmap", "a", "--dtype", "float32").exit_code == 0
     assert str(torch.float32) in json.loads((tmp_path / "out" / "report.json").read_text())["machine"]
+
+
+def test_a_showdown_on_sets_and_on_a_corpus(
+    evaluate: Callable[..., Result], neuron: Neuron, data: Path, tmp_path: Path
+) -> None:
+    files = ("--train", data / "train.csv", "--test", data / "test.csv")
+    result = evaluate(
+        "showdown", *files, "--sizes", "20,60", "--finetune-epochs", 1, "--finetune-most", 20, "--no-fuse"
+    )
+    assert result.exit_code == 0, result.output
+    points = json.loads((tmp_path / "out" / "report.json").read_text())["points"]
+    assert {(point["contender"], point["examples"]) for point in points} >= {
+        ("fine-tuned", 20), ("recurrent", 60), ("tf-idf", 60), ("features", 60), ("the unit", 60),
+    }  # fmt: skip
+    assert ("fine-tuned", 60) not in {(point["contender"], point["examples"]) for point in points}
+    corpus = build_corpus(neuron, tmp_path)
+    result = evaluate("showdown", "--corpus", corpus, "--sizes", "20", "--finetune-most", 0)
+    assert result.exit_code == 0, result.output
+    for wrong, told in (
+        (("--sizes", "ten", *files), "--sizes is 'ten': give whole numbers of 20 or more"),
+        (("--train", data / "train.csv"), "give --train and --test, or --corpus"),
+    ):
+        assert told in evaluate("showdown", *wrong).output
+
+
+def test_tricks_on_a_set(neuron: Neuron, data: Path, tmp_path: Path) -> None:
+    train = data / "train.csv"
+    result = neuron("evaluate", "tricks", "--train", train, "--epochs", 2, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["protocol"], report["texts"], len(report["tried"])) == ("tricks", 60, 21)

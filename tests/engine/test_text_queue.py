@@ -11,6 +11,7 @@ import pytest
 from engine import text_queue
 from engine.rows import DeadlineExceeded, EngineFailure, RowCancelled
 from engine.text_queue import ROWS, RecurrentHead, TextObserver, TextQueue
+from recurrent import network
 from recurrent.classifier import fit
 from recurrent.options import Options
 from recurrent.published import Published
@@ -149,7 +150,70 @@ def test_what_waits_when_it_closes_fails(head: Published, gate: threading.Event)
     wait_until(lambda: queue._closing)
     gate.set()
     closing.join(10)
+    assert all(isinstance(row.done.exception(10), EngineFailure) for row in [*held, *waiting])
+    assert queue.waiting == 0
+    with pytest.raises(EngineFailure, match="is closed"):
+        submit(queue, head, ["A film."])
+
+
+def test_a_batch_is_left_when_nobody_wants_it_any_more(
+    queue: TextQueue, head: Published, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text of many parts, of which the first is never over."""
+    begun, cancelled = threading.Event(), threading.Event()
+    monkeypatch.setattr(network, "PART", 10)
+    plain = type(head.model.network.embedding).forward
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert cancelled.wait(10)
+        return plain(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(head.model.network.embedding), "forward", slow)
+        (row,) = submit(queue, head, ["so on and " * 1000], cancelled=cancelled)
+        assert begun.wait(10)
+        waiting = submit(queue, head, TEXTS)
+        assert queue.waiting == len(TEXTS)
+        cancelled.set()
+        assert isinstance(row.done.exception(10), RowCancelled)
+    assert all(row.done.result(10).shape == (2,) for row in waiting)
+    assert seen.ended == ["cancelled", *["done"] * len(TEXTS)]
+
+
+def test_a_queue_that_breaks_fails_all_and_says_so(
+    queue: TextQueue, head: Published, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = submit(queue, head, ["Hold the thread."])
+    wait_until(lambda: held[0].admitted_at is not None)
+    waiting = submit(queue, head, TEXTS)
+
+    def fails(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(text_queue, "batches", fails)
+    gate.set()
     assert held[0].done.result(10).shape == (2,)
     assert all(isinstance(row.done.exception(10), EngineFailure) for row in waiting)
-    with pytest.raises(EngineFailure, match="is shutting down"):
+    wait_until(lambda: queue.broken)
+    with pytest.raises(EngineFailure, match="is broken"):
         submit(queue, head, ["A film."])
+
+
+def test_outputs_that_are_no_numbers_fail(queue: TextQueue, head: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_queue, "read", lambda *_, **__: np.array([[np.nan]], dtype=np.float32))
+    with pytest.raises(EngineFailure, match="outputs are not numbers"):
+        submit(queue, head, ["A film."])[0].done.result(10)
+
+
+def test_an_interactive_text_goes_before_the_next_bulk_batch(
+    queue: TextQueue, head: Published, gate: threading.Event
+) -> None:
+    """Also after bulk batches alone."""
+    bulk = [submit(queue, head, ["A film."] * ROWS, "bulk") for _ in range(3)]
+    wait_until(lambda: bulk[0][0].admitted_at is not None)
+    urgent = submit(queue, head, ["A film."])
+    gate.set()
+    for row in [*urgent, *(row for rows in bulk for row in rows)]:
+        row.done.result(10)
+    assert urgent[0].admitted_at < bulk[1][0].admitted_at

@@ -20,11 +20,11 @@ def test_what_the_baseline_chose_is_kept_by_its_texts(tmp_path: Path) -> None:
 
     found = again(texts)
     assert advanced == [baseline.fits(splits)]
-    assert (found.min_df, found.c, found.accuracy) == (first.min_df, first.c, first.accuracy)
+    assert found.choice == first.choice
     assert (found.predict(texts) == first.predict(texts)).all()
     again([*texts[:-1], "other"])
     assert advanced == [1] * baseline.fits(splits)
-    for damage in ("", "[7, 1.0, 0.5]", "{}", "[1]"):
+    for damage in ("", "[7, 1.0, true, 0.5]", "[1, 1.0, 0.5]", "{}", "[1]"):
         kept.write_text(damage)
         again(texts)
         assert advanced == [1] * baseline.fits(splits)

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.checkpoints import head_store
-from model.checkpoints.head_store import HeadExistsError, HeadStoreError, NoSuchHeadError, StoredHead, stored_head
+from model.checkpoints.head_store import HeadExistsError, HeadStoreError, NoSuchHeadError
+from model.checkpoints.stored_head import StoredHead, stored_head
 from model.heads.classifier import head_probabilities
 from model.heads.cross_validation import Fitted, accuracy_interval
 from tests.support.checkpoints import MANIFEST as VALID

@@ -74,6 +74,19 @@ def test_weights_of_losses_change_the_answer() -> None:
     assert model.probabilities(["the same"])[0, 1] == pytest.approx(0.75, abs=0.02)
 
 
+def test_the_pass_that_is_kept_is_best_by_the_weighted_loss() -> None:
+    weights = np.where(Y == 1, 1.9, 0.1)
+    model = fitted(replace(SMALL, epochs=3), weights=weights)
+    held = np.setdiff1d(np.arange(len(TEXTS)), learned_from(model))
+    texts = [TEXTS[number] for number in held]
+    plain, weighted = (
+        Learner(model.network, "binary", model.options, 0)._evaluate(model.labelled(texts, Y[held], some))[0]
+        for some in (None, weights[held])
+    )
+    assert weighted == pytest.approx(min(epoch.valid_loss for epoch in model.history), rel=1e-5)
+    assert weighted != pytest.approx(plain, rel=1e-3)
+
+
 def test_a_loss_that_is_no_number_ends_it() -> None:
     with pytest.raises(DivergedError, match=r"lower learning_rate \(1e\+38\) or clip \(None\)"):
         fitted(replace(SMALL, optimizer="sgd", learning_rate=1e38, clip=None))

@@ -53,7 +53,7 @@ def test_a_long_text_is_read_in_parts(shape: dict[str, Any], monkeypatch: pytest
     network = made(replace(SMALL, **shape))
     with torch.no_grad():
         whole = network(tokens(), LENGTHS)
-        monkeypatch.setattr(network_module, "MOST_TOKENS", 6)  # two steps of three rows
+        monkeypatch.setattr(network_module, "PART", 2)
         assert network(tokens(), LENGTHS).flatten().tolist() == pytest.approx(whole.flatten().tolist(), abs=1e-5)
 
 

@@ -77,11 +77,16 @@ def test_neither_a_damaged_one_nor_a_link_is_read(source: Path, tmp_path: Path) 
     heads = tmp_path / "heads"
     published.publish(source, heads, "one")
     (heads / "two.rnn").symlink_to(heads / "one.rnn")
+    (heads / "three.rnn").write_text("no directory")
+    assert list(head_store.names(heads)) == ["one"]
     with pytest.raises(HeadStoreError, match="reached by a link"):
         published.read(heads, "two", "cpu")
-    with head_store.alone_in(heads):
-        head_store.delete(heads, "two")  # the link
+    with pytest.raises(NoSuchHeadError):
+        published.read(heads, "four", "cpu")
     assert isinstance(published.read(heads, "one", "cpu"), Published)
+    before = head_store.fingerprint(heads, "one")
     (heads / "one.rnn" / storage.WEIGHTS).write_bytes(b"")
+    assert head_store.fingerprint(heads, "one") != before
+    assert published.describe(heads, "one").listed()["labels"] == ["bad", "good"]  # the weights are not read
     with pytest.raises(HeadStoreError, match="is damaged"):
         published.read(heads, "one", "cpu")

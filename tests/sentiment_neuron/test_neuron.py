@@ -24,6 +24,7 @@ from engine.engine import Engine
 from engine.execute import execute
 from engine.observer import Observer
 from model.checkpoints import checkpoint, head_store, volumes
+from model.checkpoints.stored_head import stored_head
 from model.heads.cross_validation import fit_unit_cv
 from sentiment_neuron import (
     InvalidRequestError,
@@ -241,7 +242,7 @@ def test_heads_that_users_fitted(tiny_volume: Path, tmp_path: Path) -> None:
     features = np.zeros((8, TINY.units), dtype=np.float32)
     features[:, 7] = labels
     fitted = fit_unit_cv(features, labels)
-    stored = head_store.stored_head("mine", manifest, fitted, ["no", "yes"], "cell", 8, 0.0, made_by="")
+    stored = stored_head("mine", manifest, fitted, ["no", "yes"], "cell", 8, 0.0, made_by="")
     with Neuron.load(tiny_volume, heads=tmp_path) as neuron:
         with pytest.raises(RequestFailedError, match="none of that name was fitted"):
             neuron.classify("a", "mine")

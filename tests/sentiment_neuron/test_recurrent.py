@@ -155,6 +155,32 @@ def test_passes_one_by_one() -> None:
         model.partial_fit(TEXTS, LABELS, classes=["good", "bad", "odd"])
 
 
+def test_what_fails_leaves_a_fitted_one_as_it_was() -> None:
+    model = RecurrentClassifier(**TINY).fit(TEXTS, LABELS)
+    before = model.predict_proba(TEXTS)
+    with pytest.raises(ValueError, match="units is 0"):
+        model.set_params(units=0).fit(TEXTS, [f"not {label}" for label in LABELS])
+    assert list(model.classes_) == ["bad", "good"]
+    assert (model.predict_proba(TEXTS) == before).all()
+    new = RecurrentClassifier(**TINY | {"units": 0})
+    with pytest.raises(ValueError, match="units is 0"):
+        new.partial_fit(TEXTS, LABELS, classes=["bad", "good"])
+    assert not hasattr(new, "classes_")
+
+
+def test_weights_of_parts_are_those_that_are_given() -> None:
+    with pytest.raises(ValueError, match="'balanced', which parts of the texts cannot tell"):
+        RecurrentClassifier(**TINY, class_weight="balanced").partial_fit(TEXTS, LABELS, classes=["bad", "good"])
+    with pytest.raises(ValueError, match="all weights are 0"):
+        RecurrentClassifier(**TINY, class_weight={"bad": 0, "good": 0}).fit(TEXTS, LABELS)
+
+
+def test_labels_that_cannot_be_stored_say_so(tmp_path: Path) -> None:
+    model = RecurrentClassifier(**TINY).fit(TEXTS, [f"{label}\r" for label in LABELS])
+    with pytest.raises(ValueError, match=f"{tmp_path / 'x'} cannot be written: its labels"):
+        model.save(tmp_path / "x")
+
+
 def test_a_fitted_one_goes_on_by_passes() -> None:
     model = RecurrentClassifier(**SMALL | {"epochs": 1}).fit(TEXTS, LABELS)
     before = model.predict_proba(TEXTS)
@@ -177,7 +203,7 @@ def test_in_a_search_a_vote_and_a_pickle() -> None:
 
 def test_a_text_longer_than_is_learned_from_is_told_and_predicted_whole() -> None:
     long = [f"{text} {'and so on ' * 20}" for text in TEXTS]
-    with pytest.warns(UserWarning, match=r"of 60 texts that are longer than max_tokens=9 the rest was not"):
+    with pytest.warns(UserWarning, match=r"of 54 texts that are longer than max_tokens=9 the rest was not"):
         model = RecurrentClassifier(**SMALL, max_tokens=9).fit(long, LABELS)
     other = [f"{text} {'awful ' * 20}" for text in TEXTS]
     assert not (model.predict_proba(long) == model.predict_proba(other)).all()

@@ -1,0 +1,231 @@
+"""When is recurrence worth it? The question of Radford's slides (2015), with this program's numbers.
+
+A bag of words, a recurrent classifier trained from scratch, the language model's features, its one unit, and the
+language model itself, fine-tuned, learn from the same draws of 10² to 10⁵ labelled texts, and answer the same test.
+Each chooses what it has to choose on a part of its draw alone.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from engine.reading import read_features
+from evaluation.baseline import fit_baseline
+from evaluation.features import Reader
+from evaluation.logistic import choose, fit, recipes
+from evaluation.report import COLOURS, Report, Table, percent, plot
+from evaluation.sets import Rows, Sets, Split
+from model.heads.cross_validation import accuracy_interval
+from model.heads.unit import fit_threshold
+from recurrent.classifier import fit as fit_recurrent
+from recurrent.options import Options
+from texts.labelled import Labelled
+from texts.preparation import prepare
+
+SIZES = (100, 1_000, 10_000, 100_000)
+_FEW = 1_000  # texts up to which there are several draws, and several folds to choose on
+_DRAWS = 5
+_TIMED = 512  # test texts that the speed of answering is measured on
+
+Scores = NDArray[np.float64]  # (texts,), the larger the more it is the second label
+Answer = Callable[[Sequence[str]], Scores]  # above 0 where it is the second label
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What learns. fit: gets texts and their classes, 0 or 1, and answers. most: labelled texts that it is given."""
+
+    name: str
+    fit: Callable[[Sequence[str], Rows], Answer]
+    most: int | None = None
+
+
+def evaluate(reader: Reader, sets: Sets, sizes: Sequence[int], more: Sequence[Contender] = (), seed: int = 0) -> Report:
+    """sizes: numbers of labelled texts; those beyond what there is become all there are. more: other contenders."""
+    fitting, y, test_y = sets.fitting, sets.numbers(sets.fitting), sets.numbers(sets.test)
+    contenders = [*_contenders(reader, seed), *more]
+    sizes = sorted({min(size, len(y)) for size in sizes})
+    points: list[dict[str, Any]] = []
+    for size in sizes:
+        drawn = _draws(y, size, np.random.default_rng([seed, size]))
+        for contender in contenders:
+            if contender.most is not None and size > contender.most:
+                continue
+            reader.progress.begin(f"{contender.name}, {size:,} texts", len(drawn))
+            found = [_judged(contender, fitting.texts, y, rows, sets.test, test_y, reader) for rows in drawn]
+            points.append({"contender": contender.name, "examples": size, "draws": len(drawn)} | _mean(found, test_y))
+    values = {"seed": seed, "points": points, **sets.described()}
+    names = [contender.name for contender in contenders]
+    figures = {
+        "accuracy": _figure(points, names, "accuracy", "test accuracy"),
+        "seconds": _figure(points, names, "fit_s", "seconds to fit", log=True),
+    }
+    return Report("showdown", values, [_table(points, len(test_y))], figures)
+
+
+def _judged(
+    contender: Contender, texts: Sequence[str], y: Rows, rows: Rows, test: Labelled, test_y: Rows, reader: Reader
+) -> dict[str, float]:
+    chosen = [texts[row] for row in rows]
+    began = time.monotonic()
+    answer = contender.fit(chosen, y[rows])
+    fit_s = time.monotonic() - began
+    some = test.texts[:_TIMED]
+    began = time.monotonic()
+    answer(some)
+    texts_per_s = len(some) / (time.monotonic() - began)
+    scores = answer(test.texts)
+    reader.progress.advance(1)
+    accuracy = float(((scores > 0) == (test_y == 1)).mean())
+    return {"accuracy": accuracy, "auc": area(scores, test_y), "fit_s": fit_s, "texts_per_s": texts_per_s}
+
+
+def _mean(found: list[dict[str, float]], test_y: Rows) -> dict[str, Any]:
+    """Over the draws; intervals are those that so many test texts leave."""
+    means = {key: float(np.mean([one[key] for one in found])) for key in found[0]}
+    positive = int(test_y.sum())
+    return {
+        **means,
+        "accuracy_interval": accuracy_interval(means["accuracy"], len(test_y)),
+        "auc_interval": area_interval(means["auc"], positive, len(test_y) - positive),
+        "lowest": min(one["accuracy"] for one in found),
+        "highest": max(one["accuracy"] for one in found),
+    }
+
+
+def _draws(y: Rows, size: int, draw: np.random.Generator) -> list[Rows]:
+    """Rows of every draw, both labels alike where there is room; one draw where it is large."""
+    count = _DRAWS if size <= _FEW and size < len(y) else 1
+    groups = [np.flatnonzero(y == label) for label in (0, 1)]
+    found = []
+    for _ in range(count):
+        mixed = [draw.permutation(group) for group in groups]
+        half = [min(len(mixed[0]), size // 2), 0]
+        half[1] = min(len(mixed[1]), size - half[0])
+        half[0] = min(len(mixed[0]), size - half[1])
+        found.append(draw.permutation(np.concatenate([group[:n] for group, n in zip(mixed, half, strict=True)])))
+    return found
+
+
+def _splits(y: Rows) -> list[Split]:
+    """To choose on: all five folds of few texts, one fold of many."""
+    none = Labelled(["a", "b"], ["0", "1"])
+    train = Labelled([""] * len(y), [str(label) for label in y])
+    return Sets(train, None, none).splits(5 if len(y) <= _FEW else 1)
+
+
+def _contenders(reader: Reader, seed: int) -> list[Contender]:
+    found = [
+        Contender("tf-idf", _tfidf),
+        Contender("recurrent", lambda texts, y: _recurrent(texts, y, seed)),
+        Contender("features", lambda texts, y: _features(reader, texts, y)),
+    ]
+    if reader.manifest.sentiment is not None:
+        found.append(Contender("the unit", lambda texts, y: _unit(reader, texts, y)))
+    return found
+
+
+def _tfidf(texts: Sequence[str], y: Rows) -> Answer:
+    return fit_baseline(texts, y, len(y), _splits(y), None, logarithms=(True, False)).log_odds
+
+
+def _recurrent(texts: Sequence[str], y: Rows, seed: int) -> Answer:
+    model = fit_recurrent(Options(), "binary", ["0", "1"], texts, y.astype(np.float64), seed=seed)
+    return lambda asked: model.outputs(asked)[:, 0].astype(np.float64)
+
+
+def _features(reader: Reader, texts: Sequence[str], y: Rows) -> Answer:
+    x = _read(reader, texts)
+    best = choose(x, y, _splits(y), recipes()).recipe
+    (linear,) = fit(x, y, [best])
+    return lambda asked: (_read(reader, asked) @ linear.weights.T + linear.bias)[:, 0]
+
+
+def _unit(reader: Reader, texts: Sequence[str], y: Rows) -> Answer:
+    unit = reader.calibration.unit
+    threshold, polarity, _ = fit_threshold(_read(reader, texts)[:, unit], y)
+    return lambda asked: polarity * (_read(reader, asked)[:, unit].astype(np.float64) - threshold)
+
+
+def _read(reader: Reader, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Not from the cache: the reading is part of what is timed."""
+    return read_features(reader.model, [prepare(text) for text in texts], reader.pooling)
+
+
+def area(scores: Scores, y: Rows) -> float:
+    """Under the ROC curve: how often a text of label 1 scores more than one of label 0; equal scores count half."""
+    values, ranks, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - (counts - 1) / 2  # rank of each value, the mean of those that are equal
+    positive = int((y == 1).sum())
+    above = middle[ranks][y == 1].sum() - positive * (positive + 1) / 2
+    return float(above / (positive * (len(values[ranks]) - positive)))
+
+
+def area_interval(found: float, positive: int, negative: int) -> tuple[float, float]:
+    """Of 95 % (Hanley & McNeil 1982, Radiology 143: 29-36)."""
+    of_positive, of_negative = found / (2 - found), 2 * found**2 / (1 + found)
+    variance = (
+        found * (1 - found) + (positive - 1) * (of_positive - found**2) + (negative - 1) * (of_negative - found**2)
+    ) / (positive * negative)
+    half = 1.96 * math.sqrt(max(0.0, variance))
+    return max(0.0, found - half), min(1.0, found + half)
+
+
+def _table(points: list[dict[str, Any]], tests: int) -> Table:
+    header = [
+        "labelled texts",
+        "contender",
+        "accuracy",
+        "its interval",
+        "AUC",
+        "its interval",
+        "seconds to fit",
+        "texts/s",
+    ]
+    rows: list[list[object]] = [
+        [
+            f"{point['examples']:,}",
+            point["contender"],
+            percent(point["accuracy"]),
+            " to ".join(percent(end) for end in point["accuracy_interval"]),
+            f"{point['auc']:.4f}",
+            " to ".join(f"{end:.4f}" for end in point["auc_interval"]),
+            f"{point['fit_s']:,.1f}",
+            f"{point['texts_per_s']:,.0f}",
+        ]
+        for point in points
+    ]
+    caption = (
+        f"On {tests:,} test texts; up to {_FEW:,} labelled texts the mean of {_DRAWS} draws. Intervals are of 95 %, "
+        "and those of the test alone. Seconds are those of one fit with all that is chosen for it. The reading of the "
+        "language model is part of them, and of its texts a second."
+    )
+    return Table(caption, header, rows)
+
+
+def _figure(points: list[dict[str, Any]], names: list[str], key: str, label: str, log: bool = False) -> Figure:
+    figure, axes = plot("labelled texts", label)
+    for name, colour in zip(names, COLOURS, strict=False):
+        of_name = [point for point in points if point["contender"] == name]
+        sizes = [point["examples"] for point in of_name]
+        axes.plot(sizes, [point[key] for point in of_name], marker="o", color=colour, label=name)
+        if key == "accuracy":
+            axes.fill_between(
+                sizes,
+                [point["lowest"] for point in of_name],
+                [point["highest"] for point in of_name],
+                color=colour,
+                alpha=0.15,
+                linewidth=0,
+            )
+    axes.set_xscale("log")
+    if log:
+        axes.set_yscale("log")
+    axes.legend(frameon=False)
+    return figure

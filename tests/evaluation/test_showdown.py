@@ -1,0 +1,64 @@
+"""The showdown: contenders learn from the same draws, choose nothing on the test, and areas are those of the curve."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from evaluation import showdown
+from evaluation.features import Reader
+from evaluation.showdown import Contender, area, area_interval
+from tests.support.carrier import assert_pictures, flipped, sets
+
+
+def test_the_area_is_that_under_the_curve() -> None:
+    draw = np.random.default_rng(0)
+    y = draw.integers(0, 2, 200)
+    for scores in (draw.normal(size=200) + y, draw.integers(0, 4, 200).astype(float), np.zeros(200)):
+        assert area(scores, y) == pytest.approx(roc_auc_score(y, scores))
+    low, high = area_interval(0.9, 100, 100)
+    assert (low, high) == pytest.approx((0.8556, 0.9444), abs=1e-4)  # by hand, from the formula of the paper
+    assert area_interval(1.0, 5, 5) == (1.0, 1.0)
+
+
+def test_draws_are_of_their_size_and_of_both_labels() -> None:
+    y = np.array([0] * 30 + [1] * 70)
+    for size, ones in ((20, 10), (60, 30), (80, 50), (100, 70)):
+        drawn = showdown._draws(y, size, np.random.default_rng(0))
+        assert len(drawn) == (1 if size == 100 else 5)
+        for rows in drawn:
+            assert len(set(rows.tolist())) == size
+            assert y[rows].sum() == ones
+
+
+def test_contenders_choose_nothing_on_the_test_part(reader: Reader, tmp_path: Path) -> None:
+    one = sets(valid=False)
+    seen: list[tuple[int, int]] = []
+
+    def fit(texts: Any, y: Any) -> Any:
+        seen.append((len(texts), int(y.sum())))
+        return lambda asked: np.array([text.count("+") - 0.5 for text in asked])
+
+    more = [Contender("the mark", fit, most=40)]
+    report = showdown.evaluate(reader, one, [40, 1000], more)
+    points = {(point["contender"], point["examples"]): point for point in report.values["points"]}
+    names = {"tf-idf", "recurrent", "features", "the unit"}
+    assert set(points) == {(name, size) for name in names for size in (40, 120)} | {("the mark", 40)}
+    assert seen == [(40, 20)] * 5
+    for name in ("the mark", "the unit"):
+        assert (points[name, 40]["accuracy"], points[name, 40]["auc"]) == (1.0, 1.0)
+    for point in points.values():
+        assert point["lowest"] <= point["accuracy"] <= point["highest"]
+        low, high = point["accuracy_interval"]
+        assert low <= point["accuracy"] <= high + 1e-9
+        assert point["fit_s"] >= 0
+        assert point["texts_per_s"] > 0
+    others = showdown.evaluate(reader, replace(one, test=flipped(one.test)), [40], more).values["points"]
+    for other in others:
+        assert other["accuracy"] == pytest.approx(1 - points[other["contender"], 40]["accuracy"])
+        assert other["auc"] == pytest.approx(1 - points[other["contender"], 40]["auc"])
+    report.write(tmp_path, {})
+    assert_pictures(tmp_path, ["accuracy", "seconds"])

@@ -1,0 +1,39 @@
+"""Optimizers and tricks compared: each at its best rate, each trick alone, and what diverges is said to."""
+
+from pathlib import Path
+
+import pytest
+
+from evaluation import tricks
+from evaluation.features import Progress
+from recurrent.optimizers import DEFAULTS
+from recurrent.options import Options
+from tests.recurrent.reviews import LABELS, TEXTS
+from tests.support.carrier import assert_pictures
+from texts.labelled import Labelled
+
+OPTIONS = Options(embedding=4, units=4, batch_size=16, epochs=2, min_df=1)
+
+
+def test_every_optimizer_and_every_trick_is_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tricks, "RATES", (1.0, 1e38))
+    counted: list[int] = []
+    texts = Labelled(TEXTS, ["1" if label == "good" else "0" for label in LABELS])
+    report = tricks.evaluate(Progress(advance=counted.append), texts, OPTIONS)
+    values = report.values
+    assert sum(counted) == 7 * 2 + len(tricks.TRICKS)
+    assert len(values["tried"]) == 14
+    assert [one["trick"] for one in values["tricks"]] == list(tricks.TRICKS)
+    assert all(len(one["held_out"]) == 2 for one in values["tricks"])
+    assert len({one["held_out"][-1] for one in values["tricks"]}) > 4  # they are different networks
+    rates = {row[0]: row[1] for row in report.tables[0].rows}
+    assert rates["adam"] == DEFAULTS["adam"]
+    report.write(tmp_path, {})
+    assert_pictures(tmp_path, ["optimizers", "tricks"])
+
+
+def test_what_diverges_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tricks, "RATES", (1e38,))
+    texts = Labelled(TEXTS, ["1" if label == "good" else "0" for label in LABELS])
+    report = tricks.evaluate(Progress(), texts, Options(embedding=4, units=4, epochs=2, min_df=1, clip=None))
+    assert "diverged" in {row[2] for row in report.tables[0].rows}

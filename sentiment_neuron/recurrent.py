@@ -6,8 +6,7 @@ Importing this module needs scikit-learn; `sentiment_neuron` imports it when one
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from os import PathLike
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import Tags, check_consistent_length, check_random_state, column_or_1d, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
@@ -24,10 +21,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from recurrent import storage
 from recurrent.classifier import Recurrent, fit
-from recurrent.learning import DivergedError, Epoch, Learner
+from recurrent.learning import DivergedError, Learner
 from recurrent.options import Cell, Initialization, Optimizer, Options, Pooling, Schedule, Tokens
 from recurrent.storage import StorageError
 from recurrent.targets import Answers, Kind, kind_of
+from sentiment_neuron.epochs_bar import epochs_bar
 from sentiment_neuron.errors import LoadError
 from sentiment_neuron.estimator_inputs import checked, labels_of, of_texts
 
@@ -143,7 +141,7 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
     def _fit(self, texts: list[str], kind: Kind, labels: list[Any], y: Answers, weights: Answers | None) -> Self:
         options = self._options()
         learned = len(texts) - int(options.validation_fraction * len(texts))
-        with _bar(self.verbose, options.epochs_for(learned), learned) as (advance, on_epoch):
+        with epochs_bar(self.verbose, options.epochs_for(learned), learned) as (advance, on_epoch):
             try:
                 model = fit(options, kind, labels, texts, y, weights, self._seed(), self.device, advance, on_epoch)
             except DivergedError as error:
@@ -300,28 +298,3 @@ def _both(texts: Iterable[str], y: Iterable[object]) -> tuple[list[str], NDArray
 def _plain(value: Any) -> Any:
     """A number of numpy, as a search over parameters gives them, as Python's."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-_Advance = Callable[[int], None] | None
-_OnEpoch = Callable[[Epoch], None] | None
-
-
-@contextmanager
-def _bar(shown: bool, epochs: int, texts: int) -> Iterator[tuple[_Advance, _OnEpoch]]:
-    """Progress on stderr: a bar on a terminal, and a line after every pass anywhere."""
-    if not shown:
-        yield None, None
-        return
-    console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("texts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=epochs * texts)
-
-        def on_epoch(epoch: Epoch) -> None:
-            line = f"epoch {epoch.number} of {epochs}: loss {epoch.loss:.4f}"
-            if epoch.valid_loss is not None:
-                line += f", held out {epoch.valid_loss:.4f}, score {epoch.valid_score:.4f}"
-            console.print(f"{line}, {epoch.seconds:,.0f} s", soft_wrap=True)
-            bar.update(task, completed=epoch.number * texts)
-
-        yield lambda count: bar.advance(task, count), on_epoch

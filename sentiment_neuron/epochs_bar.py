@@ -1,0 +1,33 @@
+"""`epochs_bar`: how far the fit of a recurrent network is."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from recurrent.learning import Epoch
+
+Advance = Callable[[int], None] | None
+OnEpoch = Callable[[Epoch], None] | None
+
+
+@contextmanager
+def epochs_bar(shown: bool, epochs: int, texts: int) -> Iterator[tuple[Advance, OnEpoch]]:
+    """Progress on stderr: a bar on a terminal, and a line after every pass anywhere."""
+    if not shown:
+        yield None, None
+        return
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("texts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=epochs * texts)
+
+        def on_epoch(epoch: Epoch) -> None:
+            line = f"epoch {epoch.number} of {epochs}: loss {epoch.loss:.4f}"
+            if epoch.valid_loss is not None:
+                line += f", held out {epoch.valid_loss:.4f}, score {epoch.valid_score:.4f}"
+            console.print(f"{line}, {epoch.seconds:,.0f} s", soft_wrap=True)
+            bar.update(task, completed=epoch.number * texts)
+
+        yield lambda count: bar.advance(task, count), on_epoch

@@ -43,7 +43,8 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert HEAD.belongs_to(MANIFEST)
     assert not HEAD.belongs_to(replace(MANIFEST, sha256={"model.safetensors": "cd" * 32}))
     assert HEAD.report() == {
-        "name": "mine", "kind": "linear", "checkpoint": {"name": MANIFEST.name, "step": MANIFEST.step}, "labels": ["no", "yes"],
+        "name": "mine", "kind": "linear", "checkpoint": {"name": MANIFEST.name, "step": MANIFEST.step},
+        "labels": ["no", "yes"],
         "examples": 20, "unit_only": False, "pooling": "mean", "accuracy": 0.75,
         "accuracy_interval": accuracy_interval(0.75, 20), "accuracy_deviation": 0.05, "folds": 5,
         "confusion": [[9, 2], [3, 6]],

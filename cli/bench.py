@@ -10,7 +10,7 @@ from cli.groups import Group
 
 _CHECKOUT = Path(__file__).parent.parent  # where the wheel is installed, site-packages
 # Each has a command of its name.
-_MODULES = ("training", "cells", "recipes", "engine", "service", "long_texts", "rows", "page", "soak")
+_MODULES = ("training", "cells", "recipes", "engine", "service", "long_texts", "rows", "recurrent", "page", "soak")
 
 
 class _Measurements(Group):

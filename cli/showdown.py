@@ -24,7 +24,7 @@ from evaluation import tricks as tricks_protocol
 from evaluation.features import Progress, Reader
 from evaluation.report import Report
 from evaluation.sets import Rows, Sets
-from evaluation.showdown import SIZES, Answer, Contender
+from evaluation.showdown import SIZES, Contender, Fitted
 from model.checkpoints import checkpoint
 from recurrent.options import Options
 from texts.labelled import Labelled
@@ -100,8 +100,8 @@ def _numbers(sizes: str) -> list[int]:
     return found
 
 
-def _tuned(directory: Path, epochs: int, fuse: bool, seed: int) -> Callable[[Sequence[str], Rows], Answer]:
-    def fit(texts: Sequence[str], y: Rows) -> Answer:
+def _tuned(directory: Path, epochs: int, fuse: bool, seed: int) -> Callable[[Sequence[str], Rows, Rows], Fitted]:
+    def fit(texts: Sequence[str], y: Rows, _rows: Rows) -> Fitted:
         held = np.arange(len(texts)) % _VALID == 0
         train, valid = (
             Labelled([texts[row] for row in rows], [str(y[row]) for row in rows])
@@ -117,7 +117,7 @@ def _tuned(directory: Path, epochs: int, fuse: bool, seed: int) -> Callable[[Seq
             model = FoldedModel(checkpoint.read(published).model, str(tuning.device))
         weights, bias = head.matrix[:, 0], head.bias[0]
         units = sorted(head.weights)
-        return lambda asked: read_features(model, [prepare(text) for text in asked])[:, units] @ weights + bias
+        return Fitted(lambda asked: read_features(model, [prepare(text) for text in asked])[:, units] @ weights + bias)
 
     return fit
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.reading import read_features
 from evaluation.baseline import fit_baseline
-from evaluation.features import Reader
+from evaluation.features import Features, Reader
 from evaluation.logistic import choose, fit, recipes
 from evaluation.report import COLOURS, Report, Table, percent, plot
 from evaluation.sets import Rows, Sets, Split
@@ -33,23 +33,32 @@ _FEW = 1_000  # texts up to which there are several draws, and several folds to 
 _DRAWS = 5
 _TIMED = 512  # test texts that the speed of answering is measured on
 
-Scores = NDArray[np.float64]  # (texts,), the larger the more it is the second label
-Answer = Callable[[Sequence[str]], Scores]  # above 0 where it is the second label
+Scores = NDArray[np.float64]  # (texts,), the larger the more it is the second label, above 0 where it is
+Answer = Callable[[Sequence[str]], Scores]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """answer: for any texts. scores: of the test, where they are known already. reading_s: of what was read before."""
+
+    answer: Answer
+    scores: Scores | None = None
+    reading_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Contender:
-    """What learns. fit: gets texts and their classes, 0 or 1, and answers. most: labelled texts that it is given."""
+    """What learns. fit: gets texts, their classes, 0 or 1, and their rows. most: labelled texts that it is given."""
 
     name: str
-    fit: Callable[[Sequence[str], Rows], Answer]
+    fit: Callable[[Sequence[str], Rows, Rows], Fitted]
     most: int | None = None
 
 
 def evaluate(reader: Reader, sets: Sets, sizes: Sequence[int], more: Sequence[Contender] = (), seed: int = 0) -> Report:
     """sizes: numbers of labelled texts; those beyond what there is become all there are. more: other contenders."""
     fitting, y, test_y = sets.fitting, sets.numbers(sets.fitting), sets.numbers(sets.test)
-    contenders = [*_contenders(reader, seed), *more]
+    contenders = [*_contenders(reader, fitting.texts, sets.test.texts, seed), *more]
     sizes = sorted({min(size, len(y)) for size in sizes})
     points: list[dict[str, Any]] = []
     for size in sizes:
@@ -58,7 +67,10 @@ def evaluate(reader: Reader, sets: Sets, sizes: Sequence[int], more: Sequence[Co
             if contender.most is not None and size > contender.most:
                 continue
             reader.progress.begin(f"{contender.name}, {size:,} texts", len(drawn))
-            found = [_judged(contender, fitting.texts, y, rows, sets.test, test_y, reader) for rows in drawn]
+            found = []
+            for rows in drawn:
+                found.append(_judged(contender, fitting.texts, y, rows, sets.test, test_y))
+                reader.progress.advance(1)
             points.append({"contender": contender.name, "examples": size, "draws": len(drawn)} | _mean(found, test_y))
     values = {"seed": seed, "points": points, **sets.described()}
     names = [contender.name for contender in contenders]
@@ -70,18 +82,17 @@ def evaluate(reader: Reader, sets: Sets, sizes: Sequence[int], more: Sequence[Co
 
 
 def _judged(
-    contender: Contender, texts: Sequence[str], y: Rows, rows: Rows, test: Labelled, test_y: Rows, reader: Reader
+    contender: Contender, texts: Sequence[str], y: Rows, rows: Rows, test: Labelled, test_y: Rows
 ) -> dict[str, float]:
     chosen = [texts[row] for row in rows]
     began = time.monotonic()
-    answer = contender.fit(chosen, y[rows])
-    fit_s = time.monotonic() - began
+    fitted = contender.fit(chosen, y[rows], rows)
+    fit_s = time.monotonic() - began + fitted.reading_s
     some = test.texts[:_TIMED]
     began = time.monotonic()
-    answer(some)
+    fitted.answer(some)
     texts_per_s = len(some) / (time.monotonic() - began)
-    scores = answer(test.texts)
-    reader.progress.advance(1)
+    scores = fitted.answer(test.texts) if fitted.scores is None else fitted.scores
     accuracy = float(((scores > 0) == (test_y == 1)).mean())
     return {"accuracy": accuracy, "auc": area(scores, test_y), "fit_s": fit_s, "texts_per_s": texts_per_s}
 
@@ -120,42 +131,50 @@ def _splits(y: Rows) -> list[Split]:
     return Sets(train, None, none).splits(5 if len(y) <= _FEW else 1)
 
 
-def _contenders(reader: Reader, seed: int) -> list[Contender]:
+def _contenders(reader: Reader, texts: Sequence[str], test: Sequence[str], seed: int) -> list[Contender]:
+    """The features of all texts are read once, before any fit; how long that takes is told to each that uses some."""
+    x, test_x = reader.features(texts, "reading"), reader.features(test, "reading the test part")
+    some = [prepare(text) for text in texts[:_TIMED]]
+    began = time.monotonic()
+    read_features(reader.model, some, reader.pooling)
+    seconds_a_byte = (time.monotonic() - began) / sum(map(len, some))
+
+    def linear(weights: NDArray[np.float64], bias: float, chosen: Sequence[str]) -> Fitted:
+        def scores(features: Features) -> Scores:
+            return features @ weights + bias
+
+        def answer(asked: Sequence[str]) -> Scores:
+            return scores(read_features(reader.model, [prepare(text) for text in asked], reader.pooling))
+
+        return Fitted(answer, scores(test_x), seconds_a_byte * sum(len(prepare(text)) for text in chosen))
+
+    def features(chosen: Sequence[str], y: Rows, rows: Rows) -> Fitted:
+        best = choose(x[rows], y, _splits(y), recipes()).recipe
+        (found,) = fit(x[rows], y, [best])
+        return linear(found.weights[0], float(found.bias[0]), chosen)
+
+    def unit(chosen: Sequence[str], y: Rows, rows: Rows) -> Fitted:
+        number = reader.calibration.unit
+        threshold, polarity, _ = fit_threshold(x[rows, number], y)
+        weights = np.zeros(x.shape[1])
+        weights[number] = polarity
+        return linear(weights, -polarity * threshold, chosen)
+
     found = [
         Contender("tf-idf", _tfidf),
-        Contender("recurrent", lambda texts, y: _recurrent(texts, y, seed)),
-        Contender("features", lambda texts, y: _features(reader, texts, y)),
+        Contender("recurrent", lambda chosen, y, _: _recurrent(chosen, y, seed)),
+        Contender("features", features),
     ]
-    if reader.manifest.sentiment is not None:
-        found.append(Contender("the unit", lambda texts, y: _unit(reader, texts, y)))
-    return found
+    return found if reader.manifest.sentiment is None else [*found, Contender("the unit", unit)]
 
 
-def _tfidf(texts: Sequence[str], y: Rows) -> Answer:
-    return fit_baseline(texts, y, len(y), _splits(y), None, logarithms=(True, False)).log_odds
+def _tfidf(texts: Sequence[str], y: Rows, _rows: Rows) -> Fitted:
+    return Fitted(fit_baseline(texts, y, len(y), _splits(y), None, logarithms=(True, False)).log_odds)
 
 
-def _recurrent(texts: Sequence[str], y: Rows, seed: int) -> Answer:
+def _recurrent(texts: Sequence[str], y: Rows, seed: int) -> Fitted:
     model = fit_recurrent(Options(), "binary", ["0", "1"], texts, y.astype(np.float64), seed=seed)
-    return lambda asked: model.outputs(asked)[:, 0].astype(np.float64)
-
-
-def _features(reader: Reader, texts: Sequence[str], y: Rows) -> Answer:
-    x = _read(reader, texts)
-    best = choose(x, y, _splits(y), recipes()).recipe
-    (linear,) = fit(x, y, [best])
-    return lambda asked: (_read(reader, asked) @ linear.weights.T + linear.bias)[:, 0]
-
-
-def _unit(reader: Reader, texts: Sequence[str], y: Rows) -> Answer:
-    unit = reader.calibration.unit
-    threshold, polarity, _ = fit_threshold(_read(reader, texts)[:, unit], y)
-    return lambda asked: polarity * (_read(reader, asked)[:, unit].astype(np.float64) - threshold)
-
-
-def _read(reader: Reader, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Not from the cache: the reading is part of what is timed."""
-    return read_features(reader.model, [prepare(text) for text in texts], reader.pooling)
+    return Fitted(lambda asked: model.outputs(asked)[:, 0].astype(np.float64))
 
 
 def area(scores: Scores, y: Rows) -> float:

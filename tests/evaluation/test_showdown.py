@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from evaluation import showdown
 from evaluation.features import Reader
-from evaluation.showdown import Contender, area, area_interval
+from evaluation.showdown import Contender, Fitted, area, area_interval
 from tests.support.carrier import assert_pictures, flipped, sets
 
 
@@ -38,9 +38,10 @@ def test_contenders_choose_nothing_on_the_test_part(reader: Reader, tmp_path: Pa
     one = sets(valid=False)
     seen: list[tuple[int, int]] = []
 
-    def fit(texts: Any, y: Any) -> Any:
+    def fit(texts: Any, y: Any, rows: Any) -> Fitted:
         seen.append((len(texts), int(y.sum())))
-        return lambda asked: np.array([text.count("+") - 0.5 for text in asked])
+        assert [one.train.texts[row] for row in rows] == texts
+        return Fitted(lambda asked: np.array([text.count("+") - 0.5 for text in asked]))
 
     more = [Contender("the mark", fit, most=40)]
     report = showdown.evaluate(reader, one, [40, 1000], more)

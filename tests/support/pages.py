@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # README and the pages of what it introduces, in a reader's order; tests/test_readme.py runs their blocks.
-READER = ("README.md", "docs/api.md", "docs/cli.md", "docs/python.md")
+READER = ("README.md", "docs/api.md", "docs/cli.md", "docs/python.md", "docs/recurrent.md")
 _LINKED_BYTES = 1 << 20  # larger files, the weights, are linked: they are replaced, never written into
 # What a clone does not have, where Git cannot say.
 _NOT_CLONED = {".git", ".venv", "runs", "data", "site", "build", "dist", "__pycache__"}

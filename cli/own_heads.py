@@ -140,5 +140,5 @@ def _accuracy(report: dict[str, Any]) -> str:
     if report["accuracy"] is None:
         return "not known: nothing was held out"
     low, high = report["accuracy_interval"]
-    how = f"{report['folds']} folds" if report["folds"] else "held out"
+    how = f"{report['folds']} folds" if report["folds"] else "on texts that chose its epoch"
     return f"{report['accuracy']:.1%} ({low:.1%} to {high:.1%}), {how}"

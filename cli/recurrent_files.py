@@ -23,13 +23,14 @@ from recurrent.targets import probabilities
 from sentiment_neuron import RecurrentClassifier, RecurrentRegressor, rows
 from sentiment_neuron.heads import heads_directory
 from sentiment_neuron.parts import Row
-from texts.faults import Fault
 
 _DIGITS = 6
 
 
 def fit_file(source: Path, out: Path, regression: bool, balanced: bool, reading: Reading, **options: Any) -> None:
     """Fit, keep and say what it is."""
+    if regression and balanced:
+        raise click.UsageError("--balanced is for labels, and --regression has none")
     if out.exists():
         raise click.ClickException(f"{out} exists already and is never overwritten: name another --out")
     try:
@@ -46,6 +47,8 @@ def fit_file(source: Path, out: Path, regression: bool, balanced: bool, reading:
         else:
             options["class_weight"] = "balanced" if balanced else None
             labels: list[Label] = [*sorted(set(material.labels))]
+            if len(labels) < 2:
+                raise click.ClickException(f"{source}: all texts have the label {labels[0]!r}, at least two are needed")
             storage.check(out, "binary" if len(labels) == 2 else "classes", labels)
             model = RecurrentClassifier(**options, verbose=True)
             model.fit(material.texts, material.labels)
@@ -61,7 +64,7 @@ def _number(label: str) -> float:
     try:
         return float(label)
     except ValueError as error:
-        raise click.ClickException(f"label {label!r} is not a number: leave --regression out") from error
+        raise click.ClickException(f"label {label!r} is not a number, and --regression needs numbers alone") from error
 
 
 def _described(model: Recurrent) -> list[tuple[str, str]]:
@@ -82,7 +85,10 @@ def _described(model: Recurrent) -> list[tuple[str, str]]:
     if scored:
         best = min(scored, key=lambda epoch: epoch.valid_loss or 0.0)
         score = "R²" if model.kind == "value" else "accuracy"
-        found.append(("held out", f"{score} {best.valid_score:.4f} after epoch {best.number}, which is kept"))
+        told = f"{score} {best.valid_score:.4f} on the {model.held_out:,} texts that chose epoch {best.number}"
+        found.append(("held out", told))
+    else:
+        found.append(("held out", "none: too few texts of a label, or --validation-fraction 0"))
     return found
 
 
@@ -98,7 +104,7 @@ def predict_file(
     file = rows.RowFile(source, reading.columns.text, reading.columns.dialect)
     with texts_bar(file.total) as advance:
         if submission is not None:
-            names = _submit(model, file, out, submission, reading, advance)
+            names = _submit(model, file, out, submission, advance)
         else:
             asked = {"command": "rnn predict", "classifier": storage.sha256(directory)}
             answer = lambda texts: _results(model, texts)  # noqa: E731
@@ -123,26 +129,28 @@ def _results(model: Recurrent, texts: list[str]) -> list[Row]:
     ]
 
 
-def _submit(
-    model: Recurrent, file: rows.RowFile, out: Path, submission: str, reading: Reading, advance: Any
-) -> list[str]:
+def _submit(model: Recurrent, file: rows.RowFile, out: Path, submission: str, advance: Any) -> list[str]:
     """Every row of the input is in it: one whose text cannot be used is answered as one without any words, and told."""
     identity, _, name = (part.strip() for part in submission.partition(","))
-    if not identity or not name or out.suffix.lower() != ".csv":
-        raise click.UsageError(f"--submission is {submission!r} and --out {out}: give ID,NAME and a .csv file")
+    if not identity or not name or identity == name or out.suffix.lower() != ".csv":
+        raise click.UsageError(
+            f"--submission is {submission!r} and --out {out}: give ID,NAME, which differ, and a .csv file"
+        )
     if identity not in file.columns:
         raise click.UsageError(f"{file.path} has no column {identity!r}, its columns: {', '.join(file.columns)}")
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
     writer.writerow([identity, name])
+    unusable: list[str] = []
     for chunk in file.chunks():
-        for place, fault in zip(chunk.places, chunk.faults, strict=True):
-            if fault is not None:
-                reading.faults.add(Fault(str(file.path), place, fault))
+        faults = zip(chunk.places, chunk.faults, strict=True)
+        unusable += [f"{place}: {fault}" for place, fault in faults if fault is not None]
         answers = _submitted(model, chunk.texts)
         writer.writerows((row[identity], answer) for row, answer in zip(file.plain(chunk.values), answers, strict=True))
         advance(len(chunk))
     replace_file(out, content.getvalue())
+    if unusable:
+        click.echo(f"answered as texts without words: {len(unusable):,} rows, the first {unusable[0]}", err=True)
     return [identity, name]
 
 

@@ -59,6 +59,7 @@ def evaluate(reader: Reader, sets: Sets, sizes: Sequence[int], more: Sequence[Co
     """sizes: numbers of labelled texts; those beyond what there is become all there are. more: other contenders."""
     fitting, y, test_y = sets.fitting, sets.numbers(sets.fitting), sets.numbers(sets.test)
     contenders = [*_contenders(reader, fitting.texts, sets.test.texts, seed), *more]
+    notes = [f"{size:,} texts were asked for: there are {len(y):,}." for size in sizes if size > len(y)]
     sizes = sorted({min(size, len(y)) for size in sizes})
     points: list[dict[str, Any]] = []
     for size in sizes:
@@ -78,7 +79,7 @@ def evaluate(reader: Reader, sets: Sets, sizes: Sequence[int], more: Sequence[Co
         "accuracy": _figure(points, names, "accuracy", "test accuracy"),
         "seconds": _figure(points, names, "fit_s", "seconds to fit", log=True),
     }
-    return Report("showdown", values, [_table(points, len(test_y))], figures)
+    return Report("showdown", values, [_table(points, len(test_y))], figures, notes=notes)
 
 
 def _judged(

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from recurrent import targets
 from recurrent.learning import Epoch, Labelled, Learner, read
 from recurrent.network import Network
-from recurrent.options import Options
+from recurrent.options import OptionError, Options
 from recurrent.targets import Answers, Kind
-from recurrent.tokens import Ragged, Vocabulary, vocabulary
+from recurrent.tokens import Ragged, Vocabulary, Words, vocabulary
 
 Label = str | int | float | bool
 
@@ -44,6 +44,10 @@ class Recurrent:
     ) -> "Recurrent":
         """One that has learned the words of the texts and nothing else. device: "auto", "cpu" or "cuda"."""
         known = vocabulary(options, texts)
+        if isinstance(known, Words) and not known.words:
+            raise OptionError(
+                f"no word is in min_df={options.min_df} or more of the {len(texts):,} texts: lower min_df"
+            )
         with torch.device("meta"):  # else torch would draw weights from its own generator
             network = Network(options, known.size, targets.outputs_of(kind, len(labels)))
         network.to_empty(device="cpu").reset(torch.Generator().manual_seed(seed))

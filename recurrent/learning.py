@@ -20,6 +20,8 @@ from recurrent.options import Options
 from recurrent.targets import Kind
 from recurrent.tokens import Ragged
 
+MAX_PARAMETER = 1e5  # a larger one has diverged, and is not stored
+
 _WARM_UP = 100  # updates over which the learning rate rises, where it later falls
 
 
@@ -126,6 +128,12 @@ class Learner:
                 if advance is not None:
                     advance(len(chosen))
         self.network.forget()
+        largest = max(float(parameter.detach().abs().max()) for parameter in self.network.parameters())
+        if not largest <= MAX_PARAMETER:
+            raise DivergedError(
+                f"a weight is {largest:.3g} after pass {self._passes}, more than {MAX_PARAMETER:g}: lower "
+                f"learning_rate ({self._rate:g})"
+            )
         return total / weight
 
     def _batches(self, part: Labelled, generator: np.random.Generator | None = None) -> Iterator[NDArray[np.int64]]:

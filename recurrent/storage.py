@@ -26,7 +26,7 @@ from model.checkpoints.untrusted import (
 )
 from recurrent import options as options_
 from recurrent.classifier import Label, Recurrent, chosen_device
-from recurrent.learning import Epoch
+from recurrent.learning import MAX_PARAMETER, Epoch
 from recurrent.network import Network
 from recurrent.targets import Kind, kind_of, outputs_of
 from recurrent.tokens import Bytes, Words
@@ -38,7 +38,6 @@ MAX_LABELS = 1000
 _MAX_DESCRIPTION_BYTES = 64 * 2**20  # a million words
 _MAX_HEADER_BYTES = 65_536  # of the weights
 _MAX_PARAMETERS = 10**9
-_MAX_PARAMETER = 1e5
 _MAX_TEXTS = 10**15
 
 
@@ -193,7 +192,7 @@ def _fill(network: Network, path: Path, expected_sha256: str) -> None:
     if {name: value.shape for name, value in tensors.items()} != expected:
         raise StorageError(f"{path} does not hold the parameters that {DESCRIPTION} describes")
     for name, value in tensors.items():
-        if value.dtype != torch.float32 or not bool((value.abs() <= _MAX_PARAMETER).all()):
-            raise StorageError(f"{path}: {name} is not made of float32 numbers up to {_MAX_PARAMETER:g}")
+        if value.dtype != torch.float32 or not bool((value.abs() <= MAX_PARAMETER).all()):
+            raise StorageError(f"{path}: {name} is not made of float32 numbers up to {MAX_PARAMETER:g}")
     network.load_state_dict(tensors, assign=True)
     network.eval()

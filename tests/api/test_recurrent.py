@@ -113,7 +113,7 @@ def test_without_a_server(serving: Stack, fitted: RecurrentClassifier, tmp_path:
     assert "good" in rnn("A lovely lamp.", "--head", "films", *where, group="classify")
     listed = rnn("list", *where, group="head")
     assert listed.startswith("films")
-    assert "held out" in listed
+    assert "on texts that chose its epoch" in listed
     assert "recurrent" in listed
     source = tmp_path / "texts.txt"
     source.write_text("A lovely lamp.\nA dreadful lamp.\n")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def contest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--out", place / "fitted", *SMALL,
     )  # fmt: skip
     assert "labels         0, 1\nlearned from   54 texts\n" in fitted.stdout
-    assert "held out       accuracy" in fitted.stdout
+    assert re.search(r"held out       accuracy [01]\.\d{4} on the 6 texts that chose epoch \d+\n", fitted.stdout)
     assert "epoch 1 of 20" in fitted.stderr
     return place
 
@@ -119,8 +120,16 @@ def test_what_cannot_be_done_says_why(contest: Path, tmp_path: Path) -> None:
     words.write_text("text,label\nA film,good\nA book,bad\n")
     wrong = run("fit", words, "--regression", "--out", tmp_path / "x")
     assert "label 'good' is not a number" in wrong.output
+    assert "--balanced is for labels" in run("fit", words, "--regression", "--balanced", "--out", tmp_path / "x").output
+    words.write_text("text,label\nA film,good\nA book,good\n")
+    wrong = run("fit", words, "--out", tmp_path / "x")
+    assert "words.csv: all texts have the label 'good', at least two are needed" in wrong.output
     fitted = contest / "fitted"
-    for submission, told in (("id", "give ID,NAME"), ("key,sentiment", "has no column 'key', its columns: id, review")):
+    for submission, told in (
+        ("id", "give ID,NAME"),
+        ("id,id", "which differ"),
+        ("key,sentiment", "has no column 'key', its columns: id, review"),
+    ):
         wrong = run(
             "predict", fitted, contest / "testData.tsv", "--text-field", "review", *KAGGLE,
             "--submission", submission, "--out", tmp_path / "x.csv",

@@ -49,6 +49,7 @@ def test_contenders_choose_nothing_on_the_test_part(reader: Reader, tmp_path: Pa
     names = {"tf-idf", "recurrent", "features", "the unit"}
     assert set(points) == {(name, size) for name in names for size in (40, 120)} | {("the mark", 40)}
     assert seen == [(40, 20)] * 5
+    assert report.notes == ["1,000 texts were asked for: there are 120."]
     for name in ("the mark", "the unit"):
         assert (points[name, 40]["accuracy"], points[name, 40]["auc"]) == (1.0, 1.0)
     for point in points.values():

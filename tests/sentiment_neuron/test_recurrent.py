@@ -229,6 +229,8 @@ def test_progress_is_told_on_stderr() -> None:
         ({}, ["a", "b"], [0, None], "label 1 is missing"),
         ({}, ["a", "b"], [0, 1, 1], "inconsistent numbers of samples"),
         ({"cell": "transformer"}, ["a", "b"], [0, 1], "cell is 'transformer', not one of gru, lstm, mlstm, rnn"),
+        ({"min_df": 3}, ["a", "b"], [0, 1], "no word is in min_df=3 or more of the 2 texts: lower min_df"),
+        ({"learning_rate": 1e9, "epochs": 3}, TEXTS, LABELS, "more than 100000: lower learning_rate (1e+09)"),
         ({"device": "tpu"}, ["a", "b"], [0, 1], "device is 'tpu', not one of auto, cpu, cuda"),
     ],
 )

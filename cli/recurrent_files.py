@@ -81,9 +81,8 @@ def _described(model: Recurrent) -> list[tuple[str, str]]:
         ),
         ("parameters", f"{parameters:,}"),
     ]
-    scored = [epoch for epoch in model.history if epoch.valid_loss is not None]
-    if scored:
-        best = min(scored, key=lambda epoch: epoch.valid_loss or 0.0)
+    best = model.best
+    if best is not None:
         score = "R²" if model.kind == "value" else "accuracy"
         told = f"{score} {best.valid_score:.4f} on the {model.held_out:,} texts that chose epoch {best.number}"
         found.append(("held out", told))

@@ -28,6 +28,15 @@ class EngineFailure(Exception):
     """The engine could not run the row; the message says why."""
 
 
+def reason_to_end(cancelled: threading.Event, deadline: float, now: float) -> RowCancelled | DeadlineExceeded | None:
+    """Why a row with these must not run any more, None where it may. deadline, now: by time.monotonic()."""
+    if cancelled.is_set():
+        return RowCancelled()
+    if deadline < now:
+        return DeadlineExceeded(f"not ended by its deadline, {now - deadline:.1f} s ago")
+    return None
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a row chooses its next byte (engine/sampling.py)."""
@@ -118,11 +127,7 @@ class Row:
 
     def reason_to_end(self, now: float) -> RowCancelled | DeadlineExceeded | None:
         """Why the row must not run any more, None where it may. now: by time.monotonic()."""
-        if self.cancelled.is_set():
-            return RowCancelled()
-        if self.request.deadline < now:
-            return DeadlineExceeded(f"not ended by its deadline, {now - self.request.deadline:.1f} s ago")
-        return None
+        return reason_to_end(self.cancelled, self.request.deadline, now)
 
     @property
     def may_start_at(self) -> int:

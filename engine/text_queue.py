@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from contract.jobs import Priority
 from engine.observer import RowEnd
 from engine.openmp import on_passing_thread
-from engine.rows import DeadlineExceeded, EngineFailure, RowCancelled
+from engine.rows import DeadlineExceeded, EngineFailure, RowCancelled, reason_to_end
 from recurrent import targets
 from recurrent.batches import batches
 from recurrent.learning import read
@@ -57,11 +57,7 @@ class TextRow:
 
     def reason_to_end(self, now: float) -> RowCancelled | DeadlineExceeded | None:
         """Why the text must not be read any more, None where it may."""
-        if self.cancelled.is_set():
-            return RowCancelled()
-        if self.deadline < now:
-            return DeadlineExceeded(f"not ended by its deadline, {now - self.deadline:.1f} s ago")
-        return None
+        return reason_to_end(self.cancelled, self.deadline, now)
 
 
 class TextObserver:

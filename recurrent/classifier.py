@@ -38,6 +38,12 @@ class Recurrent:
     created: float = field(default_factory=time.time)  # Unix time in seconds
     cut: int = 0  # of the texts that were learned from, those longer than `max_tokens`
 
+    @property
+    def best(self) -> Epoch | None:
+        """The pass that was kept; None where no texts were held out to choose it."""
+        scored = [epoch for epoch in self.history if epoch.valid_loss is not None]
+        return min(scored, key=lambda epoch: epoch.valid_loss or 0.0, default=None)
+
     @classmethod
     def new(
         cls, options: Options, kind: Kind, labels: list[Label], texts: Sequence[str], seed: int, device: str

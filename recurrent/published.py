@@ -28,8 +28,7 @@ class Published:
 
     def listed(self) -> dict[str, Any]:
         """As the service lists it among heads."""
-        scored = [epoch for epoch in self.model.history if epoch.valid_loss is not None]
-        best = min(scored, key=lambda epoch: epoch.valid_loss or 0.0, default=None)
+        best = self.model.best
         accuracy = None if best is None else best.valid_score
         held_out = max(1, self.model.held_out)
         return {

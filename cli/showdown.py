@@ -71,7 +71,8 @@ def showdown(
     """When is recurrence worth it? Five ways to learn from 10² to 10⁵ labelled texts.
 
     tf-idf with a grid search, the recurrent classifier, the features with L1, the one unit, and the language model
-    fine-tuned: accuracy and area under the ROC curve, seconds to fit, texts a second.
+    fine-tuned: accuracy and area under the ROC curve, seconds to fit, texts a second. Takes hours; interrupted, it goes
+    on where it was.
     """
     numbers = _numbers(sizes)
     if (corpus is None) == (train is None or test is None):
@@ -84,7 +85,8 @@ def showdown(
 
     def protocol(reader: Reader) -> Report:
         tuned = _tuned(where["directory"], finetune_epochs, fuse, seed)
-        more = [Contender("fine-tuned", tuned, finetune_most)] if finetune_most else []
+        about = f"epochs={finetune_epochs}, fuse={fuse}, seed={seed}"
+        more = [Contender("fine-tuned", tuned, about, finetune_most, draws=1)] if finetune_most else []
         return showdown_protocol.evaluate(reader, sets, numbers, more, seed)
 
     run(protocol, **where)

@@ -64,6 +64,7 @@ class Reader:
         self.progress = progress or Progress()
         self.pooling = pooling
         self.baselines = cache / "tf-idf"  # of baseline.py, which needs no checkpoint
+        self.judged = cache / "showdown"  # of showdown.py
         self._cache = cache / self.manifest_sha256 / str(self.model.dtype).removeprefix("torch.")
 
     @property

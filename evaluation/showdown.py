@@ -2,9 +2,12 @@
 
 A bag of words, a recurrent classifier trained from scratch, the language model's features, its one unit, and the
 language model itself, fine-tuned, learn from the same draws of 10² to 10⁵ labelled texts, and answer the same test.
-Each chooses what it has to choose on a part of its draw alone.
+Each chooses what it has to choose on a part of its draw alone. All that is fitted takes hours, so what was measured of
+one fit is kept on disk, and a command that was interrupted goes on there.
 """
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +24,7 @@ from evaluation.features import Features, Reader
 from evaluation.logistic import choose, fit, recipes
 from evaluation.report import COLOURS, Report, Table, percent, plot
 from evaluation.sets import Rows, Sets, Split
+from model.checkpoints.durable import replace_file
 from model.heads.cross_validation import accuracy_interval
 from model.heads.unit import fit_threshold
 from recurrent.classifier import fit as fit_recurrent
@@ -32,6 +36,7 @@ SIZES = (100, 1_000, 10_000, 100_000)
 _FEW = 1_000  # texts up to which there are several draws, and several folds to choose on
 _DRAWS = 5
 _TIMED = 512  # test texts that the speed of answering is measured on
+_MEASURED = ("accuracy", "auc", "fit_s", "texts_per_s")
 
 Scores = NDArray[np.float64]  # (texts,), the larger the more it is the second label, above 0 where it is
 Answer = Callable[[Sequence[str]], Scores]
@@ -48,11 +53,17 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Contender:
-    """What learns. fit: gets texts, their classes, 0 or 1, and their rows. most: labelled texts that it is given."""
+    """What learns.
+
+    fit: gets texts, their classes, 0 or 1, and their rows. about: all settings that its answers depend on. most:
+    labelled texts that it is given. draws: of one size, at most.
+    """
 
     name: str
     fit: Callable[[Sequence[str], Rows, Rows], Fitted]
+    about: str = ""
     most: int | None = None
+    draws: int = _DRAWS
 
 
 def evaluate(reader: Reader, sets: Sets, sizes: Sequence[int], more: Sequence[Contender] = (), seed: int = 0) -> Report:
@@ -67,12 +78,13 @@ def evaluate(reader: Reader, sets: Sets, sizes: Sequence[int], more: Sequence[Co
         for contender in contenders:
             if contender.most is not None and size > contender.most:
                 continue
-            reader.progress.begin(f"{contender.name}, {size:,} texts", len(drawn))
+            given = drawn[: contender.draws]
+            reader.progress.begin(f"{contender.name}, {size:,} texts", len(given))
             found = []
-            for rows in drawn:
-                found.append(_judged(contender, fitting.texts, y, rows, sets.test, test_y))
+            for rows in given:
+                found.append(_kept(reader, contender, fitting.texts, y, rows, sets.test, test_y))
                 reader.progress.advance(1)
-            points.append({"contender": contender.name, "examples": size, "draws": len(drawn)} | _mean(found, test_y))
+            points.append({"contender": contender.name, "examples": size, "draws": len(given)} | _mean(found, test_y))
     values = {"seed": seed, "points": points, **sets.described()}
     names = [contender.name for contender in contenders]
     figures = {
@@ -80,6 +92,26 @@ def evaluate(reader: Reader, sets: Sets, sizes: Sequence[int], more: Sequence[Co
         "seconds": _figure(points, names, "fit_s", "seconds to fit", log=True),
     }
     return Report("showdown", values, [_table(points, len(test_y))], figures, notes=notes)
+
+
+def _kept(
+    reader: Reader, contender: Contender, texts: Sequence[str], y: Rows, rows: Rows, test: Labelled, test_y: Rows
+) -> dict[str, float]:
+    """What `_judged` finds, or found earlier: it is kept by everything that it depends on."""
+    about = [contender.name, contender.about, reader.manifest_sha256, str(reader.model.dtype), reader.pooling]
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for asked, labels in (([texts[row] for row in rows], y[rows]), (test.texts, test_y)):
+        digest.update(json.dumps([asked, labels.tolist()]).encode())
+    path = reader.judged / f"{digest.hexdigest()}.json"
+    try:
+        kept = json.loads(path.read_bytes())
+        return {key: float(kept[key]) for key in _MEASURED}
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # there is none, or it is damaged
+    found = _judged(contender, texts, y, rows, test, test_y)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps(found))
+    return found
 
 
 def _judged(
@@ -95,7 +127,7 @@ def _judged(
     texts_per_s = len(some) / (time.monotonic() - began)
     scores = fitted.answer(test.texts) if fitted.scores is None else fitted.scores
     accuracy = float(((scores > 0) == (test_y == 1)).mean())
-    return {"accuracy": accuracy, "auc": area(scores, test_y), "fit_s": fit_s, "texts_per_s": texts_per_s}
+    return dict(zip(_MEASURED, (accuracy, area(scores, test_y), fit_s, texts_per_s), strict=True))
 
 
 def _mean(found: list[dict[str, float]], test_y: Rows) -> dict[str, Any]:
@@ -163,7 +195,7 @@ def _contenders(reader: Reader, texts: Sequence[str], test: Sequence[str], seed:
 
     found = [
         Contender("tf-idf", _tfidf),
-        Contender("recurrent", lambda chosen, y, _: _recurrent(chosen, y, seed)),
+        Contender("recurrent", lambda chosen, y, _: _recurrent(chosen, y, seed), f"{Options()}, seed={seed}"),
         Contender("features", features),
     ]
     return found if reader.manifest.sentiment is None else [*found, Contender("the unit", unit)]
@@ -201,6 +233,7 @@ def _table(points: list[dict[str, Any]], tests: int) -> Table:
     header = [
         "labelled texts",
         "contender",
+        "draws",
         "accuracy",
         "its interval",
         "AUC",
@@ -212,6 +245,7 @@ def _table(points: list[dict[str, Any]], tests: int) -> Table:
         [
             f"{point['examples']:,}",
             point["contender"],
+            point["draws"],
             percent(point["accuracy"]),
             " to ".join(percent(end) for end in point["accuracy_interval"]),
             f"{point['auc']:.4f}",
@@ -222,7 +256,7 @@ def _table(points: list[dict[str, Any]], tests: int) -> Table:
         for point in points
     ]
     caption = (
-        f"On {tests:,} test texts; up to {_FEW:,} labelled texts the mean of {_DRAWS} draws. Intervals are of 95 %, "
+        f"On {tests:,} test texts; of several draws the mean. Intervals are of 95 %, "
         "and those of the test alone. Seconds are those of one fit with all that is chosen for it. The reading of the "
         "language model is part of them, and of its texts a second."
     )

@@ -40,7 +40,7 @@ class Network(nn.Module):
         stack = MultiplicativeStack if options.cell == "mlstm" else TorchStack
         self.stacks = nn.ModuleList(stack(options) for _ in range(directions))
         self.dense = nn.Linear(directions * options.units, outputs)
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
@@ -81,6 +81,23 @@ class Network(nn.Module):
             hidden, carried = stack(embedded, carried)
             pool.add(hidden, begin)
         return pool.result()
+
+
+class Dropout(nn.Module):
+    """torch's own draws one number at a time on a CPU, a tenth of all that a fit takes; this draws 16 bits for each."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Of the same shape."""
+        if not self.training or self.probability == 0.0:
+            return inputs
+        draws = torch.empty((inputs.numel() + 3) // 4, dtype=torch.int64, device=inputs.device).random_(-(2**63), None)
+        numbers = draws.view(torch.int16)[: inputs.numel()].view(inputs.shape)
+        kept = numbers >= round(self.probability * 2**16) - 2**15
+        return inputs * kept.to(inputs.dtype).mul_(1 / (1 - self.probability))
 
 
 class Pool:
@@ -177,7 +194,7 @@ class MultiplicativeStack(nn.Module):
         super().__init__()
         inputs = [options.embedding] + [options.units] * (options.layers - 1)
         self.layers = nn.ModuleList(MultiplicativeLayer(options, size) for size in inputs)
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
 
     def reset(self, generator: torch.Generator) -> None:
         for layer in self.layers:

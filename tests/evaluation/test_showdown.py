@@ -58,6 +58,12 @@ def test_contenders_choose_nothing_on_the_test_part(reader: Reader, tmp_path: Pa
         assert low <= point["accuracy"] <= high + 1e-9
         assert point["fit_s"] >= 0
         assert point["texts_per_s"] > 0
+    assert showdown.evaluate(reader, one, [40, 1000], more).values["points"] == report.values["points"]
+    assert len(seen) == 5  # what was measured is kept
+    for path in reader.judged.iterdir():
+        path.write_text("{")
+    showdown.evaluate(reader, one, [40], [replace(more[0], draws=2), replace(more[0], about="another")])
+    assert len(seen) == 5 + 2 + 5
     others = showdown.evaluate(reader, replace(one, test=flipped(one.test)), [40], more).values["points"]
     for other in others:
         assert other["accuracy"] == pytest.approx(1 - points[other["contender"], 40]["accuracy"])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.network.cells import CellWeights, State, step
 from recurrent import network as network_module
-from recurrent.network import MultiplicativeStack, Network, TorchStack
+from recurrent.network import Dropout, MultiplicativeStack, Network, TorchStack
 from recurrent.options import Options
 
 SMALL = Options(embedding=3, units=4, dropout=0.5)
@@ -132,3 +132,21 @@ def test_dropout_is_of_training_alone() -> None:
     assert torch.equal(network(tokens(), LENGTHS), network(tokens(), LENGTHS))
     network.train()
     assert not torch.equal(network(tokens(), LENGTHS), network(tokens(), LENGTHS))
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.75])
+def test_dropout_takes_its_share_and_keeps_the_mean(probability: float) -> None:
+    dropout = Dropout(probability)
+    inputs = torch.ones(101, 103, 3, requires_grad=True)
+    torch.manual_seed(0)
+    outputs = dropout(inputs)
+    kept = outputs != 0
+    assert kept.double().mean().item() == pytest.approx(1 - probability, abs=0.01)
+    assert torch.equal(outputs[kept], torch.full_like(outputs[kept], 1 / (1 - probability)))
+    outputs.sum().backward()
+    assert torch.equal(inputs.grad != 0, kept)
+    # Neighbours are drawn from one number of 64 bits, and are as independent as others.
+    assert (kept[..., 0] & kept[..., 1]).double().mean().item() == pytest.approx((1 - probability) ** 2, abs=0.02)
+    assert not torch.equal(dropout(inputs), outputs)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(inputs), outputs)

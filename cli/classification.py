@@ -137,7 +137,7 @@ def write_labels(path: Path, out: Path, directory: Path, head: str, reading: Rea
         asked = {"command": "classify", "model": manifest_sha256(volumes.resolve(directory)), "head": head}
         if head not in neuron.info.heads:
             asked["fitted"] = str(head_store.fingerprint(heads_directory(directory), head))
-        with texts_bar(source.total) as advance:
+        with texts_bar(source.total, out) as advance:
             names = rows.answer_file(
                 source, out, results, lambda texts: _results(neuron, texts, head), asked, reading.faults, advance
             )

@@ -70,7 +70,7 @@ def featurize(
     def features(chosen: list[str]) -> "np.ndarray":
         return read_features(model, [prepare(text) for text in chosen], pooling, rows)
 
-    with texts_bar(texts.total) as advance:
+    with texts_bar(texts.total, out) as advance:
         if out.suffix.lower() == ".npy":
             feature_rows(texts, out, model.units, features, asked, reading.faults, advance)
         else:

@@ -183,7 +183,7 @@ def _trace_file(path: Path, out: Path, directory: Path, units: tuple[int, ...], 
             return list(threads.map(lambda text: _values(neuron.run(trace_job(text, chosen))), texts))
 
         asked = {"command": "trace", "model": manifest_sha256(volumes.resolve(directory))}
-        with texts_bar(source.total) as advance:
+        with texts_bar(source.total, out) as advance:
             results: dict[str, rows.Kind] = {_traced(unit): "numbers" for unit in chosen}
             names = rows.answer_file(source, out, results, answer, asked, reading.faults, advance)
     click.echo(f"{out}: {source.total:,} rows, with {', '.join(names.values())}")

@@ -101,7 +101,7 @@ def predict_file(
         raise click.ClickException(str(error)) from error
     rows.check_files(source, out)
     file = rows.RowFile(source, reading.columns.text, reading.columns.dialect)
-    with texts_bar(file.total) as advance:
+    with texts_bar(file.total, None if submission else out) as advance:
         if submission is not None:
             names = _submit(model, file, out, submission, advance)
         else:

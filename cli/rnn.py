@@ -67,7 +67,7 @@ def rnn() -> None:
 @click.option("--regression", is_flag=True, help="Labels are numbers, to be predicted as such.")
 @click.option("--balanced", is_flag=True, help="Give rare labels as much weight as frequent ones.")
 @_network_options
-@click.option("--seed", "random_state", type=int, default=0, show_default=True)
+@click.option("--seed", "random_state", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @reading_options(label=True)
 @reported()

@@ -8,9 +8,7 @@ an engine reports while it runs.
 
 import functools
 import logging
-import os
 import queue
-import sys
 import threading
 import time
 import weakref
@@ -18,16 +16,13 @@ from collections.abc import Callable, Sequence
 
 from engine.backend import Backend, BlockRow
 from engine.memory import RowLimits, is_out_of_memory
+from engine.niceness import be_nice
 from engine.observer import Observer, RowEnd
 from engine.rows import EngineFailure, Row, RowCancelled, RowRequest
 from engine.scheduler import Scheduler
 from engine.shared_prefixes import SharedPrefixes
 
 log = logging.getLogger(__name__)
-
-# Lower priority than the threads that submit rows, so that on a CPU running rows do not hold up new ones: a step of all
-# of them costs little more than a step of few.
-_NICENESS = 5
 
 # The loop goes round at least this often, so that `age_s` of an idle engine stays small.
 _IDLE_WAIT_S = 0.5
@@ -134,8 +129,7 @@ class Engine:
         return rows
 
     def _loop(self) -> None:
-        if sys.platform == "linux":  # elsewhere niceness belongs to the whole process
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        be_nice()
         while not self._closing:
             self._moved_at = time.monotonic()
             idle = not self._active and not self._scheduler.waiting

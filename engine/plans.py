@@ -133,7 +133,10 @@ def _head(name: str, served: ServedModel, find_head: FindHead) -> Head | Recurre
     stored = find_head(name)
     if stored is None:
         known = ", ".join(sorted(served.manifest.heads)) or "none"
-        detail = f"the model has no head {name!r}; its heads: {known}; and none of that name was fitted"
+        detail = (
+            f"the model has no head {name!r}; its heads: {known}; and none of that name was fitted "
+            "(`GET /heads` or `neuron head list` shows those that were)"
+        )
         raise JobFailed(ErrorCode.UNKNOWN_HEAD, detail)
     if isinstance(stored, RecurrentHead):
         return stored

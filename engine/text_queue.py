@@ -6,9 +6,7 @@ oldest of each first.
 """
 
 import logging
-import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.jobs import Priority
+from engine.niceness import be_nice
 from engine.observer import RowEnd
 from engine.openmp import on_passing_thread
 from engine.rows import DeadlineExceeded, EngineFailure, RowCancelled, reason_to_end
@@ -30,7 +29,6 @@ from recurrent.tokens import Ragged
 
 ROWS = 64  # texts of a batch
 _LOOKED_AT = 4 * ROWS  # texts that wait among which some of one length are found
-_NICENESS = 5  # as of the engine's thread
 _OTHER: dict[Priority, Priority] = {"interactive": "bulk", "bulk": "interactive"}
 
 log = logging.getLogger(__name__)
@@ -110,8 +108,7 @@ class TextQueue:
 
     def _run(self) -> None:
         try:
-            if sys.platform == "linux":  # elsewhere niceness belongs to the whole process
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            be_nice()
             while not self._closing:
                 self._take_arrivals()
                 self._drop_dead()

@@ -58,7 +58,7 @@ class KnownHeads:
                     self._kept.move_to_end(name)
                     return kept[1]
             if head_store.is_recurrent(self.directory, name):
-                return self._recurrent(name)
+                return self._recurrent(name, fingerprint)
             stored = head_store.read(self.directory, name)
         except NoSuchHeadError:
             return None
@@ -71,10 +71,9 @@ class KnownHeads:
                 self._kept.popitem(last=False)
         return stored
 
-    def _recurrent(self, name: str) -> Published:
+    def _recurrent(self, name: str, fingerprint: Fingerprint) -> Published:
         """Read once: texts of many jobs are read together where their network is one. Raises HeadStoreError."""
         with self._reading:
-            fingerprint = head_store.fingerprint(self.directory, name)
             known = self._networks.pop(name, None)
             if known is None or known[0] != fingerprint:
                 # Only the engine's thread may keep a team of OpenMP threads (engine/openmp.py).

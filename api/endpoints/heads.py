@@ -87,8 +87,11 @@ async def get_head(name: str, request: Request) -> dict[str, Any]:
 @router.delete("/{name}", status_code=204, responses=_DELETE_RESPONSES)
 async def delete_head(name: str, request: Request) -> Response:
     """Delete a head for good. Requests that classify with it already may still succeed."""
+    fleet = parts_of(request).fleet
+    if await fleet.head(_possible(name)) is None and (owner := await _owner(fleet, name)) is not None:
+        raise Problem(ErrorCode.UNKNOWN_HEAD, f"{owner} has the head {name!r} itself: only fitted heads can be deleted")
     call = Call(request, requests.Body(timeout_s=None), None, None)
-    return await call.answer(DeleteHeadJob(**call.base(), name=_possible(name)), 1, 0)
+    return await call.answer(DeleteHeadJob(**call.base(), name=name), 1, 0)
 
 
 def _possible(name: str) -> str:
@@ -108,10 +111,14 @@ async def _check_free(fleet: Fleet, name: str) -> None:
     if await fleet.head(name) is not None:
         detail = f"there is a head {name!r} already: delete it first, or choose another name"
         raise Problem(ErrorCode.HEAD_EXISTS, detail)
-    for model in await fleet.models():
-        if name in model.heads:
-            detail = f"{model.name} step {model.step} has a head {name!r} of its own: choose another name"
-            raise Problem(ErrorCode.HEAD_EXISTS, detail)
+    if (owner := await _owner(fleet, name)) is not None:
+        raise Problem(ErrorCode.HEAD_EXISTS, f"{owner} has a head {name!r} of its own: choose another name")
+
+
+async def _owner(fleet: Fleet, name: str) -> str | None:
+    """The model that came with a head of that name."""
+    owners = (f"{model.name} step {model.step}" for model in await fleet.models() if name in model.heads)
+    return next(owners, None)
 
 
 async def _served(fleet: Fleet) -> set[tuple[str, int]]:

@@ -192,6 +192,9 @@ def test_a_name_is_taken_once(client: httpx.Client, serving: Stack) -> None:
     own = client.post("/heads", json={"name": "sentiment", "examples": examples()})
     assert own.status_code == 409
     assert "tiny step 1 has a head 'sentiment' of its own" in own.json()["detail"]
+    deleted = client.delete("/heads/sentiment")
+    assert deleted.status_code == 404
+    assert deleted.json()["detail"] == "tiny step 1 has the head 'sentiment' itself: only fitted heads can be deleted"
 
     body, key = {"name": "once", "examples": examples()}, {"Idempotency-Key": "a fit"}
     first = client.post("/heads", json=body, headers=key).raise_for_status()

@@ -310,15 +310,18 @@ class TestStopped:
     def test_a_command_that_was_killed_goes_on(self, volume: Path, tmp_path: Path) -> None:
         (tmp_path / "in.txt").write_text("".join(f"text {number}\n" for number in range(self.ROWS)))
         parts = tmp_path / "o.jsonl.parts"
-        for kept in (2, 5):
-            process = subprocess.Popen(self.command(tmp_path, volume), env=children.environment(os.environ))
+        for kept, number in ((2, signal.SIGKILL), (5, signal.SIGINT)):
+            process = subprocess.Popen(
+                self.command(tmp_path, volume), env=children.environment(os.environ), stderr=subprocess.PIPE, text=True
+            )
             try:
                 while len(list(parts.glob("*.part"))) < kept:
                     assert process.poll() is None
                     time.sleep(0.01)
             finally:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+                process.send_signal(number)
+                told = process.communicate()[1]
+        assert f"{tmp_path / 'o.jsonl'} is not finished: the same command continues it" in told
         there = {path: path.stat().st_mtime_ns for path in parts.glob("*.part")}
         assert len(there) >= 5
         last = subprocess.Popen(self.command(tmp_path, volume), env=children.environment(os.environ))

@@ -74,8 +74,8 @@ def all_(
     """Every protocol on SST and IMDB, and a page of them with a table beside the paper's numbers.
 
     Runs the other commands, and prints each before it starts. A command whose report of the same checkpoint is already
-    in --out is not run again, so an interrupted run continues. DIR holds the files that `sst` and `imdb` need. A report
-    of `growth` in --out/growth goes into the page as well.
+    in --out is not run again, so an interrupted run continues. DIR holds the files that `sst` and `imdb` need. Reports
+    of `growth` and `showdown` in --out/growth and --out/showdown go into the page as well.
     """
     try:
         of_imdb, of_sst = find_parts(data, IMDB), find_parts(data, SST)

@@ -59,6 +59,7 @@ def test_the_least_sure_texts_are_offered_and_learned(opened: Open, client: http
     (first,) = set(heads(client)) - before
     results = client.post("/classify", json={"texts": UNLABELLED, "head": first}).raise_for_status().json()["results"]
     unsure = sorted(range(len(UNLABELLED)), key=lambda number: float(results[number]["margin"]))[:3]
+    page.wait_for_selector("#unsure li")
     offered = page.locator("#unsure li").all_inner_texts()
     assert [line.split("”")[0].removeprefix("“") for line in offered] == [UNLABELLED[number] for number in unsure]
 
@@ -101,6 +102,7 @@ def test_a_comma_ends_a_label_that_comes_again(opened: Open, client: httpx.Clien
     page.fill("#lines", "\n".join(line.replace("\t", ",") for line in LINES) + "\nGreat, I loved it\nI think, so I am")
     teach(page)
     assert "10 examples: 5 calm, 5 loud" in page.inner_text("#outcome")
+    page.wait_for_selector("#unsure li")
     assert page.locator("#unsure li").count() == 2
 
 

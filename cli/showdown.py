@@ -84,9 +84,11 @@ def showdown(
         sets = Sets(reading.of_sentiment(train), None, reading.of_sentiment(test))
 
     def protocol(reader: Reader) -> Report:
-        tuned = _tuned(where["directory"], finetune_epochs, fuse, seed)
-        about = f"epochs={finetune_epochs}, fuse={fuse}, seed={seed}"
-        more = [Contender("fine-tuned", tuned, about, finetune_most, draws=1)] if finetune_most else []
+        options = FinetuningOptions(
+            str(where["directory"]), ["0", "1"], "", epochs=finetune_epochs, fuse=fuse, seed=seed
+        )
+        tuned = Contender("fine-tuned", _tuned(options), str(options), finetune_most, draws=1)
+        more = [tuned] if finetune_most else []
         return showdown_protocol.evaluate(reader, sets, numbers, more, seed)
 
     run(protocol, **where)
@@ -102,18 +104,18 @@ def _numbers(sizes: str) -> list[int]:
     return found
 
 
-def _tuned(directory: Path, epochs: int, fuse: bool, seed: int) -> Callable[[Sequence[str], Rows, Rows], Fitted]:
+def _tuned(options: FinetuningOptions) -> Callable[[Sequence[str], Rows, Rows], Fitted]:
+    """options: for any texts, whose digest they lack."""
+
     def fit(texts: Sequence[str], y: Rows, _rows: Rows) -> Fitted:
         held = np.arange(len(texts)) % _VALID == 0
         train, valid = (
             Labelled([texts[row] for row in rows], [str(y[row]) for row in rows])
             for rows in (np.flatnonzero(~held).tolist(), np.flatnonzero(held).tolist())
         )
-        options = FinetuningOptions(
-            str(directory), ["0", "1"], digest(train, valid), epochs=epochs, fuse=fuse, seed=seed
-        )
+        of_these = replace(options, data_sha256=digest(train, valid))
         with tempfile.TemporaryDirectory() as place:
-            tuning = Finetuning.begin(Path(place) / "run", options, train, valid, lambda _record: None)
+            tuning = Finetuning.begin(Path(place) / "run", of_these, train, valid, lambda _record: None)
             tuning.run()
             published, head = publish_tuned(tuning, Path(place), "tuned", "sentiment", train, valid, None)
             model = FoldedModel(checkpoint.read(published).model, str(tuning.device))

@@ -23,7 +23,7 @@ TARGET = GPUTarget("cuda", 90, 32)
 UNITS = (4096, 2048, 1024, 100)
 POINTERS = {
     "row_params": "*i64", "text": "*u8", "last": "*i64", "byte": "*i64", "hidden_sum": "*fp64", "held": "*fp32",
-    "cell": "*fp32", "input_table": "*fp32", "values": "*fp32", "output_b": "*fp32", "sampled": "*u8",
+    "cell": "*fp32", "values": "*fp32", "output_b": "*fp32", "sampled": "*u8",
     "log_probability": "*fp32", "cell_out": "*fp32", "cell_before": "*fp32", "d_cell": "*fp32",
 }  # fmt: skip
 NUMBERS = ("offset", "rows", "most_rows")

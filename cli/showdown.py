@@ -138,7 +138,7 @@ def tricks(train: Path, texts: int, epochs: int, seed: int, out: Path, reading: 
 
     def protocol(progress: Progress) -> tuple[Report, dict[str, Any]]:
         drawn = reading.of_sentiment(train).first(texts)
-        options = replace(Options(), epochs=epochs)
+        options = replace(Options(), epochs=epochs, batch_size=16)  # so few texts make too few updates of 64
         return tricks_protocol.evaluate(progress, drawn, options, seed), {}
 
     write(protocol, out)

@@ -15,8 +15,8 @@ from engine.sampling import Choice, sample
 from engine.scoring import bits
 
 # Lines of `Block.row_params`; the last two hold the bits of float64.
-STEP, SLOT, STEPS, READS, SUMS, SAMPLES_FROM, FIRST_DRAW, SEED, TOP_K, TEMPERATURE, TOP_P = range(11)
-ROW_PARAMS = 11
+STEP, SLOT, STEPS, READS, SUMS, HOLDS, SAMPLES_FROM, FIRST_DRAW, SEED, TOP_K, TEMPERATURE, TOP_P = range(12)
+ROW_PARAMS = 12
 
 
 class Block:
@@ -25,8 +25,8 @@ class Block:
     def __init__(self, model: FoldedModel, rows: int, steps: int) -> None:
         device = model.device
         # (ROW_PARAMS, rows): of every row its slot, its steps, how many of them read text, whether (1) it adds up its
-        # hidden vectors, the first step whose output is sampled, the number of that draw, and its seed and limits. Line
-        # STEP holds one number, in its first place: the steps made so far.
+        # hidden vectors and whether it holds units, the first step whose output is sampled, the number of that draw,
+        # and its seed and limits. Line STEP holds one number, in its first place: the steps made so far.
         self.row_params = torch.zeros(ROW_PARAMS, rows, dtype=torch.int64, device=device)
         self.text = torch.zeros(steps, rows, dtype=torch.uint8, device=device)
         self.cell, self.hidden = model.zero_state(rows)

@@ -25,6 +25,7 @@ import torch
 from engine.backend import BlockRow, BlockRowResult
 from engine.block import (
     FIRST_DRAW,
+    HOLDS,
     READS,
     ROW_PARAMS,
     SAMPLES_FROM,
@@ -181,6 +182,7 @@ class GraphBackend(TorchBackend):
             STEPS: [row.steps for row in block],
             READS: [len(row.text) for row in block],
             SUMS: [self._sums[row.slot] for row in block],
+            HOLDS: [bool(row.clamps) for row in block],
             SAMPLES_FROM: [row.samples_from for row in block],
             FIRST_DRAW: [row.first_draw for row in block],
             SEED: [row.sampling.seed for row in block],

@@ -28,6 +28,7 @@ from engine.sampling_kernel import COMPARED, draw
 _STEPS = tl.constexpr(layout.STEPS)
 _READS = tl.constexpr(layout.READS)
 _SUMS = tl.constexpr(layout.SUMS)
+_HOLDS = tl.constexpr(layout.HOLDS)
 
 _TILE_ROWS = 16  # the least that a tensor core multiplies
 MANY_ROWS = _TILE_ROWS + 1  # from here on the library multiplies
@@ -69,18 +70,24 @@ def _product(x, weight, row, output, running, units: tl.constexpr, depth: tl.con
 
 
 @triton.jit
-def _before(input_table, byte, cell, held, row, unit, mask, units: tl.constexpr):
-    """What the gates of LSTM and mLSTM take beside the product: x·Wx + b for each, cell, and clamp. All have one shape.
+def _clamp(held, row_params, row, place, mask, running, most_rows):
+    """The values that units are held at, NaN for none; of a row that holds no unit nothing is loaded."""
+    holding = mask & (tl.load(row_params + _HOLDS * most_rows + row, mask=running, other=0) != 0)
+    return tl.load(held + place, mask=holding, other=float("nan"))
+
+
+@triton.jit
+def _before(input_table, byte, cell, place, unit, mask, units: tl.constexpr):
+    """What the gates of LSTM and mLSTM take beside the product: x·Wx + b for each, and cell. All have one shape.
 
     Loaded ahead of the product, they are there when it is done.
     """
     x = input_table + byte * (4 * units) + unit
-    i = tl.load(x, mask=mask, other=0.0)
-    f = tl.load(x + units, mask=mask, other=0.0)
-    o = tl.load(x + 2 * units, mask=mask, other=0.0)
-    u = tl.load(x + 3 * units, mask=mask, other=0.0)
-    old = tl.load(cell + row * units + unit, mask=mask, other=0.0)
-    return i, f, o, u, old, tl.load(held + row * units + unit, mask=mask, other=0.0)
+    i = tl.load(x, mask=mask, other=0.0).to(tl.float32)
+    f = tl.load(x + units, mask=mask, other=0.0).to(tl.float32)
+    o = tl.load(x + 2 * units, mask=mask, other=0.0).to(tl.float32)
+    u = tl.load(x + 3 * units, mask=mask, other=0.0).to(tl.float32)
+    return i, f, o, u, tl.load(cell + place, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -133,7 +140,9 @@ def gate_product(
     byte = _byte(row_params, text, last, at, row, running, most_rows)
     unit = (first + tl.arange(0, tile_units))[None, :]
     mask = running[:, None] & (unit < units)
-    x_i, x_f, x_o, x_u, old, clamp = _before(input_table, byte[:, None], cell, held, row[:, None], unit, mask, units)
+    place = row[:, None] * units + unit
+    x_i, x_f, x_o, x_u, old = _before(input_table, byte[:, None], cell, place, unit, mask, units)
+    clamp = _clamp(held, row_params, row[:, None], place, mask, running[:, None], most_rows)
     # The gates of a unit stand side by side in the tile, wherever they stand in memory.
     column = tl.arange(0, 4 * tile_units)
     output = (column % 4) * units + tl.minimum(first + column // 4, units - 1)
@@ -141,7 +150,6 @@ def gate_product(
     even, odd = tl.split(tl.reshape(product, (tile_rows, tile_units, 2, 2)))
     i, o = tl.split(even)
     f, u = tl.split(odd)
-    place = row[:, None] * units + unit
     out = _after(i + x_i, f + x_f, o + x_o, u + x_u, old, clamp, cell, hidden, place, mask)
     _add_up(hidden_sum, out, row_params, row[:, None], place, mask, running[:, None], most_rows)
 
@@ -177,8 +185,9 @@ def gate(
     f = tl.load(z + units, mask=mask, other=0.0).to(tl.float32)
     o = tl.load(z + 2 * units, mask=mask, other=0.0).to(tl.float32)
     u = tl.load(z + 3 * units, mask=mask, other=0.0).to(tl.float32)
-    x_i, x_f, x_o, x_u, old, clamp = _before(input_table, byte, cell, held, row, unit, mask, units)
     place = row * units + unit
+    x_i, x_f, x_o, x_u, old = _before(input_table, byte, cell, place, unit, mask, units)
+    clamp = _clamp(held, row_params, row, place, mask, running, most_rows)
     out = _after(i + x_i, f + x_f, o + x_o, u + x_u, old, clamp, cell, hidden, place, mask)
     _add_up(hidden_sum, out, row_params, row, place, mask, running, most_rows)
 
@@ -197,13 +206,15 @@ def gru(
     mask = running & (unit < units)
     h = product + row * 3 * units + unit
     x = input_table + byte * (3 * units) + unit
-    r = tl.sigmoid(tl.load(x, mask=mask, other=0.0) + tl.load(h, mask=mask, other=0.0).to(tl.float32))
-    z = tl.sigmoid(tl.load(x + units, mask=mask, other=0.0) + tl.load(h + units, mask=mask, other=0.0).to(tl.float32))
-    h_n = tl.load(h + 2 * units, mask=mask, other=0.0).to(tl.float32)
-    n = 1 - 2 * tl.sigmoid(tl.load(x + 2 * units, mask=mask, other=0.0) + r * h_n)
+    x_r = tl.load(x, mask=mask, other=0.0).to(tl.float32)
+    x_z = tl.load(x + units, mask=mask, other=0.0).to(tl.float32)
+    x_n = tl.load(x + 2 * units, mask=mask, other=0.0).to(tl.float32)
+    r = tl.sigmoid(x_r + tl.load(h, mask=mask, other=0.0).to(tl.float32))
+    z = tl.sigmoid(x_z + tl.load(h + units, mask=mask, other=0.0).to(tl.float32))
+    n = 1 - 2 * tl.sigmoid(x_n + r * tl.load(h + 2 * units, mask=mask, other=0.0).to(tl.float32))
     place = row * units + unit
     new = n + z * (tl.load(cell + place, mask=mask, other=0.0) - n)
-    clamp = tl.load(held + place, mask=mask, other=0.0)
+    clamp = _clamp(held, row_params, row, place, mask, running, most_rows)
     new = tl.where(clamp == clamp, clamp, new)
     out = new.to(hidden.dtype.element_ty)
     tl.store(cell + place, new, mask=mask)
@@ -228,6 +239,8 @@ class TritonStep(PlainStep):
         super().__init__(model)
         self._units = model.units
         self._depth = _TILE_BYTES // model.dtype.itemsize
+        # In the products' type, as in training (model/network/chains.py), a row of it costs half to read.
+        self._input_table = self.weights.input_table.to(model.dtype)
 
     def advance(self, block: Block, rows: int, offset: int) -> None:
         weights, units = self.weights, self._units
@@ -236,7 +249,7 @@ class TritonStep(PlainStep):
         hidden = block.hidden[:rows]
         grid = (rows, triton.cdiv(units, _LINE))
         if self.cell_name == "gru":
-            gru[grid](weights.recurrent(hidden), weights.input_table, *state, *reading, units, _LINE)
+            gru[grid](weights.recurrent(hidden), self._input_table, *state, *reading, units, _LINE)
             return
         if weights.multiplier is not None and weights.multiplier_table is not None:
             if rows <= _TILE_ROWS:
@@ -245,12 +258,12 @@ class TritonStep(PlainStep):
                 mixed = torch.empty_like(hidden)
                 mixing = (hidden, weights.multiplier.transposed, weights.multiplier_table, mixed)
                 mix_product[few](*mixing, *reading, units, *tile, 2 * self._depth, num_stages=_STAGES)
-                gating = (mixed, weights.recurrent.transposed, weights.input_table)
+                gating = (mixed, weights.recurrent.transposed, self._input_table)
                 gate_product[few](*gating, *state, *reading, units, *tile, self._depth, num_stages=_STAGES)
                 return
             hidden = weights.multiplier(hidden)
             mix[grid](hidden, weights.multiplier_table, *reading, units, _LINE)
-        gate[grid](weights.recurrent(hidden), weights.input_table, *state, *reading, units, _LINE)
+        gate[grid](weights.recurrent(hidden), self._input_table, *state, *reading, units, _LINE)
 
     def record(self, block: Block, trace: Trace, offset: int) -> None:
         count = trace.units.shape[0]

@@ -21,15 +21,16 @@ def test_every_optimizer_and_every_trick_is_fitted(tmp_path: Path, monkeypatch: 
     texts = Labelled(TEXTS, ["1" if label == "good" else "0" for label in LABELS])
     report = tricks.evaluate(Progress(advance=counted.append), texts, OPTIONS)
     values = report.values
-    assert sum(counted) == 7 * 2 + len(tricks.TRICKS)
+    assert sum(counted) == 7 * 2 + 2 * len(tricks.TRICKS)
     assert len(values["tried"]) == 14
-    assert [one["trick"] for one in values["tricks"]] == list(tricks.TRICKS)
-    assert all(len(one["held_out"]) == 2 for one in values["tricks"])
-    assert len({one["held_out"][-1] for one in values["tricks"]}) > 4  # they are different networks
+    fitted = values["tricks"] + values["of_last"]
+    assert [one["trick"] for one in fitted] == [*tricks.TRICKS] * 2
+    assert all(len(one["held_out"]) == 2 for one in fitted)
+    assert len({one["held_out"][-1] for one in fitted}) > 9  # they are different networks
     rates = {row[0]: row[1] for row in report.tables[0].rows}
     assert rates["adam"] == DEFAULTS["adam"]
     report.write(tmp_path, {})
-    assert_pictures(tmp_path, ["optimizers", "tricks"])
+    assert_pictures(tmp_path, ["optimizers", "tricks", "tricks_of_last"])
 
 
 def test_what_diverges_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:

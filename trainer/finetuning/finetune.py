@@ -3,7 +3,8 @@
 As Dai & Le 2015 (arXiv 1511.01432) and Kant et al. 2018 (arXiv 1812.01207) do, with the loss of the language model kept
 as an auxiliary. A run (trainer/run/train.py) reads a stream on lanes; this reads text by text: a batch holds texts of
 about one length, read whole, window after window, for one update. The label is read off the cell at every byte, later
-bytes weighing more; so the read-out of the final cell is the head that is published (tuned.py).
+bytes weighing more; so the read-out of the final cell is the head that is published (tuned.py). Epoch 0 is the model as
+it came, with read-outs fitted on its features (start.py): where no other is better, it is published.
 
 The directory of a fine-tuning has `options.json`, `log.jsonl` and `epochs/step-N`, the snapshots of its last epoch and
 of its best. Stopped at any time, it continues from its last epoch, on a CPU to the bit like one that was not stopped.
@@ -30,6 +31,7 @@ from model.network.objective import Objective, ReadOut, Targets, label_bits
 from model.network.sequence import Window
 from texts.labelled import Labelled
 from trainer.finetuning.options import FinetuningOptions
+from trainer.finetuning.start import MOST_READ, fit_read_out
 from trainer.finetuning.task import NOTHING, Task
 from trainer.run import snapshot
 from trainer.run.distributed import ALONE
@@ -70,8 +72,8 @@ class Finetuning:
         model = loaded.model.to(self.device)
         unit = self.start.sentiment.unit if self.start.sentiment is not None else 0
         read_out = ReadOut(self.start.architecture.units, len(options.labels), unit)
-        unit_weight = options.unit_weight if len(options.labels) == 2 else 0.0
-        self.objective = Objective(model, read_out, 1.0, unit_weight, options.language_weight).to(self.device)
+        self._unit_weight = options.unit_weight if len(options.labels) == 2 else 0.0
+        self.objective = Objective(model, read_out, 1.0, self._unit_weight, options.language_weight).to(self.device)
         rates = [(model, options.learning_rate), (read_out, READ_OUT_RATE)]
         groups = [{"params": list(part.parameters()), "lr": rate, "initial_lr": rate} for part, rate in rates]
         self.optimizer = torch.optim.Adam(groups, fused=True)
@@ -113,16 +115,16 @@ class Finetuning:
                 stack.callback(torch.set_num_threads, torch.get_num_threads())
                 set_threads(self.start.architecture.cell, self.start.architecture.units, self.options.rows)
             stack.enter_context(exclusively(self.directory / "lock", _LOCK_PATIENCE_S))
+            if not self._epochs():
+                texts, classes = self.train.texts[:MOST_READ], self.train.classes[:MOST_READ]
+                fit_read_out(self.read_out, self.objective.model, self.device, texts, classes)
+                self._end_epoch({})
             while self.epoch < self.options.epochs and not self._patience_is_over():
                 losses = self._train_epoch(on_update)
                 if losses is None:
                     return False
                 self.epoch += 1
-                scores = self.validate()
-                self.progress.validation_label_accuracy = scores.accuracy
-                self.progress.validation_unit_accuracy = scores.unit_accuracy
-                self._save()
-                self._note({"epoch": self.epoch, **losses, **{f"validation_{k}": v for k, v in asdict(scores).items()}})
+                self._end_epoch(losses)
             return True
 
     def stop(self) -> None:
@@ -179,6 +181,13 @@ class Finetuning:
         bits, label_bits, unit_bits = (sums / len(batches)).tolist()
         return {"bits_per_byte": bits, "label_bits": label_bits, "unit_label_bits": unit_bits}
 
+    def _end_epoch(self, losses: dict[str, float]) -> None:
+        scores = self.validate()
+        self.progress.validation_label_accuracy = scores.accuracy
+        self.progress.validation_unit_accuracy = scores.unit_accuracy
+        self._save()
+        self._note({"epoch": self.epoch, **losses, **{f"validation_{k}": v for k, v in asdict(scores).items()}})
+
     def _update(self, chosen: NDArray[np.int64]) -> Tensor:
         """Learn from a batch. Its losses: bits per byte, and bits a text of the label by all units and by the one."""
         means = torch.zeros(self.objective.terms)
@@ -217,8 +226,13 @@ class Finetuning:
         )
 
     def _best(self) -> Path | None:
-        """The first of the epochs with the best accuracy on the validation texts."""
-        scores = {path: snapshot.read_progress(path)[0].validation_label_accuracy or 0.0 for path in self._epochs()}
+        """The first of the epochs with the best accuracy on the validation texts; of equals the unit's counts."""
+        progress = {path: snapshot.read_progress(path)[0] for path in self._epochs()}
+        by_unit = 1.0 if self._unit_weight else 0.0
+        scores = {
+            path: (at.validation_label_accuracy or 0.0, by_unit * (at.validation_unit_accuracy or 0.0))
+            for path, at in progress.items()
+        }
         return max(scores, key=scores.__getitem__, default=None)
 
     def _epochs(self) -> list[Path]:

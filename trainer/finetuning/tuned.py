@@ -19,12 +19,12 @@ from model.network.objective import ReadOut
 from texts.labelled import Labelled
 from texts.preparation import prepare
 from trainer.finetuning.finetune import Finetuning
+from trainer.finetuning.start import MOST_READ
 from trainer.run.options import TrainingError
 
 # Names of two classes of sentiment, the negative one first: the sentiment unit can be calibrated by them.
 _SENTIMENT = (["0", "1"], ["neg", "pos"], ["negative", "positive"])
 _BYTES_A_WEIGHT = 16  # of JSON
-_MOST_READ = 10_000  # training texts, for the statistics of features
 
 
 def check_size(units: int, labels: int) -> None:
@@ -48,7 +48,7 @@ def publish_tuned(
     scores = tuning.validate()
     folded = FoldedModel(copy.deepcopy(model).bfloat16().float(), str(tuning.device))  # what a worker will load
     head = _head(tuning.read_out, options.labels)
-    parts = {"train": train.first(_MOST_READ), "valid": valid} | ({} if test is None else {"test": test})
+    parts = {"train": train.first(MOST_READ), "valid": valid} | ({} if test is None else {"test": test})
     features = {part: read_features(folded, [prepare(text) for text in of.texts]) for part, of in parts.items()}
     classes = {part: np.array([options.labels.index(label) for label in of.labels]) for part, of in parts.items()}
     metrics = {f"{part}_accuracy": accuracy(head, features[part], classes[part]) for part in parts}

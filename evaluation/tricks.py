@@ -7,6 +7,7 @@ after each pass. Every fit is a process's work, on one core.
 """
 
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -43,38 +44,23 @@ _LAST: dict[str, Any] = {"bidirectional": False, "pooling": "last"}  # of the sl
 def evaluate(progress: Progress, texts: Labelled, options: Options, seed: int = 0) -> Report:
     """texts: labelled 0 or 1; a part of them is held out, as `options` say."""
     options = replace(options, patience=options.epochs_for(len(texts.texts)), schedule="constant")
-    wanted = [
-        ("optimizer", name, replace(options, optimizer=name, learning_rate=factor * DEFAULTS[name]))
-        for name in get_args(Optimizer)
+    optimizers = get_args(Optimizer)
+    asked = [
+        replace(options, optimizer=name, learning_rate=factor * DEFAULTS[name])
+        for name in optimizers
         for factor in RATES
     ]
-    wanted += [
-        ("trick", name, replace(options, **base, **change)) for base in ({}, _LAST) for name, change in TRICKS.items()
-    ]
+    asked += [replace(options, **base, **change) for base in ({}, _LAST) for change in TRICKS.values()]
     y = np.array(texts.binary(), dtype=np.float64)
-    progress.begin("fitting", len(wanted))
-    made: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
-        fitted = pool.map(partial(_learn, texts.texts, y, seed), [asked for *_, asked in wanted])
-        for (kind, name, _), one in zip(wanted, fitted, strict=True):
-            made.append({kind: name, **one})
-            progress.advance(1)
-    tried = made[: -2 * len(TRICKS)]
-    tricks, of_last = made[-2 * len(TRICKS) : -len(TRICKS)], made[-len(TRICKS) :]
-    best = [
-        min((one for one in tried if one["optimizer"] == name), key=_lowest)
-        for name in dict.fromkeys(one["optimizer"] for one in tried)
-    ]
-    held_out = max(one["texts_held_out"] for one in made)
-    values = {
-        "texts": len(y) - held_out,
-        "texts_held_out": held_out,
-        "seed": seed,
-        "tried": tried,
-        "tricks": tricks,
-        "of_last": of_last,
-    }
-    of_texts = f"{len(y) - held_out:,} texts learned from, {held_out:,} held out, losses in nats a text."
+    made = iter(_learn_all(progress, texts.texts, y, seed, asked))
+    tried = [{"optimizer": name, **next(made)} for name in optimizers for _ in RATES]
+    tricks, of_last = ([{"trick": name, **next(made)} for name in TRICKS] for _ in range(2))
+    best = [min((one for one in tried if one["optimizer"] == name), key=_lowest) for name in optimizers]
+    held_out = max(one["texts_held_out"] for one in [*tried, *tricks, *of_last])
+    learned_from = len(y) - held_out
+    values = {"texts": learned_from, "texts_held_out": held_out, "seed": seed}
+    values |= {"tried": tried, "tricks": tricks, "of_last": of_last}
+    of_texts = f"{learned_from:,} texts learned from, {held_out:,} held out, losses in nats a text."
     tables = [
         _table(f"Every optimizer at the best of {len(RATES)} rates: {of_texts}", "optimizer", best),
         _table("The recurrent classifier, and the same with one thing changed.", "trick", tricks),
@@ -86,6 +72,23 @@ def evaluate(progress: Progress, texts: Labelled, options: Options, seed: int = 
         "tricks_of_last": _figure(of_last, "trick"),
     }
     return Report("tricks", values, tables, figures)
+
+
+def _learn_all(
+    progress: Progress, texts: list[str], y: NDArray[np.float64], seed: int, asked: list[Options]
+) -> list[dict[str, Any]]:
+    progress.begin("fitting", len(asked))
+    found = []
+    dies_with_it = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # of Ctrl-C the other processes say nothing
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn"), dies_with_it) as pool:
+        try:
+            for one in pool.map(partial(_learn, texts, y, seed), asked):
+                found.append(one)
+                progress.advance(1)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return found
 
 
 def _learn(texts: list[str], y: NDArray[np.float64], seed: int, options: Options) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 PYTHON runs Python where such a CUDA is: it refuses what may not be recorded into a graph, and says `[nullgpu]` before
 what it records. So this proves that a training window and all blocks of the engine are recorded whole, by the kernels
-that are meant for a GPU, and no number. Fails where one is not.
+that are meant for a GPU, and no number. Fails where one of them is not.
 """
 
 import random
@@ -18,6 +18,7 @@ RECORDED = re.compile(r"^\[nullgpu\] capture \d+: (\d+) nodes captured, 0 operat
 REFUSED = re.compile(r"ILLEGAL|INVALID|not captured|[1-9]\d* operations beside|not fused|Traceback|Warning")
 
 TRAIN = ("--units", "128", "--lanes", "16", "--window", "32", "--total-bytes", "5000")
+TIMEOUT_S = 600
 MAIN = ("-c", "from cli.main import main; main()")
 
 
@@ -27,7 +28,7 @@ def main(python: str) -> int:
         draw = random.Random(0)  # noqa: S311 - text, not a secret
         reviews.write_text("".join(f"{' '.join(draw.choices(WORDS, k=30))} {line}.\n" for line in range(4000)))
         build = [sys.executable, *MAIN, "corpus", "build", str(reviews), "--shards", "20", "--out", str(corpus)]
-        subprocess.run(build, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own command
+        subprocess.run(build, check=True, stdout=subprocess.DEVNULL, timeout=TIMEOUT_S)  # noqa: S603 - our own command
         commands = {
             "a training window": ("-m", "trainer", str(run), "--corpus", str(corpus), *TRAIN),
             "classification": (*MAIN, "classify", "A great kettle."),
@@ -39,7 +40,7 @@ def main(python: str) -> int:
 
 def recorded(name: str, command: list[str]) -> bool:
     """Whether a command does its work in graphs. Says what it recorded, or all that it said."""
-    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - our own commands
+    done = subprocess.run(command, capture_output=True, check=False, timeout=TIMEOUT_S)  # noqa: S603 - our own commands
     said = (done.stdout + done.stderr).decode("utf-8", "replace")
     graphs = [int(nodes) for nodes in RECORDED.findall(said)]
     if done.returncode or not graphs or REFUSED.search(said):

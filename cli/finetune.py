@@ -19,7 +19,7 @@ from model.heads.checks import HeadError
 from model.heads.classifier import SENTIMENT_HEAD
 from texts.faults import shown
 from texts.labelled import Labelled
-from trainer.finetuning.finetune import Finetuning
+from trainer.finetuning.finetune import Finetuning, Stopped
 from trainer.finetuning.options import FinetuningOptions
 from trainer.finetuning.task import digest
 from trainer.finetuning.tuned import check_size, publish_tuned
@@ -46,12 +46,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--name", help="Of what is published. Default: that of --from and -tuned.")
 @click.option("--head", "head_name", default=SENTIMENT_HEAD, show_default=True, help="Name of the head.")
 @click.option("--epochs", default=6, show_default=True, help="At most; the learning rate falls to zero over them.")
-@click.option("--patience", default=2, show_default=True, help="Epochs without a better accuracy before it stops.")
+@click.option("--patience", default=2, show_default=True, help="Epochs that are no better before it stops.")
 @click.option("--rows", default=64, show_default=True, help="Texts of an update.")
 @click.option("--window", default=256, show_default=True, help="Bytes that gradients reach back.")
 @click.option("--learning-rate", default=3e-4, show_default=True, help="Adam's.")
 @click.option("--language-weight", default=0.3, show_default=True, help="Of the bits per byte beside the label's.")
-@click.option("--unit-weight", default=0.5, show_default=True, help="Of the sentiment unit's own; two labels only.")
+@click.option("--unit-weight", default=0.5, show_default=True, help="Of the unit's own, for labels of sentiment.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", default="auto", show_default=True, type=click.Choice(["auto", "float32", "bfloat16"]))
@@ -77,8 +77,9 @@ def finetune(
 ) -> None:
     """Train all weights of a checkpoint to predict the labels of texts, 2 to 100 of them, and publish the result.
 
-    Its loss as a language model is kept as an auxiliary. The epoch with the best accuracy on --valid is published with
-    its read-out as the head. Ctrl-C stops it; the same command continues.
+    Its loss as a language model is kept as an auxiliary. It starts from a classifier of the model as it came, epoch 0.
+    The epoch with the best accuracy on --valid is published with its read-out as the head. Ctrl-C stops it; the same
+    command continues.
     """
     try:
         parts = [None if path is None else reading.labelled(path) for path in (train_file, valid_file, test_file)]
@@ -89,13 +90,17 @@ def finetune(
         start = checkpoint.read_manifest(volumes.resolve(Path(start_from)))
         check_size(start.architecture.units, len(labels))
         name = name or f"{start.name[:57]}-tuned"
-        volumes.check_place(volume, name, 0, rollback=True)
+        volumes.check_place(volume, name, 0)
+        if (volume / name).exists():
+            raise click.ClickException(f"{volume / name} is there already: choose another --name or --out")
         options = FinetuningOptions(start_from, labels, digest(train, valid), **chosen)
         place = directory or volume / f"{name}.finetuning"
         tuning = Finetuning.begin(place, options, train, valid, lambda record: click.echo(json.dumps(record), err=True))
         if not _run(tuning):
             raise click.ClickException(f"stopped; the same command continues after epoch {tuning.epoch}")
-        published, head = publish_tuned(tuning, volume, name, head_name, train, valid, test)
+        published, head = publish_tuned(tuning, volume, name, head_name, test)
+    except Stopped as stopped:
+        raise click.ClickException("stopped; the same command publishes what is done") from stopped
     except (TrainingError, SnapshotError, CheckpointError, HeadError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if directory is None:

@@ -117,7 +117,7 @@ def _tuned(options: FinetuningOptions) -> Callable[[Sequence[str], Rows, Rows], 
         with tempfile.TemporaryDirectory() as place:
             tuning = Finetuning.begin(Path(place) / "run", of_these, train, valid, lambda _record: None)
             tuning.run()
-            published, head = publish_tuned(tuning, Path(place), "tuned", "sentiment", train, valid, None)
+            published, head = publish_tuned(tuning, Path(place), "tuned", "sentiment", None)
             model = FoldedModel(checkpoint.read(published).model, str(tuning.device))
         weights, bias = head.matrix[:, 0], head.bias[0]
         units = sorted(head.weights)
@@ -138,7 +138,7 @@ def tricks(train: Path, texts: int, epochs: int, seed: int, out: Path, reading: 
 
     def protocol(progress: Progress) -> tuple[Report, dict[str, Any]]:
         drawn = reading.of_sentiment(train).first(texts)
-        # So few texts make too few updates of 64, and to tell one fit from another a tenth of them is too few.
+        # 4,000 texts make too few updates in batches of 64, and a tenth of them is too few to tell fits apart.
         options = replace(Options(), epochs=epochs, batch_size=16, validation_fraction=0.25)
         return tricks_protocol.evaluate(progress, drawn, options, seed), {}
 

@@ -239,7 +239,7 @@ class TritonStep(PlainStep):
         super().__init__(model)
         self._units = model.units
         self._depth = _TILE_BYTES // model.dtype.itemsize
-        # In the products' type, as in training (model/network/chains.py), a row of it costs half to read.
+        # As in training (model/network/chains.py) it has the type of the products: half the bytes in bfloat16.
         self._input_table = self.weights.input_table.to(model.dtype)
 
     def advance(self, block: Block, rows: int, offset: int) -> None:

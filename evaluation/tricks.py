@@ -1,25 +1,28 @@
 """Optimizers and tricks of Radford's slides (2015), compared on one task: which lower the loss, and how fast.
 
 Every optimizer learns at several rates and is shown at its best; every trick is taken from the recurrent classifier,
-or put into it, alone. As a classifier pools the states of all tokens, in two directions, its gradients have short ways;
-so the same is done where one direction's last state is all that is read. What counts is the loss on texts held out,
-after each pass. Every fit is a process's work, on one core.
+or put into it, alone. Because that pools the states of all tokens, in two directions, all tricks are also tried on a
+network that reads the last state of one direction alone. What counts is the loss on texts held out, after each pass.
+Every fit is a process's work, on one core.
 """
 
 import os
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from evaluation.features import Progress
+from evaluation.features import EvaluationError, Progress
 from evaluation.report import COLOURS, Report, Table, percent, plot
 from recurrent.classifier import fit
 from recurrent.learning import DivergedError
@@ -27,6 +30,7 @@ from recurrent.optimizers import DEFAULTS
 from recurrent.options import Optimizer, Options
 from texts.labelled import Labelled
 
+_PROCESSES = os.cpu_count() or 1
 RATES = (0.3, 1.0, 3.0)  # of the default rate
 
 TRICKS: dict[str, dict[str, Any]] = {
@@ -79,22 +83,35 @@ def _learn_all(
 ) -> list[dict[str, Any]]:
     progress.begin("fitting", len(asked))
     found = []
-    dies_with_it = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # of Ctrl-C the other processes say nothing
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn"), dies_with_it) as pool:
+    with ProcessPoolExecutor(_PROCESSES, get_context("spawn"), _begin) as pool:
         try:
             for one in pool.map(partial(_learn, texts, y, seed), asked):
                 found.append(one)
                 progress.advance(1)
+        except BrokenProcessPool as error:
+            raise EvaluationError("a process that fits was killed: is there memory for one on every core?") from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     return found
 
 
-def _learn(texts: list[str], y: NDArray[np.float64], seed: int, options: Options) -> dict[str, Any]:
+def _begin() -> None:
+    """Of a process that fits: it uses one core, says nothing of Ctrl-C, and ends with the one that asked for it."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _learn(texts: list[str], y: NDArray[np.float64], seed: int, options: Options) -> dict[str, Any]:
     try:
-        model = fit(options, "binary", ["0", "1"], texts, y, seed=seed)
+        model = fit(options, "binary", ["0", "1"], texts, y, seed=seed, device="cpu")
         history, held_out = model.history, model.held_out
     except DivergedError:
         history, held_out = [], 0
@@ -140,5 +157,6 @@ def _figure(found: list[dict[str, Any]], key: str) -> Figure:
         style = "-" if number < len(COLOURS) else "--"
         passes = range(1, len(one["held_out"]) + 1)
         axes.plot(passes, one["held_out"], style, color=COLOURS[number % len(COLOURS)], label=one[key])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize="small")
     return figure

@@ -12,7 +12,7 @@ from trainer.finetuning.finetune import Finetuning
 Neuron = Callable[..., Result]
 
 ROWS = [(f"thing {n % 9} is {('awful', 'great')[n % 2]}", n % 2) for n in range(60)]
-QUICK = ("--rows", 8, "--epochs", 3, "--no-fuse", "--dtype", "float32", "--device", "cpu", "--learning-rate", 1e-2)
+QUICK = ("--rows", 8, "--epochs", 3, "--patience", 3, "--no-fuse", "--dtype", "float32", "--device", "cpu")
 
 
 @pytest.fixture
@@ -51,24 +51,34 @@ def test_stopped_it_goes_on_by_the_same_command(
     neuron: Neuron, volume: Path, files: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = ("finetune", "--from", volume, *files, "--out", tmp_path / "out", "--name", "mine", *QUICK)
-    validate, stopped = Finetuning.validate, False
+    validate, calls = Finetuning.validate, 0
 
     def stop(tuning: Finetuning) -> object:
-        nonlocal stopped
-        if not stopped:
+        nonlocal calls
+        calls += 1
+        if calls == 5:  # publishing looks once more, after epochs 0 and 1, then 2 and 3
             tuning.stop()
-            stopped = True
-        return validate(tuning)
+        scores = validate(tuning)
+        if calls == 2:
+            tuning.stop()
+        return scores
 
     monkeypatch.setattr(Finetuning, "validate", stop)
     first = neuron(*line)
     assert first.exit_code == 1
     assert "stopped; the same command continues after epoch 1" in first.output
     second = neuron(*line)
-    assert second.exit_code == 0, second.output
+    assert second.exit_code == 1
     assert '"epoch": 1' not in second.stderr
-    assert '"epoch": 2' in second.stderr
+    assert '"epoch": 3' in second.stderr
+    assert "stopped; the same command publishes what is done" in second.output
+    third = neuron(*line)
+    assert third.exit_code == 0, third.output
+    assert '"epoch"' not in third.stderr
     assert volumes.latest(tmp_path / "out").parent.name == "mine"
+    again = neuron(*line)
+    assert again.exit_code == 1
+    assert "mine is there already: choose another --name or --out" in again.output
 
 
 def test_what_is_refused(neuron: Neuron, volume: Path, files: list[object], tmp_path: Path) -> None:

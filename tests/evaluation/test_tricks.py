@@ -12,7 +12,14 @@ from tests.recurrent.reviews import LABELS, TEXTS
 from tests.support.carrier import assert_pictures
 from texts.labelled import Labelled
 
+pytestmark = pytest.mark.usefixtures("two_processes")
+
 OPTIONS = Options(embedding=4, units=4, batch_size=16, epochs=2, min_df=1)
+
+
+@pytest.fixture
+def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tricks, "_PROCESSES", 2)  # other tests run beside, on all cores
 
 
 def test_every_optimizer_and_every_trick_is_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

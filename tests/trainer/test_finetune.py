@@ -64,11 +64,11 @@ def parameters(tuning: Finetuning) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("labels", ["01", "012"])
 def test_it_learns_a_task_and_publishes_its_read_out_as_the_head(tmp_path: Path, start: Path, labels: str) -> None:
-    train, valid, test = labelled(120, labels), labelled(24, labels, 120), labelled(24, labels, 144)
+    valid, test = labelled(24, labels, 120), labelled(24, labels, 144)
     tuning = begun(tmp_path / "run", start, labels, epochs=10, patience=10)
     assert tuning.validate().accuracy < 0.7
     assert tuning.run()
-    published, head = publish_tuned(tuning, tmp_path / "volume", "mine", "task", train, valid, test)
+    published, head = publish_tuned(tuning, tmp_path / "volume", "mine", "task", test)
     assert head.metrics["test_accuracy"] > 0.9
     assert head.metrics["valid_accuracy"] > 0.9
     assert (head.pooling, head.labels) == ("cell", list(labels))
@@ -86,7 +86,6 @@ def test_it_learns_a_task_and_publishes_its_read_out_as_the_head(tmp_path: Path,
         assert head.metrics["test_accuracy_unit"] > 0.8
         assert tuning.epoch > 0, "the unit has learned"
     else:
-        assert tuning.epoch == 0, "all units of the model as it came know these labels: no epoch was better"
         assert read.manifest.sentiment is None, "such labels do not say sentiment"
         assert read.manifest.unit_histogram is None
         assert "test_accuracy_unit" not in head.metrics
@@ -122,6 +121,66 @@ def test_the_best_epoch_is_kept_and_patience_ends(tmp_path: Path, start: Path, m
     for name, value in seen[2].items():
         assert torch.equal(value, parameters(tuning)[name]), name
     assert begun(tmp_path / "run", start, epochs=9, patience=2).run(), "there is nothing left to do"
+
+
+def test_of_equals_the_epoch_of_the_best_unit_is_kept(
+    tmp_path: Path, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = [(0.5, 0.5), (0.75, 0.5), (0.75, 0.6), (0.75, 0.6), (0.7, 0.9)]
+    for labels, best in (("01", 2), ("12", 1)):
+        given = iter(scores)
+        monkeypatch.setattr(Finetuning, "validate", lambda _, given=given: finetune.Scores(1.0, *next(given)))
+        tuning = begun(tmp_path / labels, start, labels, epochs=4)
+        assert tuning.run()
+        tuning.best()
+        assert tuning.epoch == best, "of labels that are not sentiment no unit is published"
+
+
+def test_the_model_as_it_came_is_published_where_no_epoch_is_better(
+    tmp_path: Path, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.9, 0.8, 0.8])
+    with monkeypatch.context() as patched:
+        patched.setattr(Finetuning, "validate", lambda _: finetune.Scores(1.0, next(scores), 0.5))
+        tuning = begun(tmp_path / "run", start)
+        assert tuning.run()
+        assert tuning.epoch == 2
+    published, head = publish_tuned(tuning, tmp_path / "volume", "mine", "task", None)
+    assert published.name == "step-0"
+    assert head.metrics["valid_accuracy"] > 0.9
+    was, now = checkpoint.read(start), checkpoint.read(published)
+    assert now.manifest.notes == "As base/step-3, with a head for a task."
+    for name, value in was.model.state_dict().items():
+        torch.testing.assert_close(now.model.state_dict()[name], value, rtol=1e-2, atol=1e-2, msg=name)  # in bfloat16
+
+
+def test_stopped_before_its_first_epoch_it_begins_again(
+    tmp_path: Path, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Finetuning._read
+
+    def stopping(self: Finetuning, *given: Any) -> Any:
+        self.stop()
+        return read(self, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Finetuning, "_read", stopping)
+        assert not begun(tmp_path / "halves", start).run()
+    halves, straight = begun(tmp_path / "halves", start), begun(tmp_path / "straight", start)
+    assert halves.run()
+    assert straight.run()
+    for name, value in parameters(straight).items():
+        assert torch.equal(value, parameters(halves)[name]), name
+
+
+def test_a_model_without_a_sentiment_unit_learns_a_task(tmp_path: Path, start: Path) -> None:
+    base = checkpoint.read(start)
+    without = volumes.publish(tmp_path / "without", base.model, replace(base.manifest, sentiment=None), torch.float32)
+    tuning = begun(tmp_path / "run", without)
+    assert tuning.run()
+    published, head = publish_tuned(tuning, tmp_path / "volume", "mine", "task", None)
+    assert head.metrics["valid_accuracy"] > 0.9
+    assert checkpoint.read_manifest(published).sentiment is None
 
 
 def test_another_fine_tuning_in_the_same_directory_is_refused(tmp_path: Path, start: Path) -> None:

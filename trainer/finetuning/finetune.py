@@ -4,7 +4,7 @@ As Dai & Le 2015 (arXiv 1511.01432) and Kant et al. 2018 (arXiv 1812.01207) do, 
 as an auxiliary. A run (trainer/run/train.py) reads a stream on lanes; this reads text by text: a batch holds texts of
 about one length, read whole, window after window, for one update. The label is read off the cell at every byte, later
 bytes weighing more; so the read-out of the final cell is the head that is published (tuned.py). Epoch 0 is the model as
-it came, with read-outs fitted on its features (start.py): where no other is better, it is published.
+it came, with read-outs fitted on its cells (start.py): where no other is better, it is published.
 
 The directory of a fine-tuning has `options.json`, `log.jsonl` and `epochs/step-N`, the snapshots of its last epoch and
 of its best. Stopped at any time, it continues from its last epoch, on a CPU to the bit like one that was not stopped.
@@ -31,8 +31,8 @@ from model.network.objective import Objective, ReadOut, Targets, label_bits
 from model.network.sequence import Window
 from texts.labelled import Labelled
 from trainer.finetuning.options import FinetuningOptions
-from trainer.finetuning.start import MOST_READ, fit_read_out
-from trainer.finetuning.task import NOTHING, Task
+from trainer.finetuning.start import fit_read_out, places
+from trainer.finetuning.task import NOTHING, SENTIMENT, Task
 from trainer.run import snapshot
 from trainer.run.distributed import ALONE
 from trainer.run.initial import READ_OUT_RATE
@@ -41,9 +41,15 @@ from trainer.run.options import OPTIONS, TrainingError, compute_dtype
 from trainer.run.snapshot import Progress, Snapshot
 from trainer.run.threads import set_threads
 
+MOST_READ = 10_000  # training texts, for what is made of their features
+
 _WARMUP_UPDATES = 30
 _CLIP_NORM = 1.0
 _LOCK_PATIENCE_S = 10.0
+
+
+class Stopped(Exception):
+    """`stop` ended what was going on."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +69,18 @@ class Finetuning:
     ) -> None:
         self.directory = directory
         self.options = options
-        self.train, self.valid = Task(train, options.labels), Task(valid, options.labels)
+        self.train, self.valid = Task.of(train, options.labels), Task.of(valid, options.labels)
         self._on_log = on_log
         self._stop = threading.Event()
         loaded = checkpoint.read(volumes.resolve(Path(options.start_from)))
         self.start = loaded.manifest
         self.device = ALONE.device(options.device)
         model = loaded.model.to(self.device)
+        self.of_sentiment = self.start.sentiment is not None and options.labels in SENTIMENT
         unit = self.start.sentiment.unit if self.start.sentiment is not None else 0
         read_out = ReadOut(self.start.architecture.units, len(options.labels), unit)
-        self._unit_weight = options.unit_weight if len(options.labels) == 2 else 0.0
-        self.objective = Objective(model, read_out, 1.0, self._unit_weight, options.language_weight).to(self.device)
+        unit_weight = options.unit_weight if self.of_sentiment else 0.0
+        self.objective = Objective(model, read_out, 1.0, unit_weight, options.language_weight).to(self.device)
         rates = [(model, options.learning_rate), (read_out, READ_OUT_RATE)]
         groups = [{"params": list(part.parameters()), "lr": rate, "initial_lr": rate} for part, rate in rates]
         self.optimizer = torch.optim.Adam(groups, fused=True)
@@ -110,29 +117,32 @@ class Finetuning:
 
         on_update: gets the number of updates done. After it, `best` has the weights of the best epoch.
         """
+        try:
+            self._run(on_update)
+        except Stopped:
+            return False
+        return True
+
+    def _run(self, on_update: Callable[[int], None]) -> None:
         with ExitStack() as stack:
             if self.device.type == "cpu":
                 stack.callback(torch.set_num_threads, torch.get_num_threads())
                 set_threads(self.start.architecture.cell, self.start.architecture.units, self.options.rows)
             stack.enter_context(exclusively(self.directory / "lock", _LOCK_PATIENCE_S))
             if not self._epochs():
-                texts, classes = self.train.texts[:MOST_READ], self.train.classes[:MOST_READ]
-                fit_read_out(self.read_out, self.objective.model, self.device, texts, classes)
+                self._fit_read_out()
                 self._end_epoch({})
             while self.epoch < self.options.epochs and not self._patience_is_over():
                 losses = self._train_epoch(on_update)
-                if losses is None:
-                    return False
                 self.epoch += 1
                 self._end_epoch(losses)
-            return True
 
     def stop(self) -> None:
-        """Ask `run` to return after the current update; the epoch is done again."""
+        """Ask `run` to return after the current batch; the epoch is done again. `validate` raises Stopped."""
         self._stop.set()
 
     def best(self) -> LanguageModel:
-        """Load the model of the epoch with the best accuracy on the validation texts, the first of equals."""
+        """Load the model of the best epoch."""
         best = self._best()
         if best is None:
             raise TrainingError(f"{self.directory} has no epoch yet: run it first")
@@ -143,6 +153,7 @@ class Finetuning:
     def validate(self) -> Scores:
         bits, predicted, right = 0.0, 0, torch.zeros(2)
         for chosen in self.valid.batches(self.options.rows):
+            self._go_on()
             for hidden, cells, targets, ends in self._read(self.valid, chosen):
                 count = int((targets.bytes != NOTHING).sum())
                 bits += float(self.objective.model.bits(hidden, targets.bytes)) * count
@@ -169,13 +180,37 @@ class Finetuning:
             raise RuntimeError("a fine-tuning has a read-out")
         return self.objective.read_out
 
-    def _train_epoch(self, on_update: Callable[[int], None]) -> dict[str, float] | None:
-        """The means of its losses; None if it was stopped."""
+    def _fit_read_out(self) -> None:
+        generator = np.random.default_rng(self.options.seed)
+        some = (self.train.part(MOST_READ), self.valid)
+        train, valid = ((self._cells(task, generator), task.classes) for task in some)
+        fit_read_out(self.read_out, train, valid, self.options.labels, self.of_sentiment)
+
+    @torch.no_grad()
+    def _cells(self, task: Task, generator: np.random.Generator) -> NDArray[np.float32]:
+        """Cells after some bytes of every text, (texts, places, units); the first is that of its end."""
+        at = places(np.array([len(text) for text in task.texts]), generator)
+        found = np.empty((len(task.texts), len(at), self.start.architecture.units), np.float32)
+        for chosen in task.batches(self.options.rows):
+            self._go_on()
+            begin = 0
+            for _, cells, *_ in self._read(task, chosen):
+                within = at[:, chosen] - begin
+                place, row = np.nonzero((within >= 0) & (within < len(cells)))
+                found[chosen[row], place] = cells[within[place, row], row].float().cpu().numpy()
+                begin += len(cells)
+        return found
+
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _train_epoch(self, on_update: Callable[[int], None]) -> dict[str, float]:
+        """The means of its losses."""
         generator = np.random.default_rng([self.options.seed, self.epoch])
         sums, batches = torch.zeros(self.objective.terms), self.train.batches(self.options.rows, generator)
         for chosen in batches:
-            if self._stop.is_set():
-                return None
+            self._go_on()
             sums += self._update(chosen)
             on_update(self.progress.step)
         bits, label_bits, unit_bits = (sums / len(batches)).tolist()
@@ -226,11 +261,10 @@ class Finetuning:
         )
 
     def _best(self) -> Path | None:
-        """The first of the epochs with the best accuracy on the validation texts; of equals the unit's counts."""
+        """The epoch with the best accuracy on the validation texts: of equals that of the best unit, then the first."""
         progress = {path: snapshot.read_progress(path)[0] for path in self._epochs()}
-        by_unit = 1.0 if self._unit_weight else 0.0
         scores = {
-            path: (at.validation_label_accuracy or 0.0, by_unit * (at.validation_unit_accuracy or 0.0))
+            path: (at.validation_label_accuracy or 0.0, self.of_sentiment * (at.validation_unit_accuracy or 0.0))
             for path, at in progress.items()
         }
         return max(scores, key=scores.__getitem__, default=None)
@@ -248,6 +282,7 @@ class Finetuning:
 
     def _restore(self, path: Path) -> None:
         snapshot.verify(path)
+        self.optimizer.state.clear()  # epoch 0 has none
         _, _, self.progress = snapshot.load(path, self.objective, [self.optimizer])
         self.epoch = self.progress.step // self._per_epoch
 

@@ -20,10 +20,10 @@ class FinetuningOptions(StoredOptions):
     rows: int = 64  # texts of an update
     window: int = 256  # bytes that gradients reach back
     epochs: int = 6  # at most; the learning rate falls to zero over them
-    patience: int = 2  # epochs without a better accuracy on the validation texts before it stops
+    patience: int = 2  # epochs that are no better on the validation texts before it stops
     learning_rate: float = 3e-4
     language_weight: float = 0.3  # of the bits per byte beside the label bits
-    unit_weight: float = 0.5  # of the label bits of the sentiment unit alone; for two labels
+    unit_weight: float = 0.5  # of the label bits of the sentiment unit alone, if labels are sentiment
     seed: int = 0
     dtype: str = "auto"
     fuse: bool = True

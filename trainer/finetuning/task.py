@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,15 +15,35 @@ from texts.labelled import Labelled
 from texts.preparation import prepare
 
 NOTHING = -100  # a target that torch's cross-entropy leaves out: after the last byte of a text nothing is predicted
+# Names of two classes of sentiment, the negative one first: the sentiment unit can learn them.
+SENTIMENT = (["0", "1"], ["neg", "pos"], ["negative", "positive"])
 _POOL_BATCHES = 50  # shuffled texts are sorted by length within this many batches
 
 
+@dataclass(frozen=True)
 class Task:
-    """Texts of a task, prepared. classes: (texts,), the index of each label in `labels`."""
+    """Texts of a task, prepared. classes: (texts,), the index of each one's label."""
 
-    def __init__(self, labelled: Labelled, labels: list[str]) -> None:
-        self.texts = [prepare(text) for text in labelled.texts]
-        self.classes = np.array([labels.index(label) for label in labelled.labels])
+    texts: list[bytes]
+    classes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, labelled: Labelled, labels: list[str]) -> "Task":
+        classes = np.array([labels.index(label) for label in labelled.labels])
+        return cls([prepare(text) for text in labelled.texts], classes)
+
+    def part(self, most: int) -> "Task":
+        """At most so many texts evenly out of all, of every label its share, but one at least."""
+        if len(self.texts) <= most:
+            return self
+        of_labels = [np.flatnonzero(self.classes == label) for label in np.unique(self.classes)]
+        counts = [max(1, most * len(rows) // len(self.texts)) for rows in of_labels]
+        chosen = [
+            rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
+            for rows, count in zip(of_labels, counts, strict=True)
+        ]
+        rows = np.sort(np.concatenate(chosen))
+        return Task([self.texts[row] for row in rows], self.classes[rows])
 
     def batches(self, rows: int, generator: np.random.Generator | None = None) -> list[NDArray[np.int64]]:
         """Indices of texts of about one length, in random order; without a generator the longest first."""

@@ -4,9 +4,6 @@ import copy
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from engine.folded import FoldedModel
 from engine.reading import read_features
 from model.checkpoints import volumes
@@ -14,16 +11,13 @@ from model.checkpoints.manifest import MAX_MANIFEST_BYTES, Manifest
 from model.heads.classifier import Head, accuracy
 from model.heads.histogram import histogram
 from model.heads.standardization import mean_and_deviation
-from model.heads.unit import Calibration, calibrate
+from model.heads.unit import calibrate
 from model.network.objective import ReadOut
 from texts.labelled import Labelled
-from texts.preparation import prepare
-from trainer.finetuning.finetune import Finetuning
-from trainer.finetuning.start import MOST_READ
+from trainer.finetuning.finetune import MOST_READ, Finetuning
+from trainer.finetuning.task import Task
 from trainer.run.options import TrainingError
 
-# Names of two classes of sentiment, the negative one first: the sentiment unit can be calibrated by them.
-_SENTIMENT = (["0", "1"], ["neg", "pos"], ["negative", "positive"])
 _BYTES_A_WEIGHT = 16  # of JSON
 
 
@@ -38,7 +32,7 @@ def check_size(units: int, labels: int) -> None:
 
 
 def publish_tuned(
-    tuning: Finetuning, volume: Path, name: str, head_name: str, train: Labelled, valid: Labelled, test: Labelled | None
+    tuning: Finetuning, volume: Path, name: str, head_name: str, test: Labelled | None
 ) -> tuple[Path, Head]:
     """Publish the best epoch, which `run` has ended with. The checkpoint's directory, and its head with its metrics.
 
@@ -48,12 +42,17 @@ def publish_tuned(
     scores = tuning.validate()
     folded = FoldedModel(copy.deepcopy(model).bfloat16().float(), str(tuning.device))  # what a worker will load
     head = _head(tuning.read_out, options.labels)
-    parts = {"train": train.first(MOST_READ), "valid": valid} | ({} if test is None else {"test": test})
-    features = {part: read_features(folded, [prepare(text) for text in of.texts]) for part, of in parts.items()}
-    classes = {part: np.array([options.labels.index(label) for label in of.labels]) for part, of in parts.items()}
+    parts = {"train": tuning.train.part(MOST_READ), "valid": tuning.valid}
+    parts |= {} if test is None else {"test": Task.of(test, options.labels)}
+    features = {part: read_features(folded, of.texts) for part, of in parts.items()}
+    classes = {part: of.classes for part, of in parts.items()}
     metrics = {f"{part}_accuracy": accuracy(head, features[part], classes[part]) for part in parts}
-    unit = _calibrated(tuning, features["train"], classes["train"])
-    if unit is not None:
+    unit, counts = None, None
+    if tuning.of_sentiment:
+        number = tuning.read_out.unit
+        unit = calibrate(features["train"][:, number], classes["train"], number)
+        of_valid = f"{len(classes['valid'])} validation texts"
+        counts = histogram(features["valid"][:, number], classes["valid"], of_valid)
         values = {part: unit.positive(found) for part, found in features.items()}
         metrics |= {
             f"{part}_accuracy_unit": float((values[part] == (classes[part] == 1)).mean())
@@ -62,6 +61,7 @@ def publish_tuned(
         }
     head = replace(head, metrics=metrics)
     mean, deviation = mean_and_deviation(features["train"])
+    began = f"{tuning.start.name}/step-{tuning.start.step}"
     manifest = Manifest(
         name=name,
         step=tuning.progress.step,
@@ -70,23 +70,13 @@ def publish_tuned(
         bits_per_byte=scores.bits_per_byte,
         sha256={},
         sentiment=unit,
-        unit_histogram=None
-        if unit is None
-        else histogram(features["valid"][:, unit.unit], classes["valid"], f"{len(valid.texts)} validation texts"),
+        unit_histogram=counts,
         heads={head_name: head},
         feature_mean=mean.tolist(),
         feature_scale=deviation.tolist(),
-        notes=f"Fine-tuned from {tuning.start.name}/step-{tuning.start.step}.",
+        notes=f"Fine-tuned from {began}." if tuning.epoch else f"As {began}, with a head for a task.",
     )
     return volumes.publish(volume, model, manifest), head
-
-
-def _calibrated(tuning: Finetuning, features: NDArray[np.float32], classes: NDArray[np.int64]) -> Calibration | None:
-    """The sentiment unit by the texts of the task; None where they are not sentiment, or where there was no unit."""
-    if tuning.start.sentiment is None or tuning.options.labels not in _SENTIMENT:
-        return None
-    unit = tuning.start.sentiment.unit
-    return calibrate(features[:, unit], classes, unit)
 
 
 def _head(read_out: ReadOut, labels: list[str]) -> Head:

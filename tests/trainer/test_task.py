@@ -8,7 +8,7 @@ from trainer.finetuning.task import Task
 
 
 def test_windows_hold_every_byte_once_and_a_text_weighs_one() -> None:
-    task = Task(labelled(7), ["0", "1"])
+    task = Task.of(labelled(7), ["0", "1"])
     chosen = np.arange(7)
     longest = max(len(text) for text in task.texts)
     for window in (1, 4, longest - 1, longest, 100):
@@ -33,7 +33,7 @@ def test_windows_hold_every_byte_once_and_a_text_weighs_one() -> None:
 
 
 def test_batches_hold_every_text_once_and_lengths_alike() -> None:
-    task = Task(labelled(301), ["0", "1"])
+    task = Task.of(labelled(301), ["0", "1"])
     for generator in (None, np.random.default_rng(0)):
         batches = task.batches(16, generator)
         assert sorted(np.concatenate(batches).tolist()) == list(range(301))

@@ -19,6 +19,7 @@ SECTIONS = {
     "growth": "While it learned: bits per byte, all units and the one unit against bytes read.",
     "curve": "Few labels, on SST (the paper's figure 2).",
     "showdown": "When is recurrence worth it? On IMDB, whose training half the model had read with its labels.",
+    "tricks": "What makes a recurrent network learn, from 3,000 of IMDB's training reviews.",
     "units": "Which units carry sentiment, on SST: the weight of each, the heaviest alone, and all but the heaviest.",
     "histogram": "The unit's final value by class, on the IMDB training reviews (the paper's figure 3).",
     "heatmap": "The unit after every character (the paper's figure 4).",

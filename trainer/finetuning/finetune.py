@@ -181,15 +181,15 @@ class Finetuning:
         return self.objective.read_out
 
     def _fit_read_out(self) -> None:
-        generator = np.random.default_rng(self.options.seed)
-        some = (self.train.part(MOST_READ), self.valid)
-        train, valid = ((self._cells(task, generator), task.classes) for task in some)
+        some = self.train.part(MOST_READ)
+        at = places(some.lengths, np.random.default_rng(self.options.seed))
+        train = (self._cells(some, at), some.classes)
+        valid = (self._cells(self.valid, self.valid.lengths[None] - 1), self.valid.classes)
         fit_read_out(self.read_out, train, valid, self.options.labels, self.of_sentiment)
 
     @torch.no_grad()
-    def _cells(self, task: Task, generator: np.random.Generator) -> NDArray[np.float32]:
-        """Cells after some bytes of every text, (texts, places, units); the first is that of its end."""
-        at = places(np.array([len(text) for text in task.texts]), generator)
+    def _cells(self, task: Task, at: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Cells after some bytes of every text, (texts, places, units). at: (places, texts)."""
         found = np.empty((len(task.texts), len(at), self.start.architecture.units), np.float32)
         for chosen in task.batches(self.options.rows):
             self._go_on()

@@ -32,6 +32,11 @@ class Task:
         classes = np.array([labels.index(label) for label in labelled.labels])
         return cls([prepare(text) for text in labelled.texts], classes)
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """In bytes, (texts,)."""
+        return np.array([len(text) for text in self.texts])
+
     def part(self, most: int) -> "Task":
         """At most so many texts evenly out of all, of every label its share, but one at least."""
         if len(self.texts) <= most:
@@ -47,7 +52,7 @@ class Task:
 
     def batches(self, rows: int, generator: np.random.Generator | None = None) -> list[NDArray[np.int64]]:
         """Indices of texts of about one length, in random order; without a generator the longest first."""
-        lengths = np.array([len(text) for text in self.texts])
+        lengths = self.lengths
         if generator is None:
             order = np.argsort(-lengths, kind="stable")
             return [order[begin : begin + rows] for begin in range(0, len(order), rows)]

@@ -46,7 +46,7 @@ def recurrent(texts: int, cells: tuple[str, ...], units: int, runs: int, path: P
     found: list[dict[str, Any]] = []
     click.echo("cell  what      texts/s  plain loop  ratio")
     for cell in cells:
-        chosen: dict[str, Any] = {"cell": cell, "units": units, "embedding": units}
+        chosen: dict[str, Any] = {"batch_size": _TEXTS, "cell": cell, "units": units, "embedding": units}
         options = Options(**chosen)
         model = _model(options, device)
         ours = {

@@ -33,10 +33,10 @@ _HELP = {
     "learning_rate": "Default: the optimizer's own.",
     "schedule": "Of the learning rate: to zero over all epochs, or none.",
     "clip": "Most norm of an update's gradient.",
-    "epochs": "At most. Default: what makes 1,500 updates, but 4 to 50.",
-    "patience": "Epochs without a lower loss on texts held out before it stops. Default: a quarter of them.",
+    "epochs": "At most. Default: what makes 1,500 updates, but 3 to 50.",
+    "patience": "Epochs without a lower loss on texts held out before it stops. Default: a quarter, 3 at least.",
     "validation_fraction": "Of the texts, held out to choose the epoch.",
-    "batch_size": "Texts of an update.",
+    "batch_size": "Texts of an update. Default: 16, of more than 10,000 texts 32.",
     "max_tokens": "Of a text that is learned from.",
 }
 

@@ -138,8 +138,8 @@ def tricks(train: Path, texts: int, epochs: int, seed: int, out: Path, reading: 
 
     def protocol(progress: Progress) -> tuple[Report, dict[str, Any]]:
         drawn = reading.of_sentiment(train).first(texts)
-        # 4,000 texts make too few updates in batches of 64, and a tenth of them is too few to tell fits apart.
-        options = replace(Options(), epochs=epochs, batch_size=16, validation_fraction=0.25)
+        # A tenth of them is too few to tell fits apart.
+        options = replace(Options(), epochs=epochs, validation_fraction=0.25)
         return tricks_protocol.evaluate(progress, drawn, options, seed), {}
 
     write(protocol, out)

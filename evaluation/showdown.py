@@ -66,10 +66,20 @@ class Contender:
     draws: int = _DRAWS
 
 
-def evaluate(reader: Reader, sets: Sets, sizes: Sequence[int], more: Sequence[Contender] = (), seed: int = 0) -> Report:
-    """sizes: numbers of labelled texts; those beyond what there is become all there are. more: other contenders."""
+def evaluate(
+    reader: Reader,
+    sets: Sets,
+    sizes: Sequence[int],
+    more: Sequence[Contender] = (),
+    seed: int = 0,
+    options: Options | None = None,
+) -> Report:
+    """sizes: numbers of labelled texts; those beyond what there is become all there are.
+
+    more: other contenders. options: of the recurrent classifier; None: its defaults.
+    """
     fitting, y, test_y = sets.fitting, sets.numbers(sets.fitting), sets.numbers(sets.test)
-    contenders = [*_contenders(reader, fitting.texts, sets.test.texts, seed), *more]
+    contenders = [*_contenders(reader, fitting.texts, sets.test.texts, options or Options(), seed), *more]
     notes = [f"{size:,} texts were asked for: there are {len(y):,}." for size in sizes if size > len(y)]
     sizes = sorted({min(size, len(y)) for size in sizes})
     points: list[dict[str, Any]] = []
@@ -164,7 +174,9 @@ def _splits(y: Rows) -> list[Split]:
     return Sets(train, None, none).splits(5 if len(y) <= _FEW else 1)
 
 
-def _contenders(reader: Reader, texts: Sequence[str], test: Sequence[str], seed: int) -> list[Contender]:
+def _contenders(
+    reader: Reader, texts: Sequence[str], test: Sequence[str], options: Options, seed: int
+) -> list[Contender]:
     """The features of all texts are read once, before any fit; how long that takes is told to each that uses some."""
     x, test_x = reader.features(texts, "reading"), reader.features(test, "reading the test part")
     some = [prepare(text) for text in texts[:_TIMED]]
@@ -195,7 +207,7 @@ def _contenders(reader: Reader, texts: Sequence[str], test: Sequence[str], seed:
 
     found = [
         Contender("tf-idf", _tfidf),
-        Contender("recurrent", lambda chosen, y, _: _recurrent(chosen, y, seed), f"{Options()}, seed={seed}"),
+        Contender("recurrent", lambda chosen, y, _: _recurrent(options, chosen, y, seed), f"{options}, seed={seed}"),
         Contender("features", features),
     ]
     return found if reader.manifest.sentiment is None else [*found, Contender("the unit", unit)]
@@ -205,8 +217,8 @@ def _tfidf(texts: Sequence[str], y: Rows, _rows: Rows) -> Fitted:
     return Fitted(fit_baseline(texts, y, len(y), _splits(y), None, logarithms=(True, False)).log_odds)
 
 
-def _recurrent(texts: Sequence[str], y: Rows, seed: int) -> Fitted:
-    model = fit_recurrent(Options(), "binary", ["0", "1"], texts, y.astype(np.float64), seed=seed)
+def _recurrent(options: Options, texts: Sequence[str], y: Rows, seed: int) -> Fitted:
+    model = fit_recurrent(options, "binary", ["0", "1"], texts, y.astype(np.float64), seed=seed)
     return Fitted(lambda asked: model.outputs(asked)[:, 0].astype(np.float64))
 
 

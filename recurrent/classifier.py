@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from recurrent import targets
-from recurrent.learning import Epoch, Labelled, Learner, read
+from recurrent.learning import ROWS, Epoch, Labelled, Learner, read
 from recurrent.network import Network
 from recurrent.options import OptionError, Options
 from recurrent.targets import Answers, Kind
@@ -17,7 +17,6 @@ from recurrent.tokens import Ragged, Vocabulary, Words, vocabulary
 
 Label = str | int | float | bool
 
-_ROWS = 64  # texts side by side where nothing is learned
 _AT_ONCE = 8192  # texts whose tokens are held at once
 
 
@@ -62,7 +61,7 @@ class Recurrent:
     def outputs(self, texts: Sequence[str], advance: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         """(texts, outputs): log-odds, or a number. advance: gets the number of texts just read."""
         parts = [
-            read(self.network, Ragged.of(texts[begin : begin + _AT_ONCE], self.vocabulary), _ROWS, advance)
+            read(self.network, Ragged.of(texts[begin : begin + _AT_ONCE], self.vocabulary), ROWS, advance)
             for begin in range(0, len(texts), _AT_ONCE)
         ]
         return np.concatenate(parts) if parts else np.empty((0, self.network.dense.out_features), dtype=np.float32)

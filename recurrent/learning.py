@@ -22,6 +22,8 @@ from recurrent.tokens import Ragged
 
 MAX_PARAMETER = 1e5  # a larger one has diverged, and is not stored
 
+ROWS = 64  # texts side by side where nothing is learned
+
 _WARM_UP = 100  # updates over which the learning rate rises, where it later falls
 
 
@@ -137,7 +139,9 @@ class Learner:
         return total / weight
 
     def _batches(self, part: Labelled, generator: np.random.Generator | None = None) -> Iterator[NDArray[np.int64]]:
-        return batches(part.texts.lengths, self._options.batch_size, self._options.most_tokens, generator)
+        return batches(
+            part.texts.lengths, self._options.batch_size_for(len(part)), self._options.most_tokens, generator
+        )
 
     def fit(
         self,
@@ -151,7 +155,7 @@ class Learner:
         options = self._options
         updates = sum(1 for _ in self._batches(train))
         epochs = options.epochs_for(len(train))
-        patience = options.patience or max(2, epochs // 4)
+        patience = options.patience or max(3, epochs // 4)
         history: list[Epoch] = []
         best, kept, waited = np.inf, None, 0
         for number in range(1, epochs + 1):
@@ -182,7 +186,7 @@ class Learner:
         return max(0.0, min(1.0, (update + 1) / min(_WARM_UP, total)) * (1 - update / total))
 
     def _evaluate(self, valid: Labelled) -> tuple[float, float]:
-        outputs = read(self.network, valid.texts, self._options.batch_size)
+        outputs = read(self.network, valid.texts, ROWS)
         each = targets.losses(self._kind, torch.from_numpy(outputs).double(), torch.from_numpy(valid.y))
         weights = None if valid.weights is None or not valid.weights.any() else valid.weights
         return float(np.average(each.numpy(), weights=weights)), targets.score(self._kind, outputs, valid.y)

@@ -11,11 +11,11 @@ from recurrent.options import Optimizer
 DEFAULTS: dict[Optimizer, float] = {
     "sgd": 0.5,
     "momentum": 0.05,
-    "nag": 0.05,
-    "rmsprop": 1e-3,
-    "adagrad": 0.02,
-    "adadelta": 0.5,  # in Radford's slides
-    "adam": 2e-3,
+    "nag": 0.15,
+    "rmsprop": 3e-3,
+    "adagrad": 0.06,
+    "adadelta": 1.5,  # 0.5 in Radford's slides
+    "adam": 6e-3,
 }
 
 

@@ -20,6 +20,9 @@ MAX_STEEPNESS = 100
 _MOST_TOKENS = 65_536
 _WIDTH = 2048
 
+# Texts up to which small batches, whose updates are many, are worth their time.
+_FEW = 10_000
+
 
 class OptionError(ValueError):
     """An option has a value that it cannot have; the message names it, the value and what is allowed."""
@@ -46,9 +49,9 @@ class Options:
     schedule: Schedule = "linear"  # to zero over all epochs, or constant
     clip: float | None = 1.0  # most norm of an update's gradient; None: not clipped
     epochs: int | None = None  # at most; None: `epochs_for`
-    patience: int | None = None  # epochs without a lower validation loss before it stops; None: a quarter, 2 at least
+    patience: int | None = None  # epochs without a lower validation loss before it stops; None: a quarter, 3 at least
     validation_fraction: float = 0.1  # of the texts, which choose the epoch; 0: all are learned from
-    batch_size: int = 64  # texts of an update, fewer where they are long
+    batch_size: int | None = None  # texts of an update, fewer where they are long; None: `batch_size_for`
     max_tokens: int = 8192  # of a text that is learned from: the rest of a longer one is not; all of it is predicted on
 
     def __post_init__(self) -> None:
@@ -68,10 +71,9 @@ class Options:
         self._whole("embedding", 1, MAX_UNITS)
         self._whole("units", 1, MAX_UNITS)
         self._whole("layers", 1, MAX_LAYERS)
-        for name in ("epochs", "patience"):
+        for name in ("epochs", "patience", "batch_size"):
             if getattr(self, name) is not None:
                 self._whole(name, 1)
-        self._whole("batch_size", 1)
         self._whole("max_tokens", 1)
         if not isinstance(self.bidirectional, bool):
             raise OptionError(f"bidirectional is {self.bidirectional!r}, neither true nor false")
@@ -88,10 +90,16 @@ class Options:
         return _MOST_TOKENS * _WIDTH // max(_WIDTH, self.embedding, 4 * self.units)
 
     def epochs_for(self, texts: int) -> int:
-        """Passes over so many texts, where no other number was given: 1,500 updates, but 4 passes to 50."""
+        """Passes over so many texts, where no other number was given: 1,500 updates, but 3 passes to 50."""
         if self.epochs is not None:
             return self.epochs
-        return max(4, min(50, round(1500 * self.batch_size / max(1, texts))))
+        return max(3, min(50, round(1500 * self.batch_size_for(texts) / max(1, texts))))
+
+    def batch_size_for(self, texts: int) -> int:
+        """Texts of an update where so many are learned from, if no other number was given: 16, or 32 of many."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return 16 if texts <= _FEW else 32
 
     def _whole(self, name: str, least: int, most: int | None = None) -> None:
         value = getattr(self, name)

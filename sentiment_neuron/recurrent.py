@@ -40,13 +40,14 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
     """tokens: words in lower case, or bytes. min_df, max_features: texts that a word must be in, words known at most.
 
     cell, embedding, units, layers, bidirectional, pooling: the network (recurrent/network.py). dropout: of what each
-    layer reads. steepness: gates are σ(steepness * a). initialization: of recurrent matrices. optimizer, learning_rate
-    (None: the optimizer's own), schedule, clip (of the gradient's norm; None: not), batch_size: the training. epochs:
-    at most (None: what makes 1,500 updates, but 4 to 50). validation_fraction of the texts are held out: the pass with
-    their lowest loss is kept, and after patience passes without a lower one (None: a quarter of them) it stops.
-    max_tokens: of a text that is learned from, for the sake of memory; a text to predict is always read whole.
-    class_weight: factors of the losses by label, or "balanced"; of classifiers alone. random_state: with a number, a
-    CPU fits the same network each time. device: "auto" takes CUDA where it is. verbose: show progress.
+    layer reads. steepness: gates are σ(steepness * a). initialization: of recurrent matrices. optimizer,
+    learning_rate (None: the optimizer's own), schedule, clip (of the gradient's norm; None: not), batch_size (None:
+    16, of more than 10,000 texts 32): the training. epochs: at most (None: what makes 1,500 updates, but 3 to 50).
+    validation_fraction of the texts are held out: the pass with their lowest loss is kept, and after patience passes
+    without a lower one (None: a quarter of them, 3 at least) it stops. max_tokens: of a text that is learned from,
+    for the sake of memory; a text to predict is always read whole. class_weight: factors of the losses by label, or
+    "balanced"; of classifiers alone. random_state: with a number, a CPU fits the same network each time. device:
+    "auto" takes CUDA where it is. verbose: show progress.
 
     After `fit`, `model_` holds the network and `history_` loss, validation loss and validation score of every pass.
     """
@@ -75,7 +76,7 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
         epochs: int | None = Options.epochs,
         patience: int | None = Options.patience,
         validation_fraction: float = Options.validation_fraction,
-        batch_size: int = Options.batch_size,
+        batch_size: int | None = Options.batch_size,
         max_tokens: int = Options.max_tokens,
         class_weight: ClassWeight = None,
         random_state: int | np.random.RandomState | None = 0,

@@ -1,7 +1,8 @@
 """One matrix in the layout that its device multiplies fastest: `Matrix(weight)(x) == x @ weight`.
 
 On a CPU, oneDNN wants the weight re-ordered into its own blocked layout; done once here instead of inside every
-product, that is worth 2.5x at 64 rows in fp32 and up to 2x at few rows in bf16.
+product, that is worth 2.5x at 64 rows in fp32 and up to 2x at few rows in bf16. A CPU older than AVX-512 has no bf16
+of oneDNN: there such a product is torch's plain one.
 
 There, a row's product is bit for bit the same whatever rows stand beside it: oneDNN adds up each output in an order
 that does not depend on the number of rows, but for one row alone, which takes another kernel and so is doubled. Not so
@@ -12,17 +13,13 @@ AVX512_CORE_BF16 gives the same bits, more slowly).
 import torch
 from torch import Tensor
 
-_PACKABLE = (torch.float32, torch.bfloat16)
-
 
 class Matrix:
     """A constant right-hand side of products. Gradients do not flow through it."""
 
     def __init__(self, weight: Tensor, rows: int) -> None:
         """weight: (inputs, outputs); rows: the usual number of rows, which the packed layout is tuned for."""
-        self._packed = (
-            weight.device.type == "cpu" and weight.dtype in _PACKABLE and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        )
+        self._packed = weight.device.type == "cpu" and _packable(weight.dtype)
         transposed = weight.detach().t().contiguous()  # (outputs, inputs)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(transposed, rows) if self._packed else transposed
 
@@ -50,6 +47,14 @@ class Matrix:
             return self.times(torch.cat((x, x)), torch.cat((factor, factor)))[:1]
         product: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, factor, self._weight, None, "mul")
         return product
+
+
+def _packable(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies it on this CPU."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    bf16 = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return bool(bf16) or dtype == torch.float32
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

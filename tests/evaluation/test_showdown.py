@@ -1,6 +1,7 @@
 """The showdown: contenders learn from the same draws, choose nothing on the test, and areas are those of the curve."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from evaluation import showdown
 from evaluation.features import Reader
 from evaluation.showdown import Contender, Fitted, area, area_interval
+from recurrent.options import Options
 from tests.support.carrier import assert_pictures, flipped, sets
 
 
@@ -35,7 +37,10 @@ def test_draws_are_of_their_size_and_of_both_labels() -> None:
 
 
 def test_contenders_choose_nothing_on_the_test_part(reader: Reader, tmp_path: Path) -> None:
-    one = sets(valid=False)
+    one, evaluate = (
+        sets(valid=False),
+        partial(showdown.evaluate, reader, options=Options(embedding=4, units=4, epochs=3)),
+    )
     seen: list[tuple[int, int]] = []
 
     def fit(texts: Any, y: Any, rows: Any) -> Fitted:
@@ -43,12 +48,13 @@ def test_contenders_choose_nothing_on_the_test_part(reader: Reader, tmp_path: Pa
         assert [one.train.texts[row] for row in rows] == texts
         return Fitted(lambda asked: np.array([text.count("+") - 0.5 for text in asked]))
 
-    more = [Contender("the mark", fit, most=40)]
-    report = showdown.evaluate(reader, one, [40, 1000], more)
+    mark = Contender("the mark", fit, most=40)
+    more = [mark, replace(mark, name="the mark, twice", draws=2)]
+    report = evaluate(one, [40, 1000], more)
     points = {(point["contender"], point["examples"]): point for point in report.values["points"]}
     names = {"tf-idf", "recurrent", "features", "the unit"}
-    assert set(points) == {(name, size) for name in names for size in (40, 120)} | {("the mark", 40)}
-    assert seen == [(40, 20)] * 5
+    assert set(points) == {(name, size) for name in names for size in (40, 120)} | {(asked.name, 40) for asked in more}
+    assert seen == [(40, 20)] * (5 + 2)
     assert report.notes == ["1,000 texts were asked for: there are 120."]
     for name in ("the mark", "the unit"):
         assert (points[name, 40]["accuracy"], points[name, 40]["auc"]) == (1.0, 1.0)
@@ -58,15 +64,21 @@ def test_contenders_choose_nothing_on_the_test_part(reader: Reader, tmp_path: Pa
         assert low <= point["accuracy"] <= high + 1e-9
         assert point["fit_s"] >= 0
         assert point["texts_per_s"] > 0
-    assert showdown.evaluate(reader, one, [40, 1000], more).values["points"] == report.values["points"]
-    assert len(seen) == 5  # what was measured is kept
+    assert evaluate(one, [40, 1000], more).values["points"] == report.values["points"]
+    assert len(seen) == 7
+    evaluate(one, [120], [replace(mark, most=None)])
+    assert len(seen) == 8
+    evaluate(one, [120], [replace(mark, most=None)])  # what was measured is kept
+    assert len(seen) == 8
+    evaluate(one, [120], [replace(mark, most=None, about="another")])
+    assert len(seen) == 9
     for path in reader.judged.iterdir():
         path.write_text("{")
-    showdown.evaluate(reader, one, [40], [replace(more[0], draws=2), replace(more[0], about="another")])
-    assert len(seen) == 5 + 2 + 5
-    others = showdown.evaluate(reader, replace(one, test=flipped(one.test)), [40], more).values["points"]
+    evaluate(one, [120], [replace(mark, most=None)])
+    assert len(seen) == 10
+    others = evaluate(replace(one, test=flipped(one.test)), [120]).values["points"]
     for other in others:
-        assert other["accuracy"] == pytest.approx(1 - points[other["contender"], 40]["accuracy"])
-        assert other["auc"] == pytest.approx(1 - points[other["contender"], 40]["auc"])
+        assert other["accuracy"] == pytest.approx(1 - points[other["contender"], 120]["accuracy"])
+        assert other["auc"] == pytest.approx(1 - points[other["contender"], 120]["auc"])
     report.write(tmp_path, {})
     assert_pictures(tmp_path, ["accuracy", "seconds"])

@@ -93,6 +93,14 @@ def test_a_loss_that_is_no_number_ends_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("texts", "batch", "epochs"), [(100, 16, 50), (1_000, 16, 24), (10_000, 16, 3), (10_001, 32, 5), (100_000, 32, 3)]
+)
+def test_batches_and_passes_are_by_the_number_of_texts(texts: int, batch: int, epochs: int) -> None:
+    assert (Options().batch_size_for(texts), Options().epochs_for(texts)) == (batch, epochs)
+    assert (Options(batch_size=7).batch_size_for(texts), Options(epochs=9).epochs_for(texts)) == (7, 9)
+
+
+@pytest.mark.parametrize(
     ("wrong", "told"),
     [
         ({"tokens": "letters"}, "tokens is 'letters', not one of words, bytes"),

@@ -145,7 +145,7 @@ def has_begun(client: httpx.Client, batch_id: str) -> None:
 @pytest.mark.slow
 def test_a_batch_outlives_a_gateway_that_is_killed(serving: Stack, client: httpx.Client) -> None:
     # Chunks are of 64 lines: with 200 some are kept when the gateway dies, and some are not.
-    batch_id = send(client, slow_lines(200, 300) + slow_lines(200)[-20 * 110 :].split(b"\n", 1)[1])
+    batch_id = send(client, slow_lines(200, 300) + slow_lines(200, 5_000)[-20 * 110 :].split(b"\n", 1)[1])
     wait_until(lambda: client.get(f"/batches/{batch_id}").json()["completed"] > 70, what="answers")
     serving.kill("api")
     serving.spawn("api")

@@ -51,10 +51,9 @@ class Matrix:
 
 def _packable(dtype: torch.dtype) -> bool:
     """Whether oneDNN multiplies it on this CPU."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    bf16 = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return bool(bf16) or dtype == torch.float32
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

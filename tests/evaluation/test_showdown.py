@@ -37,10 +37,8 @@ def test_draws_are_of_their_size_and_of_both_labels() -> None:
 
 
 def test_contenders_choose_nothing_on_the_test_part(reader: Reader, tmp_path: Path) -> None:
-    one, evaluate = (
-        sets(valid=False),
-        partial(showdown.evaluate, reader, options=Options(embedding=4, units=4, epochs=3)),
-    )
+    one = sets(valid=False)
+    evaluate = partial(showdown.evaluate, reader, options=Options(embedding=4, units=4, epochs=3))
     seen: list[tuple[int, int]] = []
 
     def fit(texts: Any, y: Any, rows: Any) -> Fitted:
@@ -66,19 +64,21 @@ def test_contenders_choose_nothing_on_the_test_part(reader: Reader, tmp_path: Pa
         assert point["texts_per_s"] > 0
     assert evaluate(one, [40, 1000], more).values["points"] == report.values["points"]
     assert len(seen) == 7
-    evaluate(one, [120], [replace(mark, most=None)])
+    whole = replace(mark, most=None)
+    alone = evaluate(one, [120], [whole]).values["points"]
     assert len(seen) == 8
-    evaluate(one, [120], [replace(mark, most=None)])  # what was measured is kept
-    assert len(seen) == 8
-    evaluate(one, [120], [replace(mark, most=None, about="another")])
+    evaluate(one, [120], [whole])
+    assert len(seen) == 8  # what was measured is kept
+    evaluate(one, [120], [replace(whole, about="another")])
     assert len(seen) == 9
     for path in reader.judged.iterdir():
         path.write_text("{")
-    evaluate(one, [120], [replace(mark, most=None)])
+    evaluate(one, [120], [whole])
     assert len(seen) == 10
-    others = evaluate(replace(one, test=flipped(one.test)), [120]).values["points"]
-    for other in others:
-        assert other["accuracy"] == pytest.approx(1 - points[other["contender"], 120]["accuracy"])
-        assert other["auc"] == pytest.approx(1 - points[other["contender"], 120]["auc"])
+    others = evaluate(replace(one, test=flipped(one.test)), [120], [whole]).values["points"]
+    for other, point in zip(others, alone, strict=True):
+        assert other["contender"] == point["contender"]
+        assert other["accuracy"] == pytest.approx(1 - point["accuracy"])
+        assert other["auc"] == pytest.approx(1 - point["auc"])
     report.write(tmp_path, {})
     assert_pictures(tmp_path, ["accuracy", "seconds"])

@@ -188,15 +188,18 @@ def test_what_is_tried_before_it_is_recorded_changes_no_row() -> None:
         assert was.any()
 
 
+def keep_plain_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels read a weight in its plain layout; on a CPU oneDNN would have it in its own."""
+    monkeypatch.setattr("model.network.matrix._packable", lambda dtype: False)
+
+
 @pytest.mark.slow
 @INTERPRETED
 @pytest.mark.parametrize("cell", CELLS)
 def test_interpreted_kernels_give_what_steps_of_torch_give(cell: CellName, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.kernels import TritonStep  # noqa: PLC0415 - needs Triton, which is not everywhere
 
-    monkeypatch.setattr(
-        "model.network.matrix._PACKABLE", ()
-    )  # kernels want the plain layout, which a CPU does not take
+    keep_plain_layout(monkeypatch)
     monkeypatch.setattr("engine.graph_backend._fastest_step", TritonStep)
     plain = FoldedModel(language_model(cell), dtype=torch.float32)
 
@@ -239,7 +242,7 @@ def test_interpreted_kernels_read_in_bfloat16_what_steps_of_torch_read(
     from engine.kernels import TritonStep  # noqa: PLC0415 - needs Triton, which is not everywhere
 
     multiply_bfloat16(monkeypatch)
-    monkeypatch.setattr("model.network.matrix._PACKABLE", ())  # kernels want the plain layout
+    keep_plain_layout(monkeypatch)
     model = FoldedModel(language_model("mlstm"), dtype=torch.bfloat16)
     text = np.frombuffer(b"It was the best.", dtype=np.uint8)
     cells = []

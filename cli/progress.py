@@ -1,13 +1,12 @@
 """`texts_bar`, the progress bar of every command that reads many texts."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sentiment_neuron.bars import bars
 
 
 @contextmanager
@@ -16,9 +15,8 @@ def texts_bar(total: int, out: Path | None = None) -> Iterator[Callable[[int], N
 
     out: the file that is written, where a command that was stopped continues it; Ctrl-C then tells so.
     """
-    columns = (TextColumn("texts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        with bars("texts") as bar:
             task = bar.add_task("", total=total)
             yield lambda finished: bar.advance(task, finished)
     except KeyboardInterrupt:

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,15 +10,13 @@ from typing import Any
 import click
 import torch
 from click.core import ParameterSource
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
 from evaluation.features import EvaluationError, Progress, Reader
 from evaluation.report import JSON, MARKDOWN, Report
 from model.checkpoints.checkpoint import CheckpointError
 from model.heads.checks import HeadError
 from model.heads.pooling import Pooling
+from sentiment_neuron.bars import bars
 
 
 def run(
@@ -52,19 +49,12 @@ def write(protocol: Callable[[Progress], tuple[Report, dict[str, Any]]], out: Pa
 @contextmanager
 def _bars() -> Iterator[Progress]:
     """A bar for each stage."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+    with bars("{task.description}") as shown:
 
         def begin(stage: str, total: int) -> None:
-            bars.add_task(stage, total=total)
+            shown.add_task(stage, total=total)
 
-        yield Progress(begin, lambda count: bars.advance(bars.task_ids[-1], count))
+        yield Progress(begin, lambda count: shown.advance(shown.task_ids[-1], count))
 
 
 def command_line(context: click.Context) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from recurrent.learning import Epoch
+from sentiment_neuron.bars import bars
 
 Advance = Callable[[int], None] | None
 OnEpoch = Callable[[Epoch], None] | None
@@ -19,8 +19,7 @@ def epochs_bar(shown: bool, epochs: int, texts: int) -> Iterator[tuple[Advance, 
         yield None, None
         return
     console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("texts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with bars("texts", console) as bar:
         task = bar.add_task("", total=epochs * texts)
 
         def on_epoch(epoch: Epoch) -> None:

@@ -190,7 +190,7 @@ def test_what_is_tried_before_it_is_recorded_changes_no_row() -> None:
 
 def keep_plain_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels read a weight in its plain layout; on a CPU oneDNN would have it in its own."""
-    monkeypatch.setattr("model.network.matrix._packable", lambda dtype: False)
+    monkeypatch.setattr("model.network.matrix._packable", lambda _: False)
 
 
 @pytest.mark.slow

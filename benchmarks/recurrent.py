@@ -89,7 +89,7 @@ def _reviews(count: int) -> Labelled:
 def _model(options: Options, device: torch.device) -> Recurrent:
     """One that knows `_WORDS` words."""
     words = " ".join(f"w{number}" for number in range(_WORDS - 1))
-    return Recurrent.new(replace(options, min_df=1), "binary", ["0", "1"], [words], 0, device.type)
+    return Recurrent.new(replace(options, min_df=1), "binary", ["0", "1"], [words], np.zeros(1), 0, device.type)
 
 
 def _plain(options: Options, material: Labelled, device: torch.device) -> dict[str, Callable[[], None]]:

@@ -12,7 +12,9 @@ from cli.reported import reported
 @click.command()
 @click.argument("texts", nargs=-1, metavar="[TEXT]... | FILE")
 @checkpoint_option
-@click.option("--head", default="sentiment", show_default=True, help="The model's, or one by `neuron head fit`.")
+@click.option(
+    "--head", default="sentiment", show_default=True, help="The model's, or one by `neuron head fit` or `rnn publish`."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of POST /classify.")
 @click.option(
     "--out",
@@ -26,8 +28,9 @@ def classify(
 ) -> None:
     """Label every TEXT: a line with label, probability, sentiment and text.
 
-    Without TEXT, stdin gives one a line; a line that cannot be used keeps its place. With --out, every row of FILE
-    comes out once, in order, with its columns and the results or an `error`; what was stopped is continued.
+    Of labels that are numbers their mean, weighted by probability, stands before the sentiment. Without TEXT, stdin
+    gives one a line; a line that cannot be used keeps its place. With --out, every row of FILE comes out once, in
+    order, with its columns and the results or an `error`; what was stopped is continued.
     """
     from cli.classification import print_labels, write_labels
 

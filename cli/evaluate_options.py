@@ -32,7 +32,7 @@ cache_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("runs/features"),
     show_default=True,
-    help="Cache of features, by checkpoint and texts; may be deleted at any time.",
+    help="Cache of features, by checkpoint and texts, and of what `showdown` measured; may be deleted at any time.",
 )
 model_options = _options(
     click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory."),

@@ -96,15 +96,14 @@ def list_heads(directory: Path, heads: Path | None, as_json: bool) -> None:
     for report in found:
         of = "recurrent" if report["checkpoint"] is None else "{name} step {step}".format(**report["checkpoint"])
         usable = "" if report["usable"] else ", not this checkpoint"
-        click.echo(f"{report['name']:<20} {_accuracy(report):<32} {len(report['labels'])} labels, {of}{usable}")
+        click.echo(f"{report['name']:<20} {_accuracy(report) + ',':<33} {len(report['labels'])} labels, {of}{usable}")
 
 
 def delete_head(name: str, directory: Path, heads: Path | None) -> None:
     """Delete one, and say so."""
     heads = heads_directory(directory) if heads is None else heads
     try:
-        if name not in head_store.names(heads):
-            raise HeadStoreError(f"{heads} holds no head {name!r}")
+        head_store.fingerprint(heads, name)  # without one there is nothing to lock
         with head_store.alone_in(heads):
             head_store.delete(heads, name)
     except (HeadStoreError, OSError) as error:

@@ -43,6 +43,8 @@ def write(protocol: Callable[[Progress], tuple[Report, dict[str, Any]]], out: Pa
         raise click.ClickException(f"{error.filename or out}: {error.strerror or error}") from error
     for table in report.tables:
         click.echo(table.markdown() + "\n")
+    for note in report.notes:
+        click.echo(note)
     click.echo(f"{out}: {JSON}, {MARKDOWN}, {len(report.figures)} figures, {len(report.pages)} pages")
 
 

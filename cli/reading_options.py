@@ -32,7 +32,9 @@ _DIALECT = (
     click.option("--strict", is_flag=True, help="Stop at the first record that cannot be used."),
 )
 _TEXT = click.option(
-    "--text-field", metavar="NAME", help="Column or key of the text, as in review.text. Default: the only one."
+    "--text-field",
+    metavar="NAME",
+    help="Column or key, as in review.text. Default: `text`, or the only one.",
 )
 _LABEL = click.option("--label-field", metavar="NAME", default=LABEL, show_default=True, help="Of the label.")
 _CLASSES = (

@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from recurrent import published, storage
 from recurrent.classifier import Label, Recurrent
 from recurrent.storage import StorageError
 from recurrent.targets import probabilities
-from sentiment_neuron import RecurrentClassifier, RecurrentRegressor, rows
+from sentiment_neuron import rows
 from sentiment_neuron.heads import heads_directory
 from sentiment_neuron.parts import Row
+from texts.faults import Fault, Faults
 
 _DIGITS = 6
 
@@ -39,7 +40,11 @@ def fit_file(source: Path, out: Path, regression: bool, balanced: bool, reading:
         raise click.ClickException(f"{out.parent} cannot be made: {error.strerror}") from error
     if not os.access(out.parent, os.W_OK | os.X_OK):
         raise click.ClickException(f"{out.parent} cannot be written: name another --out")
+    from sentiment_neuron import RecurrentClassifier, RecurrentRegressor
+
     material = reading.labelled(source)
+    if _in_quotes(material.texts):
+        _tell_quotes("text")
     try:
         if regression:
             model = RecurrentRegressor(**options, verbose=True)
@@ -103,7 +108,7 @@ def predict_file(
     file = rows.RowFile(source, reading.columns.text, reading.columns.dialect)
     with texts_bar(file.total, None if submission else out) as advance:
         if submission is not None:
-            names = _submit(model, file, out, submission, advance)
+            names = _submit(model, file, out, submission, reading.faults, advance)
         else:
             asked = {"command": "rnn predict", "classifier": storage.sha256(directory)}
             answer = lambda texts: _results(model, texts)  # noqa: E731
@@ -128,7 +133,9 @@ def _results(model: Recurrent, texts: list[str]) -> list[Row]:
     ]
 
 
-def _submit(model: Recurrent, file: rows.RowFile, out: Path, submission: str, advance: Any) -> list[str]:
+def _submit(
+    model: Recurrent, file: rows.RowFile, out: Path, submission: str, faults: Faults, advance: Callable[[int], None]
+) -> list[str]:
     """Every row of the input is in it: one whose text cannot be used is answered as one without any words, and told."""
     identity, _, name = (part.strip() for part in submission.partition(","))
     if not identity or not name or identity == name or out.suffix.lower() != ".csv":
@@ -137,20 +144,48 @@ def _submit(model: Recurrent, file: rows.RowFile, out: Path, submission: str, ad
         )
     if identity not in file.columns:
         raise click.UsageError(f"{file.path} has no column {identity!r}, its columns: {', '.join(file.columns)}")
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise click.ClickException(f"{out} cannot be written: name another --out")
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
     writer.writerow([identity, name])
-    unusable: list[str] = []
+    unusable: list[Fault] = []
+    quoted = True
     for chunk in file.chunks():
-        faults = zip(chunk.places, chunk.faults, strict=True)
-        unusable += [f"{place}: {fault}" for place, fault in faults if fault is not None]
-        answers = _submitted(model, chunk.texts)
-        writer.writerows((row[identity], answer) for row, answer in zip(file.plain(chunk.values), answers, strict=True))
+        identities = []
+        for place, fault, row in zip(chunk.places, chunk.faults, file.plain(chunk.values), strict=True):
+            if fault is not None:
+                unusable.append(Fault(str(file.path), place, fault))
+                if faults.strict:
+                    faults.add(unusable[-1])
+            broken = fault is not None and file.format != "json" and len(row) < len(file.columns)
+            if broken or row.get(identity) in (None, ""):
+                why = fault if broken else f"it has no {identity!r}"
+                raise click.ClickException(
+                    f"{Fault(str(file.path), place, f'{why}, and a submission needs every row')}"
+                )
+            identities.append(row[identity])
+        quoted = quoted and _in_quotes(identities)
+        writer.writerows(zip(identities, _submitted(model, chunk.texts), strict=True))
         advance(len(chunk))
-    replace_file(out, content.getvalue())
+    try:
+        replace_file(out, content.getvalue())
+    except OSError as error:
+        raise click.ClickException(f"{out} cannot be written: {error.strerror}") from error
+    if quoted:
+        _tell_quotes(identity)
     if unusable:
         click.echo(f"answered as texts without words: {len(unusable):,} rows, the first {unusable[0]}", err=True)
     return [identity, name]
+
+
+def _in_quotes(values: Sequence[object]) -> bool:
+    return all(isinstance(value, str) and len(value) > 1 and value[0] == value[-1] == '"' for value in values)
+
+
+def _tell_quotes(column: str) -> None:
+    """A file of tabs has no quotes unless it is said to, so they would be learned, and answered, as a part of it."""
+    click.echo(f"every {column} is in quotes: if they are no part of it, give --quote '\"'", err=True)
 
 
 def _submitted(model: Recurrent, texts: list[str]) -> Sequence[object]:

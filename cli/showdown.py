@@ -72,7 +72,7 @@ def showdown(
 
     tf-idf with a grid search, the recurrent classifier, the features with L1, the one unit, and the language model
     fine-tuned: accuracy and area under the ROC curve, seconds to fit, texts a second. Takes hours; interrupted, it goes
-    on where it was.
+    on where it was: what it measured, seconds too, is kept in --cache.
     """
     numbers = _numbers(sizes)
     if (corpus is None) == (train is None or test is None):
@@ -87,7 +87,7 @@ def showdown(
         options = FinetuningOptions(
             str(where["directory"]), ["0", "1"], "", epochs=finetune_epochs, fuse=fuse, seed=seed
         )
-        tuned = Contender("fine-tuned", _tuned(options), str(options), finetune_most, draws=1)
+        tuned = Contender("fine-tuned", _tuned(options), lambda _: str(options), finetune_most, draws=1)
         more = [tuned] if finetune_most else []
         return showdown_protocol.evaluate(reader, sets, numbers, more, seed)
 

@@ -134,8 +134,8 @@ def _head(name: str, served: ServedModel, find_head: FindHead) -> Head | Recurre
     if stored is None:
         known = ", ".join(sorted(served.manifest.heads)) or "none"
         detail = (
-            f"the model has no head {name!r}; its heads: {known}; and none of that name was fitted "
-            "(`GET /heads` or `neuron head list` shows those that were)"
+            f"the model has no head {name!r}; its heads: {known}; and none of that name was fitted or published "
+            "where it looks for heads (`GET /heads` or `neuron head list` shows those that were)"
         )
         raise JobFailed(ErrorCode.UNKNOWN_HEAD, detail)
     if isinstance(stored, RecurrentHead):

@@ -23,11 +23,10 @@ from engine.openmp import on_passing_thread
 from engine.rows import DeadlineExceeded, EngineFailure, RowCancelled, reason_to_end
 from recurrent import targets
 from recurrent.batches import batches
-from recurrent.learning import read
+from recurrent.learning import ROWS, read
 from recurrent.published import Published
 from recurrent.tokens import Ragged
 
-ROWS = 64  # texts of a batch
 _LOOKED_AT = 4 * ROWS  # texts that wait among which some of one length are found
 _OTHER: dict[Priority, Priority] = {"interactive": "bulk", "bulk": "interactive"}
 
@@ -93,8 +92,9 @@ class TextQueue:
             if self._closing:
                 raise EngineFailure("the queue of texts is broken" if self.broken else "the queue of texts is closed")
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="texts", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="texts", daemon=True)
+                thread.start()  # raises where the system has no more: the next text tries again
+                self._thread = thread
             self._count += len(rows)
             self._arrivals.put(rows)
 

@@ -8,10 +8,9 @@ one fit is kept on disk, and a command that was interrupted goes on there.
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from engine.reading import read_features
+from evaluation.area import area, area_interval
 from evaluation.baseline import fit_baseline
-from evaluation.features import Features, Reader
+from evaluation.features import EvaluationError, Features, Reader
 from evaluation.logistic import choose, fit, recipes
 from evaluation.report import COLOURS, Report, Table, percent, plot
 from evaluation.sets import Rows, Sets, Split
@@ -28,7 +28,9 @@ from model.checkpoints.durable import replace_file
 from model.heads.cross_validation import accuracy_interval
 from model.heads.unit import fit_threshold
 from recurrent.classifier import fit as fit_recurrent
-from recurrent.options import Options
+from recurrent.learning import DivergedError
+from recurrent.optimizers import DEFAULTS
+from recurrent.options import OptionError, Options
 from texts.labelled import Labelled
 from texts.preparation import prepare
 
@@ -55,13 +57,13 @@ class Fitted:
 class Contender:
     """What learns.
 
-    fit: gets texts, their classes, 0 or 1, and their rows. about: all settings that its answers depend on. most:
-    labelled texts that it is given. draws: of one size, at most.
+    fit: gets texts, their classes, 0 or 1, and their rows. about: all settings that its answers depend on, with so many
+    texts. most: labelled texts that it is given. draws: of one size, at most.
     """
 
     name: str
     fit: Callable[[Sequence[str], Rows, Rows], Fitted]
-    about: str = ""
+    about: Callable[[int], str] = lambda _: ""
     most: int | None = None
     draws: int = _DRAWS
 
@@ -80,6 +82,8 @@ def evaluate(
     """
     fitting, y, test_y = sets.fitting, sets.numbers(sets.fitting), sets.numbers(sets.test)
     contenders = [*_contenders(reader, fitting.texts, sets.test.texts, options or Options(), seed), *more]
+    if len(set(test_y.tolist())) < 2:
+        raise EvaluationError("all texts of the test part have one label, and the area needs both")
     notes = [f"{size:,} texts were asked for: there are {len(y):,}." for size in sizes if size > len(y)]
     sizes = sorted({min(size, len(y)) for size in sizes})
     points: list[dict[str, Any]] = []
@@ -108,7 +112,13 @@ def _kept(
     reader: Reader, contender: Contender, texts: Sequence[str], y: Rows, rows: Rows, test: Labelled, test_y: Rows
 ) -> dict[str, float]:
     """What `_judged` finds, or found earlier: it is kept by everything that it depends on."""
-    about = [contender.name, contender.about, reader.manifest_sha256, str(reader.model.dtype), reader.pooling]
+    about = [
+        contender.name,
+        contender.about(len(rows)),
+        reader.manifest_sha256,
+        str(reader.model.dtype),
+        reader.pooling,
+    ]
     digest = hashlib.sha256(json.dumps(about).encode())
     for asked, labels in (([texts[row] for row in rows], y[rows]), (test.texts, test_y)):
         digest.update(json.dumps([asked, labels.tolist()]).encode())
@@ -205,12 +215,24 @@ def _contenders(
         weights[number] = polarity
         return linear(weights, -polarity * threshold, chosen)
 
+    _warm_up(options, seed)
     found = [
         Contender("tf-idf", _tfidf),
-        Contender("recurrent", lambda chosen, y, _: _recurrent(options, chosen, y, seed), f"{options}, seed={seed}"),
+        Contender(
+            "recurrent",
+            lambda chosen, y, _: _recurrent(options, chosen, y, seed),
+            lambda count: f"{_resolved(options, count)}, seed={seed}",
+        ),
         Contender("features", features),
     ]
     return found if reader.manifest.sentiment is None else [*found, Contender("the unit", unit)]
+
+
+def _warm_up(options: Options, seed: int) -> None:
+    """What a process does at its first fit alone, such as imports, is no contender's time."""
+    texts, y = ["good", "bad"] * 10, np.array([1, 0] * 10)
+    _tfidf(texts, y, np.arange(len(y)))
+    _recurrent(replace(options, min_df=1, epochs=1), texts, y, seed)
 
 
 def _tfidf(texts: Sequence[str], y: Rows, _rows: Rows) -> Fitted:
@@ -218,27 +240,21 @@ def _tfidf(texts: Sequence[str], y: Rows, _rows: Rows) -> Fitted:
 
 
 def _recurrent(options: Options, texts: Sequence[str], y: Rows, seed: int) -> Fitted:
-    model = fit_recurrent(options, "binary", ["0", "1"], texts, y.astype(np.float64), seed=seed)
+    try:
+        model = fit_recurrent(options, "binary", ["0", "1"], texts, y.astype(np.float64), seed=seed)
+    except (OptionError, DivergedError) as error:
+        raise EvaluationError(f"the recurrent classifier cannot learn from {len(texts):,} texts: {error}") from error
     return Fitted(lambda asked: model.outputs(asked)[:, 0].astype(np.float64))
 
 
-def area(scores: Scores, y: Rows) -> float:
-    """Under the ROC curve: how often a text of label 1 scores more than one of label 0; equal scores count half."""
-    values, ranks, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - (counts - 1) / 2  # rank of each value, the mean of those that are equal
-    positive = int((y == 1).sum())
-    above = middle[ranks][y == 1].sum() - positive * (positive + 1) / 2
-    return float(above / (positive * (len(values[ranks]) - positive)))
-
-
-def area_interval(found: float, positive: int, negative: int) -> tuple[float, float]:
-    """Of 95 % (Hanley & McNeil 1982, Radiology 143: 29-36)."""
-    of_positive, of_negative = found / (2 - found), 2 * found**2 / (1 + found)
-    variance = (
-        found * (1 - found) + (positive - 1) * (of_positive - found**2) + (negative - 1) * (of_negative - found**2)
-    ) / (positive * negative)
-    half = 1.96 * math.sqrt(max(0.0, variance))
-    return max(0.0, found - half), min(1.0, found + half)
+def _resolved(options: Options, texts: int) -> Options:
+    """With what the options that are None stand for."""
+    return replace(
+        options,
+        learning_rate=options.learning_rate or DEFAULTS[options.optimizer],
+        batch_size=options.batch_size_for(texts),
+        epochs=options.epochs_for(texts),
+    )
 
 
 def _table(points: list[dict[str, Any]], tests: int) -> Table:

@@ -27,7 +27,7 @@ from evaluation.report import COLOURS, Report, Table, percent, plot
 from recurrent.classifier import fit
 from recurrent.learning import DivergedError
 from recurrent.optimizers import DEFAULTS
-from recurrent.options import Optimizer, Options
+from recurrent.options import Optimizer, OptionError, Options
 from texts.labelled import Labelled
 
 _PROCESSES = os.cpu_count() or 1
@@ -56,6 +56,8 @@ def evaluate(progress: Progress, texts: Labelled, options: Options, seed: int = 
     ]
     asked += [replace(options, **base, **change) for base in ({}, _LAST) for change in TRICKS.values()]
     y = np.array(texts.binary(), dtype=np.float64)
+    if len(set(y.tolist())) < 2:
+        raise EvaluationError(f"all {len(y):,} texts have one label, two are needed: take more, or mix them")
     made = iter(_learn_all(progress, texts.texts, y, seed, asked))
     tried = [{"optimizer": name, **next(made)} for name in optimizers for _ in RATES]
     tricks, of_last = ([{"trick": name, **next(made)} for name in TRICKS] for _ in range(2))
@@ -115,6 +117,8 @@ def _learn(texts: list[str], y: NDArray[np.float64], seed: int, options: Options
         history, held_out = model.history, model.held_out
     except DivergedError:
         history, held_out = [], 0
+    except OptionError as error:
+        raise EvaluationError(f"the recurrent classifier cannot learn from {len(texts):,} texts: {error}") from error
     return {
         "texts_held_out": held_out,
         "learning_rate": options.learning_rate or DEFAULTS[options.optimizer],

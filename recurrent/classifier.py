@@ -17,6 +17,8 @@ from recurrent.tokens import Ragged, Vocabulary, Words, vocabulary
 
 Label = str | int | float | bool
 
+MAX_PARAMETERS = 10**9  # of a network: 4 GB
+
 _AT_ONCE = 8192  # texts whose tokens are held at once
 
 
@@ -31,7 +33,7 @@ class Recurrent:
     network: Network
     center: float = 0.0  # of numbers: outputs are (value - center) / spread
     spread: float = 1.0
-    examples: int = 0  # texts that were learned from
+    examples: int = 0  # texts that were learned from; of `partial_fit`, those of every call
     held_out: int = 0  # texts that chose the epoch
     history: list[Epoch] = field(default_factory=list)
     created: float = field(default_factory=time.time)  # Unix time in seconds
@@ -45,9 +47,19 @@ class Recurrent:
 
     @classmethod
     def new(
-        cls, options: Options, kind: Kind, labels: list[Label], texts: Sequence[str], seed: int, device: str
+        cls,
+        options: Options,
+        kind: Kind,
+        labels: list[Label],
+        texts: Sequence[str],
+        y: Answers,
+        seed: int,
+        device: str,
     ) -> "Recurrent":
-        """One that has learned the words of the texts and nothing else. device: "auto", "cpu" or "cuda"."""
+        """One that knows the words of the texts and how numbers are spread, and has learned nothing else.
+
+        y: (texts,), as of `labelled`. device: "auto", "cpu" or "cuda". Raises OptionError.
+        """
         known = vocabulary(options, texts)
         if isinstance(known, Words) and not known.words:
             raise OptionError(
@@ -55,8 +67,17 @@ class Recurrent:
             )
         with torch.device("meta"):  # else torch would draw weights from its own generator
             network = Network(options, known.size, targets.outputs_of(kind, len(labels)))
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        if parameters > MAX_PARAMETERS:
+            raise OptionError(
+                f"the network would have {parameters:,} parameters, more than the {MAX_PARAMETERS:,} allowed: lower "
+                "units, embedding, layers or max_features"
+            )
         network.to_empty(device="cpu").reset(torch.Generator().manual_seed(seed))
-        return cls(options, kind, labels, known, network.to(chosen_device(device)))
+        model = cls(options, kind, labels, known, network.to(chosen_device(device)))
+        if kind == "value":
+            model.center, model.spread = float(y.mean()), targets.deviation(y) or 1.0
+        return model
 
     def outputs(self, texts: Sequence[str], advance: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         """(texts, outputs): log-odds, or a number. advance: gets the number of texts just read."""
@@ -109,11 +130,9 @@ def fit(
     The vocabulary is that of the texts that are learned from. advance: gets the number of texts just learned from.
     Raises DivergedError.
     """
-    train, valid = _split(kind, y, options.validation_fraction, np.random.default_rng(seed))
+    train, valid = split(kind, y, options.validation_fraction, seed)
     chosen = [texts[number] for number in train]
-    model = Recurrent.new(options, kind, labels, chosen, seed, device)
-    if kind == "value":
-        model.center, model.spread = float(y[train].mean()), float(y[train].std()) or 1.0
+    model = Recurrent.new(options, kind, labels, chosen, y[train], seed, device)
     model.examples, model.held_out = len(train), len(valid)
     parts = [None if weights is None else weights[part] for part in (train, valid)]
     learned = model.labelled(chosen, y[train], parts[0])
@@ -124,10 +143,9 @@ def fit(
     return model
 
 
-def _split(
-    kind: Kind, y: Answers, fraction: float, generator: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split(kind: Kind, y: Answers, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Numbers of the texts to learn from and to hold out: of every class this fraction, but never the last text."""
+    generator = np.random.default_rng(seed)
     groups = [np.arange(len(y))] if kind == "value" else [np.flatnonzero(y == label) for label in np.unique(y)]
     held = [generator.permutation(group)[: min(int(fraction * len(group)), len(group) - 1)] for group in groups]
     valid = np.sort(np.concatenate(held))

@@ -74,12 +74,14 @@ def read(
             outputs[chosen] = network(tokens, lengths, check).cpu().numpy()
             if advance is not None:
                 advance(len(chosen))
-    network.forget()
     return outputs
 
 
 class Learner:
-    """A network in training. It draws from generators of its own, so the same calls give the same network on a CPU."""
+    """A network in training. The same calls give the same network on a CPU, if no other thread draws meanwhile.
+
+    Dropout draws from torch's own generator, which all threads share; it is left as it was found.
+    """
 
     def __init__(self, network: Network, kind: Kind, options: Options, seed: int) -> None:
         self.network = network

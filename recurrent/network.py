@@ -96,8 +96,9 @@ class Dropout(nn.Module):
             return inputs
         draws = torch.empty((inputs.numel() + 3) // 4, dtype=torch.int64, device=inputs.device).random_(-(2**63), None)
         numbers = draws.view(torch.int16)[: inputs.numel()].view(inputs.shape)
-        kept = numbers >= round(self.probability * 2**16) - 2**15
-        return inputs * kept.to(inputs.dtype).mul_(1 / (1 - self.probability))
+        dropped = min(round(self.probability * 2**16), 2**16 - 1)  # of the 2^16 numbers
+        kept = numbers >= dropped - 2**15
+        return inputs * kept.to(inputs.dtype).mul_(2**16 / (2**16 - dropped))
 
 
 class Pool:
@@ -222,7 +223,7 @@ class MultiplicativeLayer(nn.Module):
         self.wmx = nn.Parameter(torch.empty(inputs, units))
         self.wmh = nn.Parameter(torch.empty(units, units))
         self.b = nn.Parameter(torch.empty(4 * units))
-        self.window = Window("mlstm", torch.float32, fuse=False)
+        self.window = _window()
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
@@ -247,7 +248,13 @@ class MultiplicativeLayer(nn.Module):
             zeros = inputs.new_zeros(rows, units)
             before = State(zeros, zeros.clone())
         lines = torch.arange(steps * rows, device=inputs.device).view(steps, rows)
-        return self.window.run(weights, lines, before)
+        # Without gradients memory of its own: any thread may predict.
+        window = self.window if torch.is_grad_enabled() else _window()
+        return window.run(weights, lines, before)
+
+
+def _window() -> Window:
+    return Window("mlstm", torch.float32, fuse=False)
 
 
 def _fill(block: Tensor, options: Options, recurrent: bool, generator: torch.Generator) -> None:

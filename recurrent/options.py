@@ -1,8 +1,9 @@
 """What a recurrent classifier is made of and how it is trained: `Options`, which are valid or are not made."""
 
-import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
+
+from model.checkpoints.untrusted import MAX_NUMBER, is_finite
 
 Tokens = Literal["words", "bytes"]
 Cell = Literal["gru", "lstm", "mlstm", "rnn"]
@@ -22,6 +23,12 @@ _WIDTH = 2048
 
 # Texts up to which small batches, whose updates are many, are worth their time.
 _FEW = 10_000
+
+
+# Of these the same network can be trained by others; the rest is what it is made of.
+OF_TRAINING = frozenset(
+    ("optimizer", "learning_rate", "schedule", "clip", "epochs", "patience", "validation_fraction", "batch_size")
+)
 
 
 class OptionError(ValueError):
@@ -109,11 +116,11 @@ class Options:
 
     def _number(self, name: str, least: float, below: float | None = None, above: bool = False) -> None:
         value = getattr(self, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < least or (above and value == least) or (below is not None and value >= below):
+        low = not is_finite(value) or value < least or (above and value == least)
+        if low or (below is not None and value >= below):
             lower = f"above {least:g}" if above else f"of {least:g} or more"
-            upper = "" if below is None else f" and below {below:g}"
-            raise OptionError(f"{name} is {value!r}, not a number {lower}{upper}")
+            upper = f"up to {MAX_NUMBER:g}" if below is None else f"below {below:g}"
+            raise OptionError(f"{name} is {value!r}, not a number {lower} and {upper}")
 
 
 def parse(raw: dict[str, Any]) -> Options:

@@ -25,7 +25,7 @@ from model.checkpoints.untrusted import (
     require,
 )
 from recurrent import options as options_
-from recurrent.classifier import Label, Recurrent, chosen_device
+from recurrent.classifier import MAX_PARAMETERS, Label, Recurrent, chosen_device
 from recurrent.learning import MAX_PARAMETER, Epoch
 from recurrent.network import Network
 from recurrent.targets import Kind, kind_of, outputs_of
@@ -37,7 +37,6 @@ MAX_LABELS = 1000
 
 _MAX_DESCRIPTION_BYTES = 64 * 2**20  # a million words
 _MAX_HEADER_BYTES = 65_536  # of the weights
-_MAX_PARAMETERS = 10**9
 _MAX_TEXTS = 10**15
 
 
@@ -175,8 +174,8 @@ def _epoch(kind: Kind, raw: dict[str, Any]) -> Epoch:
 def _fill(network: Network, path: Path, expected_sha256: str) -> None:
     """Replace the parameters, which have no memory yet."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    if parameters > _MAX_PARAMETERS:
-        raise StorageError(f"{path} would have {parameters:,} parameters, more than the {_MAX_PARAMETERS:,} allowed")
+    if parameters > MAX_PARAMETERS:
+        raise StorageError(f"{path} would have {parameters:,} parameters, more than the {MAX_PARAMETERS:,} allowed")
     try:
         content = read_plain(path, 4 * parameters + _MAX_HEADER_BYTES)
     except OSError as error:

@@ -41,10 +41,16 @@ def probabilities(kind: Kind, outputs: NDArray[np.float32]) -> Answers:
     return torch.softmax(exact, dim=1).numpy()
 
 
+def deviation(y: Answers) -> float:
+    """The standard deviation of numbers, (texts,); 0 where they differ by no more than rounding."""
+    found = float(y.std())
+    return found if found > 1e-12 * float(np.abs(y).max()) else 0.0
+
+
 def score(kind: Kind, outputs: NDArray[np.float32], y: NDArray[np.float64]) -> float:
     """Accuracy, or R² of numbers: what share of their variance is predicted."""
     if kind == "value":
-        spread = float(np.square(y - y.mean()).sum())
-        return 1 - float(np.square(y - outputs[:, 0]).sum()) / spread if spread else 0.0
+        spread = deviation(y)
+        return 1 - float(np.square(y - outputs[:, 0]).mean()) / spread**2 if spread else 0.0
     found = outputs[:, 0] > 0 if kind == "binary" else outputs.argmax(axis=1)
     return float((found == y).mean())

@@ -1,9 +1,11 @@
 """Texts as numbers: the words that a classifier knows, or bytes, and many texts in one flat array."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +19,23 @@ BYTES = 256
 # Line breaks of HTML say nothing; else a word with what follows an apostrophe, or one sign.
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+_MARKS = range(0x300, 0x1F000)  # where Unicode has marks that combine with the letter before them: accents, vowel signs
 
 Ids = NDArray[np.int32]
 
 
 def split(text: str) -> list[str]:
     """The words of a text in lower case, and its signs."""
-    return _WORD.findall(_BREAK.sub(" ", clean(text)).lower())
+    lower = unicodedata.normalize("NFC", _BREAK.sub(" ", clean(text)).lower())
+    return (_WORD if lower.isascii() else _word_with_marks()).findall(lower)
+
+
+@cache
+def _word_with_marks() -> re.Pattern[str]:
+    r"""As `_WORD`, which is twice as quick. For Python's re a mark is no part of a word (\w)."""
+    marks = "".join(mark for mark in map(chr, _MARKS) if unicodedata.category(mark).startswith("M"))
+    word = rf"\w+(?:[{marks}]\w*)*"
+    return re.compile(rf"{word}(?:['’]{word})*|[^\w\s]")
 
 
 class Words:

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sklearn.utils import Tags
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import Tags, check_consistent_length, column_or_1d
 
 from sentiment_neuron.columns import column
 from texts.records import not_of_the_encoding
@@ -42,3 +44,18 @@ def checked(texts: Iterable[str]) -> list[str]:
     if not found:
         raise ValueError("there are 0 texts, at least 1 is needed")
     return found
+
+
+def checked_with(texts: Iterable[str], y: Iterable[object]) -> tuple[list[str], NDArray[Any]]:
+    """The texts and as many labels, (texts,). Raises as `checked` and `labels_of`."""
+    found = checked(texts)
+    if y is None:
+        raise ValueError("fit requires y to be passed, but the target y is None")
+    labels = column_or_1d(labels_of(y), warn=True)
+    check_consistent_length(found, labels)
+    return found, labels
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy, as a search over parameters gives them, as Python's."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -5,6 +5,7 @@
 Importing this module needs scikit-learn; `sentiment_neuron` imports it when one of them is first used.
 """
 
+import copy
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
@@ -15,21 +16,20 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils import Tags, check_consistent_length, check_random_state, column_or_1d, compute_class_weight
+from sklearn.utils import Tags, check_random_state, column_or_1d, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from model.checkpoints.untrusted import MAX_NUMBER, is_finite
 from recurrent import storage
-from recurrent.classifier import Recurrent, fit
+from recurrent.classifier import Recurrent, fit, split
 from recurrent.learning import DivergedError, Learner
-from recurrent.options import Cell, Initialization, Optimizer, Options, Pooling, Schedule, Tokens
+from recurrent.options import OF_TRAINING, Cell, Initialization, Optimizer, Options, Pooling, Schedule, Tokens
 from recurrent.storage import StorageError
 from recurrent.targets import Answers, Kind, kind_of
 from sentiment_neuron.epochs_bar import epochs_bar
 from sentiment_neuron.errors import LoadError
-from sentiment_neuron.estimator_inputs import checked, labels_of, of_texts
-
-_MAX_NUMBER = 1e30  # what a stored classifier may hold
+from sentiment_neuron.estimator_inputs import checked, checked_with, labels_of, of_texts, plain
 
 _OPTIONS = [field.name for field in fields(Options)]
 
@@ -46,8 +46,8 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
     validation_fraction of the texts are held out: the pass with their lowest loss is kept, and after patience passes
     without a lower one (None: a quarter of them, 3 at least) it stops. max_tokens: of a text that is learned from,
     for the sake of memory; a text to predict is always read whole. class_weight: factors of the losses by label, or
-    "balanced"; of classifiers alone. random_state: with a number, a CPU fits the same network each time. device:
-    "auto" takes CUDA where it is. verbose: show progress.
+    "balanced"; of classifiers alone. random_state: with a number, a CPU fits the same network each time, unless
+    another thread of the process fits too. device: "auto" takes CUDA where it is. verbose: show the progress of `fit`.
 
     After `fit`, `model_` holds the network and `history_` loss, validation loss and validation score of every pass.
     """
@@ -122,65 +122,76 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def load(cls, directory: str | PathLike[str], device: str = "auto") -> Self:
-        """What `save` or `neuron rnn fit` wrote. Raises LoadError."""
+        """What `save` or `neuron rnn fit` wrote, but for class_weight and random_state. Raises LoadError."""
         try:
             model = storage.read(Path(directory), device)
         except (StorageError, ValueError) as error:
             raise LoadError(str(error)) from error
         if model.kind not in cls._kinds:
-            raise LoadError(f"{directory} answers {'a number' if model.kind == 'value' else 'a label'}")
+            other, answer = ("Regressor", "number") if model.kind == "value" else ("Classifier", "label")
+            raise LoadError(f"{directory} answers a {answer}: Recurrent{other}.load reads it")
         found = cls(**asdict(model.options), device=device)
         found._keep(model)
         return found
 
     def _options(self) -> Options:
-        return Options(**{name: _plain(getattr(self, name)) for name in _OPTIONS})
+        return Options(**{name: plain(getattr(self, name)) for name in _OPTIONS})
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31))
 
-    def _fit(self, texts: list[str], kind: Kind, labels: list[Any], y: Answers, weights: Answers | None) -> Self:
-        options = self._options()
-        learned = len(texts) - int(options.validation_fraction * len(texts))
+    def _fit(self, texts: list[str], kind: Kind, labels: list[Any], y: Answers, weights: Answers | None) -> None:
+        options, seed = self._options(), self._seed()
+        learned = len(split(kind, y, options.validation_fraction, seed)[0])
         with epochs_bar(self.verbose, options.epochs_for(learned), learned) as (advance, on_epoch):
             try:
-                model = fit(options, kind, labels, texts, y, weights, self._seed(), self.device, advance, on_epoch)
+                model = fit(options, kind, labels, texts, y, weights, seed, self.device, advance, on_epoch)
             except DivergedError as error:
                 raise ValueError(str(error)) from error
         self._keep(model)
-        return self
 
     def _partial_fit(
         self, texts: list[str], kind: Kind, labels: list[Any], y: Answers, weights: Answers | None
-    ) -> Self:
-        if not hasattr(self, "_learner"):
-            options, seed = self._options(), self._seed()
-            model = getattr(self, "model_", None) or Recurrent.new(options, kind, labels, texts, seed, self.device)
-            learner = Learner(model.network, kind, options, seed)
-        else:
-            model, learner = self.model_, self._learner
+    ) -> None:
+        options, model = self._options(), getattr(self, "model_", None)
+        learner: Learner | None = self.__dict__.pop("_learner", None)
+        if model is None:
+            model = Recurrent.new(options, kind, labels, texts, y, self._seed(), self.device)
+        for name in _OPTIONS:
+            now, was = getattr(options, name), getattr(model.options, name)
+            if now != was and name not in OF_TRAINING:
+                raise ValueError(f"{name} is {now!r}, and the network was made with {was!r}: only fit makes another")
+        if learner is None or options != model.options:
+            learner = Learner(model.network, kind, options, self._seed())
+        before = copy.deepcopy(model.network.state_dict())
         try:
             learner.pass_over(model.labelled(texts, y, weights))
-        except DivergedError as error:
-            raise ValueError(str(error)) from error
+        except BaseException as error:
+            model.network.load_state_dict(before)
+            model.cut = 0
+            if isinstance(error, DivergedError):
+                raise ValueError(str(error)) from error
+            raise
+        model.options = options
         model.examples += len(texts)
-        self._keep(model, learner)
-        return self
+        model.history, model.held_out = [], 0  # they say nothing of these weights
+        self._keep(model)
+        self._learner = learner
 
-    def _keep(self, model: Recurrent, learner: Learner | None = None) -> None:
+    def _keep(self, model: Recurrent) -> None:
         self.model_ = model
         self.history_ = model.history
         self.__dict__.pop("_learner", None)
-        if learner is not None:
-            self._learner = learner
-        if model.cut:
+
+    def _tell_cut(self) -> None:
+        """Once all is kept: a warning may be an error."""
+        cut, self.model_.cut = self.model_.cut, 0
+        if cut:
             warnings.warn(
-                f"of {model.cut:,} texts that are longer than max_tokens={model.options.max_tokens:,} the rest was not "
-                "learned from",
+                f"of {cut:,} texts that are longer than max_tokens={self.max_tokens:,} the rest was not learned from",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=3,
             )
-            model.cut = 0  # told
 
     def __sklearn_tags__(self) -> Tags:
         return of_texts(super().__sklearn_tags__())
@@ -195,14 +206,15 @@ class RecurrentClassifier(ClassifierMixin, _Recurrent):  # type: ignore[misc]
 
     def fit(self, X: Iterable[str], y: Iterable[object]) -> Self:  # noqa: N803 - scikit-learn's name
         """X: texts; y: a label of every text, of two kinds or more. Raises ValueError, TypeError."""
-        texts, labels = _both(X, y)
+        texts, labels = checked_with(X, y)
         check_classification_targets(labels)
         classes, numbers = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"there is one class, {classes[0]}: at least two are needed")
-        weights = self._weights(labels)
+        weights = self._weights(classes, labels)
         self._fit(texts, kind_of(len(classes)), classes.tolist(), numbers.astype(np.float64), weights)
         self.classes_ = classes
+        self._tell_cut()
         return self
 
     def partial_fit(self, X: Iterable[str], y: Iterable[object], classes: Iterable[object] | None = None) -> Self:  # noqa: N803
@@ -211,22 +223,23 @@ class RecurrentClassifier(ClassifierMixin, _Recurrent):  # type: ignore[misc]
         The first call on a new classifier needs `classes`, all labels that will ever come; it learns the words. Raises
         as `fit`.
         """
-        texts, labels = _both(X, y)
-        if isinstance(self.class_weight, str):
+        texts, labels = checked_with(X, y)
+        if self.class_weight == "balanced":
             raise ValueError("class_weight is 'balanced', which parts of the texts cannot tell: give factors by label")
         asked = None if classes is None else np.unique(column_or_1d(labels_of(classes)))
         known = getattr(self, "classes_", asked)
         if known is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
         if len(known) < 2:
-            raise ValueError(f"there is one class, {known[0]}: at least two are needed")
+            raise ValueError(f"classes are {known.tolist()}: at least two are needed")
         if asked is not None and not np.array_equal(asked, known):
             raise ValueError(f"classes is not {known}, as on the first call to partial_fit")
         if unknown := sorted(set(labels.tolist()) - set(known.tolist())):
             raise ValueError(f"labels {unknown} are not among the classes {known}")
         numbers = np.searchsorted(known, labels).astype(np.float64)
-        self._partial_fit(texts, kind_of(len(known)), known.tolist(), numbers, self._weights(labels))
+        self._partial_fit(texts, kind_of(len(known)), known.tolist(), numbers, self._weights(known, labels))
         self.classes_ = known
+        self._tell_cut()
         return self
 
     def predict_proba(self, X: Iterable[str]) -> Answers:  # noqa: N803
@@ -240,18 +253,21 @@ class RecurrentClassifier(ClassifierMixin, _Recurrent):  # type: ignore[misc]
         found: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return found
 
-    def _keep(self, model: Recurrent, learner: Learner | None = None) -> None:
-        super()._keep(model, learner)
+    def _keep(self, model: Recurrent) -> None:
+        super()._keep(model)
         if not hasattr(self, "classes_"):
             self.classes_ = np.array(model.labels)
 
-    def _weights(self, labels: NDArray[Any]) -> Answers | None:
-        """Factors of the losses, (texts,), of mean 1 where all labels weigh alike."""
+    def _weights(self, classes: NDArray[Any], labels: NDArray[Any]) -> Answers | None:
+        """Factors of the losses, (texts,), of mean 1 where all labels weigh alike. classes: all, in their order."""
         if self.class_weight is None:
             return None
-        here = np.unique(labels)
-        of_class = compute_class_weight(self.class_weight, classes=here, y=labels)
-        found: Answers = of_class[np.searchsorted(here, labels)]
+        if isinstance(self.class_weight, Mapping):
+            for label, factor in self.class_weight.items():
+                if not is_finite(plain(factor)) or factor < 0:
+                    raise ValueError(f"class_weight of {label!r} is {factor!r}, not a number of 0 or more")
+        of_class = compute_class_weight(self.class_weight, classes=classes, y=labels)
+        found: Answers = of_class[np.searchsorted(classes, labels)]
         return found
 
 
@@ -265,12 +281,19 @@ class RecurrentRegressor(RegressorMixin, _Recurrent):  # type: ignore[misc]
     def fit(self, X: Iterable[str], y: Iterable[float]) -> Self:  # noqa: N803
         """X: texts; y: a number of every text. Raises ValueError, TypeError."""
         texts, values = self._numbers(X, y)
-        return self._fit(texts, "value", [], values, None)
+        self._fit(texts, "value", [], values, None)
+        self._tell_cut()
+        return self
 
     def partial_fit(self, X: Iterable[str], y: Iterable[float]) -> Self:  # noqa: N803
-        """One pass over the texts, on from what was fitted before; the first learns the words. Raises as `fit`."""
+        """One pass over the texts, on from what was fitted before. Raises as `fit`.
+
+        The first call on a new regressor learns the words, and how numbers are spread.
+        """
         texts, values = self._numbers(X, y)
-        return self._partial_fit(texts, "value", [], values, None)
+        self._partial_fit(texts, "value", [], values, None)
+        self._tell_cut()
+        return self
 
     def predict(self, X: Iterable[str]) -> Answers:  # noqa: N803
         """(texts,)."""
@@ -280,22 +303,8 @@ class RecurrentRegressor(RegressorMixin, _Recurrent):  # type: ignore[misc]
     def _numbers(self, texts: Iterable[str], y: Iterable[float]) -> tuple[list[str], Answers]:
         if self.class_weight is not None:
             raise ValueError(f"class_weight is {self.class_weight!r}, and a regressor has no classes")
-        found, values = _both(texts, y)
+        found, values = checked_with(texts, y)
         numbers = values.astype(np.float64)
-        if not (np.abs(numbers) <= _MAX_NUMBER).all():
-            raise ValueError(f"y holds infinity, NaN or numbers beyond {_MAX_NUMBER:g}")
+        if not (np.abs(numbers) <= MAX_NUMBER).all():
+            raise ValueError(f"y holds infinity, NaN or numbers beyond {MAX_NUMBER:g}")
         return found, numbers
-
-
-def _both(texts: Iterable[str], y: Iterable[object]) -> tuple[list[str], NDArray[Any]]:
-    found = checked(texts)
-    if y is None:
-        raise ValueError("fit requires y to be passed, but the target y is None")
-    labels = column_or_1d(labels_of(y), warn=True)
-    check_consistent_length(found, labels)
-    return found, labels
-
-
-def _plain(value: Any) -> Any:
-    """A number of numpy, as a search over parameters gives them, as Python's."""
-    return value.item() if isinstance(value, np.generic) else value

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from contract.jobs import ClassifyJob
+from contract.jobs import ClassifyJob, TraceJob
 from engine import serving
 from engine.engine import Engine
 from engine.execute import Task, follow
@@ -42,7 +42,8 @@ class Runner:
         """
         served = self.check_open()
         own = served.manifest.heads
-        fitted = self._heads.find(job.head) if isinstance(job, ClassifyJob) and job.head not in own else None
+        head = job.head if isinstance(job, ClassifyJob | TraceJob) else None
+        fitted = None if head is None or head in own else self._heads.find(head)
         outcome = yield from follow(Task(job, threading.Event()), served, self._engine, lambda _: fitted)
         if outcome.error is not None:
             raise RequestFailedError(outcome.error.code, outcome.error.detail)

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from contract.jobs import HeadInfo
-from engine.openmp import on_passing_thread
+from engine.classifiers import Classifiers
 from engine.text_queue import RecurrentHead, TextQueue
 from model.checkpoints import head_store
 from model.checkpoints.head_store import Fingerprint, HeadStoreError, NoSuchHeadError
@@ -26,7 +26,6 @@ from worker.results import Results
 log = logging.getLogger(__name__)
 
 _KEPT = 32  # heads with their weights; of all others only the description
-_KEPT_PARAMETERS = 10**8  # of recurrent classifiers, but always one: 400 MB
 
 
 class KnownHeads:
@@ -36,10 +35,8 @@ class KnownHeads:
         """texts: what reads for recurrent classifiers; device: where they are."""
         self.directory = directory
         self._texts = texts
-        self._device = device
+        self._classifiers = Classifiers(directory, device)
         self._kept: OrderedDict[str, tuple[Fingerprint, StoredHead]] = OrderedDict()
-        self._networks: OrderedDict[str, tuple[Fingerprint, Published]] = OrderedDict()
-        self._reading = threading.Lock()
         self._described: dict[str, tuple[Fingerprint, str | None]] = {}  # None: it was refused
         self._changing = threading.Lock()
         self._fault = ""
@@ -58,7 +55,7 @@ class KnownHeads:
                     self._kept.move_to_end(name)
                     return kept[1]
             if head_store.is_recurrent(self.directory, name):
-                return self._recurrent(name, fingerprint)
+                return self._classifiers.get(name)
             stored = head_store.read(self.directory, name)
         except NoSuchHeadError:
             return None
@@ -70,19 +67,6 @@ class KnownHeads:
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return stored
-
-    def _recurrent(self, name: str, fingerprint: Fingerprint) -> Published:
-        """Read once: texts of many jobs are read together where their network is one. Raises HeadStoreError."""
-        with self._reading:
-            known = self._networks.pop(name, None)
-            if known is None or known[0] != fingerprint:
-                # Only the engine's thread may keep a team of OpenMP threads (engine/openmp.py).
-                found = on_passing_thread(published.read, self.directory, name, self._device)
-                known = fingerprint, found
-            self._networks[name] = known
-            while len(self._networks) > 1 and sum(map(_parameters, self._networks.values())) > _KEPT_PARAMETERS:
-                self._networks.popitem(last=False)
-            return known[1]
 
     def add(self, stored: StoredHead, results: Results) -> None:
         """Raises HeadExistsError, HeadStoreError, OSError."""
@@ -139,14 +123,8 @@ class KnownHeads:
                 _refused(error)
                 described[name] = fingerprint, None
         self._described = described
-        with self._reading:
-            for name in self._networks.keys() - there.keys():
-                del self._networks[name]
+        self._classifiers.keep_only(there)
         return {name: info for name, (_, info) in described.items() if info is not None}
-
-
-def _parameters(known: tuple[Fingerprint, Published]) -> int:
-    return sum(parameter.numel() for parameter in known[1].model.network.parameters())
 
 
 def _info(stored: StoredHead | Published) -> str:

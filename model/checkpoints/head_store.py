@@ -13,7 +13,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -84,21 +84,24 @@ def fingerprint(directory: Path, name: str) -> Fingerprint:
 
 
 def is_recurrent(directory: Path, name: str) -> bool:
-    """Whether the head of that name is a recurrent classifier, which `read` does not read. Raises HeadStoreError."""
+    """Whether the head of that name is a recurrent classifier, which `read` does not read. Raises NoSuchHeadError."""
     return _place(directory, name).name.endswith(RECURRENT)
 
 
 def _place(directory: Path, name: str) -> Path:
-    """The head's directory where it has one, else its file, which need not be there. Raises HeadStoreError."""
-    check_name(name)
+    """The head's directory where it has one, else its file, which need not be there.
+
+    Raises NoSuchHeadError for a name that no head can have.
+    """
+    if not NAME.fullmatch(name):
+        raise NoSuchHeadError(f"{directory} holds no head {name!r}")
     place = directory / (name + RECURRENT)
     return place if place.is_dir() and not place.is_symlink() else directory / (name + _SUFFIX)
 
 
 def read(directory: Path, name: str) -> StoredHead:
     """The head of that name. Raises NoSuchHeadError, or HeadStoreError for a file that does not hold it."""
-    check_name(name)
-    path = directory / (name + _SUFFIX)
+    path = _place(directory, name).with_name(name + _SUFFIX)
     try:
         _check_directory(directory)
         content = read_plain(path, _MAX_FILE_BYTES)
@@ -178,7 +181,10 @@ def delete(directory: Path, name: str) -> None:
 def _fingerprint(path: Path) -> Fingerprint:
     """Of a directory its files count too: one that is copied by hand is there before they are whole."""
     found = path.lstat()
-    files = [entry.stat(follow_symlinks=False) for entry in os.scandir(path)] if path.is_dir() else []
+    files: list[os.stat_result] = []
+    if path.is_dir():
+        with suppress(PermissionError):  # whoever reads it is told
+            files = [entry.stat(follow_symlinks=False) for entry in os.scandir(path)]
     sizes, changes = ([getattr(one, name) for one in (found, *files)] for name in ("st_size", "st_mtime_ns"))
     return found.st_dev, found.st_ino, sum(sizes), max(changes)
 

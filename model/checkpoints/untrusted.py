@@ -21,7 +21,7 @@ NOT_SAFETENSORS = (SafetensorError, KeyError, ValueError, TypeError, RuntimeErro
 _FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
 _TEXT = re.compile(r"[\t\n -~\xa0-\ud7ff\ue000-\U0010ffff]*")  # no control characters, no half of a surrogate pair
-_MAX_NUMBER = 1e30  # float32, in which the engine clamps a unit, ends at 3e38
+MAX_NUMBER = 1e30  # float32, in which the engine clamps a unit, ends at 3e38
 
 
 def open_plain(path: Path) -> BufferedReader:
@@ -65,7 +65,7 @@ def is_whole(value: object) -> bool:
 
 def is_finite(value: object) -> bool:
     """False also for numbers so large that a sum of products of them is not finite."""
-    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= _MAX_NUMBER
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
 
 
 def require(condition: bool, message: str) -> None:

@@ -137,4 +137,20 @@ def test_what_cannot_be_done_says_why(contest: Path, tmp_path: Path) -> None:
         assert wrong.exit_code != 0
         assert told in wrong.output
     assert "cannot be read" in run("predict", tmp_path, words, "--out", tmp_path / "x.csv").output
+    lines = tmp_path / "texts.jsonl"
+    lines.write_text('{"id": 1, "text": "A film."}\n{"text": "A book."}\n')
+    asked = ("predict", fitted, lines, "--submission", "id,sentiment", "--out", tmp_path / "x.csv")
+    assert "texts.jsonl, line 2: it has no 'id'" in run(*asked).output
+    lines.write_text('{"id": 1, "text": "A film."}\n{"id": 2, "text": ""}\n')
+    assert "answered as texts without words: 1 rows" in succeeded(*asked).output
+    table = tmp_path / "texts.tsv"
+    table.write_text('id\ttext\n"1"\tA film.\n"2"\n')
+    torn = run("predict", fitted, table, *asked[3:])
+    assert "texts.tsv, line 3: it has 1 column, the header has 2, and a submission needs every row" in torn.output
+    table.write_text('id\ttext\n"1"\tA film.\n"2"\tA book.\n')
+    assert "every id is in quotes: if they are no part" in succeeded("predict", fitted, table, *asked[3:]).output
+    strict = run(*asked[:-1], tmp_path / "y.csv", "--strict")
+    assert "line 2: the text is empty (--strict)" in strict.output
+    assert strict.exit_code != 0
+    assert not (tmp_path / "y.csv").exists()
     assert not (tmp_path / "x").exists()

@@ -10,9 +10,10 @@ import pytest
 
 from engine import text_queue
 from engine.rows import DeadlineExceeded, EngineFailure, RowCancelled
-from engine.text_queue import ROWS, RecurrentHead, TextObserver, TextQueue
+from engine.text_queue import RecurrentHead, TextObserver, TextQueue
 from recurrent import network
 from recurrent.classifier import fit
+from recurrent.learning import ROWS
 from recurrent.options import Options
 from recurrent.published import Published
 from tests.conftest import wait_until
@@ -198,6 +199,20 @@ def test_a_queue_that_breaks_fails_all_and_says_so(
     wait_until(lambda: queue.broken)
     with pytest.raises(EngineFailure, match="is broken"):
         submit(queue, head, ["A film."])
+
+
+def test_a_thread_that_cannot_start_is_tried_again(
+    queue: TextQueue, head: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", full)
+        with pytest.raises(RuntimeError):
+            submit(queue, head, ["A film."])
+    assert queue.waiting == 0
+    assert submit(queue, head, ["A film."])[0].done.result(10).shape == (2,)
 
 
 def test_outputs_that_are_no_numbers_fail(queue: TextQueue, head: Published, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from evaluation import showdown
-from evaluation.features import Reader
-from evaluation.showdown import Contender, Fitted, area, area_interval
+from evaluation.area import area, area_interval
+from evaluation.features import EvaluationError, Reader
+from evaluation.showdown import Contender, Fitted
 from recurrent.options import Options
 from tests.support.carrier import assert_pictures, flipped, sets
+from texts.labelled import Labelled
 
 
 def test_the_area_is_that_under_the_curve() -> None:
@@ -34,6 +36,15 @@ def test_draws_are_of_their_size_and_of_both_labels() -> None:
         for rows in drawn:
             assert len(set(rows.tolist())) == size
             assert y[rows].sum() == ones
+
+
+def test_what_cannot_be_judged_or_learned_says_why(reader: Reader) -> None:
+    one = sets(valid=False)
+    test = Labelled(one.test.texts, ["1"] * len(one.test.labels))
+    with pytest.raises(EvaluationError, match="all texts of the test part have one label"):
+        showdown.evaluate(reader, replace(one, test=test), [40])
+    with pytest.raises(EvaluationError, match="cannot learn from 40 texts: no word is in min_df=1000"):
+        showdown._recurrent(Options(min_df=1000), one.train.texts[:40], np.array([0, 1] * 20), 0)
 
 
 def test_contenders_choose_nothing_on_the_test_part(reader: Reader, tmp_path: Path) -> None:
@@ -69,7 +80,7 @@ def test_contenders_choose_nothing_on_the_test_part(reader: Reader, tmp_path: Pa
     assert len(seen) == 8
     evaluate(one, [120], [whole])
     assert len(seen) == 8  # what was measured is kept
-    evaluate(one, [120], [replace(whole, about="another")])
+    evaluate(one, [120], [replace(whole, about=lambda _: "another")])
     assert len(seen) == 9
     for path in reader.judged.iterdir():
         path.write_text("{")

@@ -1,11 +1,12 @@
 """Optimizers and tricks compared: each at its best rate, each trick alone, and what diverges is said to."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from evaluation import tricks
-from evaluation.features import Progress
+from evaluation.features import EvaluationError, Progress
 from recurrent.optimizers import DEFAULTS
 from recurrent.options import Options
 from tests.recurrent.reviews import LABELS, TEXTS
@@ -23,7 +24,7 @@ def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_optimizer_and_every_trick_is_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tricks, "RATES", (1.0, 1e38))
+    monkeypatch.setattr(tricks, "RATES", (1.0, 1e28))
     counted: list[int] = []
     texts = Labelled(TEXTS, ["1" if label == "good" else "0" for label in LABELS])
     report = tricks.evaluate(Progress(advance=counted.append), texts, OPTIONS)
@@ -41,7 +42,15 @@ def test_every_optimizer_and_every_trick_is_fitted(tmp_path: Path, monkeypatch: 
 
 
 def test_what_diverges_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tricks, "RATES", (1e38,))
+    monkeypatch.setattr(tricks, "RATES", (1e28,))
     texts = Labelled(TEXTS, ["1" if label == "good" else "0" for label in LABELS])
     report = tricks.evaluate(Progress(), texts, Options(embedding=4, units=4, epochs=2, min_df=1, clip=None))
     assert "diverged" in {row[2] for row in report.tables[0].rows}
+
+
+def test_what_cannot_be_compared_says_why() -> None:
+    with pytest.raises(EvaluationError, match="all 60 texts have one label"):
+        tricks.evaluate(Progress(), Labelled(TEXTS, ["1"] * len(TEXTS)), OPTIONS)
+    texts = Labelled(TEXTS, ["1" if label == "good" else "0" for label in LABELS])
+    with pytest.raises(EvaluationError, match="no word is in min_df=100"):
+        tricks.evaluate(Progress(), texts, replace(OPTIONS, min_df=100))

@@ -116,7 +116,7 @@ def test_no_other_names(tmp_path: Path, name: str) -> None:
     with pytest.raises(HeadStoreError, match="use 1 to 64 of"):
         write(tmp_path, replace(HEAD, name=name))
     for act in (head_store.read, head_store.fingerprint, head_store.delete):
-        with pytest.raises(HeadStoreError, match="use 1 to 64 of"):
+        with pytest.raises(NoSuchHeadError, match="holds no head"):
             act(tmp_path, name)
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from recurrent.classifier import _split, fit
+from recurrent.classifier import fit, split
 from recurrent.learning import DivergedError, Epoch, Learner
 from recurrent.options import OptionError, Options
+from recurrent.targets import deviation, score
 from tests.recurrent.reviews import LABELS, TEXTS
 
 SMALL = Options(embedding=8, units=8, batch_size=8, epochs=6, learning_rate=0.02, schedule="constant", min_df=1)
@@ -56,7 +57,20 @@ def test_the_pass_with_the_lowest_loss_on_texts_held_out_is_kept() -> None:
 
 
 def learned_from(model: Any) -> list[int]:
-    return _split("binary", Y, model.options.validation_fraction, np.random.default_rng(0))[0].tolist()
+    return split("binary", Y, model.options.validation_fraction, 0)[0].tolist()
+
+
+def test_numbers_that_are_all_one_but_for_rounding_are_constant() -> None:
+    y = np.full(7, 0.1)
+    assert y.std() > 0  # by rounding
+    assert deviation(y) == 0
+    assert deviation(np.array([1e9, 1e9 + 1])) == 0.5
+    assert score("value", np.zeros((7, 1), np.float32), y) == 0
+
+
+def test_a_network_that_could_not_be_kept_is_not_made() -> None:
+    with pytest.raises(OptionError, match="parameters, more than the 1,000,000,000 allowed: lower units"):
+        fitted(replace(SMALL, units=16_384))
 
 
 def test_all_texts_are_learned_from_where_none_are_held_out() -> None:
@@ -88,8 +102,8 @@ def test_the_pass_that_is_kept_is_best_by_the_weighted_loss() -> None:
 
 
 def test_a_loss_that_is_no_number_ends_it() -> None:
-    with pytest.raises(DivergedError, match=r"lower learning_rate \(1e\+38\) or clip \(None\)"):
-        fitted(replace(SMALL, optimizer="sgd", learning_rate=1e38, clip=None))
+    with pytest.raises(DivergedError, match=r"lower learning_rate \(1e\+30\) or clip \(None\)"):
+        fitted(replace(SMALL, optimizer="sgd", learning_rate=1e30, clip=None), weights=np.full(len(TEXTS), 1e20))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Recurrent classifiers beside heads: published, listed, deleted, and refused where they cannot be served."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,21 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path, labels: Any, kind: Any
         published.publish(tmp_path / "source", tmp_path / "heads", "one")
     assert told in str(error.value)
     assert not (tmp_path / "heads").exists()
+
+
+def test_one_that_may_not_be_read_hides_no_other(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = tmp_path / "heads"
+    for name in ("one", "two"):
+        published.publish(source, heads, name)
+    scan = os.scandir
+
+    def refusing(path: Path) -> Any:  # as to another user than root, who runs these tests in containers
+        if Path(path).name == "two.rnn":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert set(head_store.names(heads)) == {"one", "two"}
 
 
 def test_a_name_that_no_head_can_have(source: Path, tmp_path: Path) -> None:

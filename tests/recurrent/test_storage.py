@@ -90,6 +90,7 @@ def change(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
         (lambda record: record["options"].update(steepness=3e38), "steepness is 3e+38"),
         (lambda record: record.update(history=[{"number": "1"}]), "history"),
         (lambda record: record["options"].update(units=10**9), "units is 1000000000"),
+        (lambda record: record["options"].update(learning_rate=10**400), "learning_rate is 1000"),
         (lambda record: record["options"].update(extra=1), "options that are unknown or missing: extra"),
         (lambda record: record["options"].pop("units"), "options that are unknown or missing: units"),
         (lambda record: record.pop("sha256"), "sha256"),

@@ -17,6 +17,11 @@ def test_words_are_lower_case_and_signs_stand_alone() -> None:
     assert split(" \n ") == []
 
 
+def test_a_mark_belongs_to_the_letter_before_it() -> None:
+    assert split("फिल्म अच्छी है।") == ["फिल्म", "अच्छी", "है", "।"]
+    assert split("E\u0301te\u0301, d'e\u0301te\u0301") == ["\xe9t\xe9", ",", "d'\xe9t\xe9"]
+
+
 def test_words_of_enough_texts_are_known_the_most_frequent_first() -> None:
     texts = ["b a a a", "b c", "c b d", "a"]
     assert Words.of(texts, min_df=2, max_features=100).words == ("b", "a", "c")

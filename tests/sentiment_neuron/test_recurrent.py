@@ -4,6 +4,8 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from recurrent.options import Options
+from recurrent.published import Published
 from sentiment_neuron import LoadError, RecurrentClassifier, RecurrentRegressor
 from tests.recurrent.reviews import LABELS, TEXTS
 
@@ -142,6 +145,20 @@ def test_a_regression(tmp_path: Path) -> None:
         RecurrentRegressor(**TINY, class_weight="balanced").fit(TEXTS, stars)
 
 
+def test_numbers_are_learned_by_passes_as_they_are_spread() -> None:
+    stars = [500.0 if label == "good" else 300.0 for label in LABELS]
+    model = RecurrentRegressor(**SMALL)
+    for _ in range(40):
+        model.partial_fit(TEXTS, stars)
+    assert model.score(TEXTS, stars) > 0.8
+
+
+def test_held_out_numbers_that_are_all_one_can_be_kept(tmp_path: Path) -> None:
+    model = RecurrentRegressor(**TINY).fit(TEXTS, [5.1] * len(TEXTS))
+    assert model.history_[0].valid_score == 0
+    model.save(tmp_path / "x")
+
+
 def test_passes_one_by_one() -> None:
     model = RecurrentClassifier(**SMALL)
     with pytest.raises(ValueError, match="classes must be passed"):
@@ -151,6 +168,8 @@ def test_passes_one_by_one() -> None:
     assert model.score(TEXTS, LABELS) > 0.95
     with pytest.raises(ValueError, match=r"labels \['odd'\] are not among the classes"):
         model.partial_fit(TEXTS[:1], ["odd"])
+    with pytest.raises(ValueError, match=r"classes are \[\]: at least two are needed"):
+        RecurrentClassifier(**SMALL).partial_fit(TEXTS, LABELS, classes=[])
     with pytest.raises(ValueError, match="as on the first call"):
         model.partial_fit(TEXTS, LABELS, classes=["good", "bad", "odd"])
 
@@ -168,11 +187,56 @@ def test_what_fails_leaves_a_fitted_one_as_it_was() -> None:
     assert not hasattr(new, "classes_")
 
 
+def test_a_pass_that_diverges_leaves_a_fitted_one_as_it_was() -> None:
+    model = RecurrentClassifier(**SMALL).fit(TEXTS, LABELS)
+    before = model.predict_proba(TEXTS)
+    with pytest.raises(ValueError, match="lower learning_rate"):
+        model.set_params(learning_rate=1e30, optimizer="sgd", clip=None).partial_fit(TEXTS, LABELS)
+    assert (model.predict_proba(TEXTS) == before).all()
+    model.set_params(learning_rate=0.02, optimizer="adam").partial_fit(TEXTS, LABELS)
+    assert not (model.predict_proba(TEXTS) == before).all()
+
+
+def test_a_warning_that_is_an_error_comes_when_all_is_kept() -> None:
+    model = RecurrentClassifier(**TINY, max_tokens=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="max_tokens=2"):
+            model.fit(TEXTS, LABELS)
+    assert list(model.classes_) == ["bad", "good"]
+
+
+def test_passes_go_on_with_the_network_and_what_is_asked_of_the_training() -> None:
+    model = RecurrentClassifier(**SMALL).fit(TEXTS, LABELS)
+    with pytest.raises(ValueError, match="units is 5, and the network was made with 8: only fit makes another"):
+        model.set_params(units=5).partial_fit(TEXTS, LABELS)
+    model.set_params(units=8).partial_fit(TEXTS, LABELS)
+    before = model.predict_proba(TEXTS)
+    model.set_params(learning_rate=1e-12).partial_fit(TEXTS, LABELS)
+    assert model.predict_proba(TEXTS) == pytest.approx(before, abs=1e-6)
+    assert model.history_ == []  # the passes of `fit` made other weights
+    assert Published("x", model.model_).listed()["accuracy"] is None
+
+
+def test_threads_may_predict_at_once() -> None:
+    model = RecurrentClassifier(**TINY, cell="mlstm").fit(TEXTS, LABELS)
+    expected = model.predict_proba(TEXTS)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(model.predict_proba, [TEXTS] * 32):
+            assert (found == expected).all()
+
+
 def test_weights_of_parts_are_those_that_are_given() -> None:
+    heavy = RecurrentClassifier(**TINY, class_weight={"bad": 2.0})
+    heavy.partial_fit(TEXTS[:30], LABELS[:30], classes=["bad", "good"])  # all of them good
     with pytest.raises(ValueError, match="'balanced', which parts of the texts cannot tell"):
         RecurrentClassifier(**TINY, class_weight="balanced").partial_fit(TEXTS, LABELS, classes=["bad", "good"])
     with pytest.raises(ValueError, match="all weights are 0"):
         RecurrentClassifier(**TINY, class_weight={"bad": 0, "good": 0}).fit(TEXTS, LABELS)
+    factors: list[Any] = [-1, np.nan, "2"]
+    for factor in factors:
+        with pytest.raises(ValueError, match=r"class_weight of .bad. is .*, not a number of 0"):
+            RecurrentClassifier(**TINY, class_weight={"bad": factor, "good": 1}).fit(TEXTS, LABELS)
 
 
 def test_labels_that_cannot_be_stored_say_so(tmp_path: Path) -> None:
@@ -210,13 +274,16 @@ def test_a_text_longer_than_is_learned_from_is_told_and_predicted_whole() -> Non
 
 
 def test_progress_is_told_on_stderr() -> None:
+    """Of many labels with few texts each, from which nothing is held out, too."""
     code = (
         "from sentiment_neuron import RecurrentClassifier\nfrom tests.recurrent.reviews import LABELS, TEXTS\n"
-        f"RecurrentClassifier(verbose=True, **{SMALL | {'epochs': 2}}).fit(TEXTS, LABELS)"
+        f"model = RecurrentClassifier(verbose=True, **{SMALL | {'epochs': 2}}).fit(TEXTS, LABELS)\n"
+        "model.set_params(epochs=None).fit(TEXTS, [number // 6 for number in range(60)])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = run.stderr.strip().splitlines()
-    assert [line.split(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert [line.split(":")[0] for line in lines[:2]] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert [line.split(":")[0] for line in lines[2:]] == [f"epoch {n} of 50" for n in range(1, len(lines) - 1)]
     assert "held out" in lines[0]
 
 

@@ -1,8 +1,8 @@
 """The options of a fine-tuning: `FinetuningOptions`."""
 
-import math
 from dataclasses import dataclass
 
+from model.checkpoints.untrusted import is_finite
 from trainer.run.options import StoredOptions, TrainingError
 
 MAX_LABELS = 100
@@ -37,5 +37,5 @@ class FinetuningOptions(StoredOptions):
                 raise TrainingError(f"--{name} is {getattr(self, name)}, it must be at least 1")
         for name, least in (("learning_rate", "more than 0"), ("language_weight", ""), ("unit_weight", "")):
             value = getattr(self, name)
-            if not math.isfinite(value) or value < 0 or (least and value == 0):
+            if not is_finite(value) or value < 0 or (least and value == 0):
                 raise TrainingError(f"--{name.replace('_', '-')} is {value}, it must be {least or 'at least 0'}")

@@ -150,7 +150,7 @@ def _submit(
     writer = csv.writer(content, lineterminator="\n")
     writer.writerow([identity, name])
     unusable: list[Fault] = []
-    quoted = True
+    quoted = file.total > 0
     for chunk in file.chunks():
         identities = []
         for place, fault, row in zip(chunk.places, chunk.faults, file.plain(chunk.values), strict=True):

@@ -147,6 +147,8 @@ def test_what_cannot_be_done_says_why(contest: Path, tmp_path: Path) -> None:
     table.write_text('id\ttext\n"1"\tA film.\n"2"\n')
     torn = run("predict", fitted, table, *asked[3:])
     assert "texts.tsv, line 3: it has 1 column, the header has 2, and a submission needs every row" in torn.output
+    table.write_text("id\ttext\n")
+    assert "quotes" not in succeeded("predict", fitted, table, *asked[3:]).output
     table.write_text('id\ttext\n"1"\tA film.\n"2"\tA book.\n')
     assert "every id is in quotes: if they are no part" in succeeded("predict", fitted, table, *asked[3:]).output
     strict = run(*asked[:-1], tmp_path / "y.csv", "--strict")

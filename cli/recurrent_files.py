@@ -75,7 +75,6 @@ def _number(label: str) -> float:
 def _described(model: Recurrent) -> list[tuple[str, str]]:
     options = model.options
     direction = "both directions" if options.bidirectional else "one direction"
-    parameters = sum(parameter.numel() for parameter in model.network.parameters())
     found = [
         ("labels", ", ".join(map(str, model.labels)) or "a number"),
         ("learned from", f"{model.examples:,} texts"),
@@ -84,7 +83,7 @@ def _described(model: Recurrent) -> list[tuple[str, str]]:
             "network",
             f"{options.cell}, {options.units:,} units, {options.layers} layers, {direction}, {options.pooling}",
         ),
-        ("parameters", f"{parameters:,}"),
+        ("parameters", f"{model.network.size:,}"),
     ]
     best = model.best
     if best is not None:

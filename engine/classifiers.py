@@ -37,7 +37,7 @@ class Classifiers:
                 self._used[name, fingerprint] = found
             self._kept[name] = found
             self._kept.move_to_end(name)
-            while len(self._kept) > 1 and sum(map(_parameters, self._kept.values())) > KEPT_PARAMETERS:
+            while len(self._kept) > 1 and sum(one.model.network.size for one in self._kept.values()) > KEPT_PARAMETERS:
                 self._kept.popitem(last=False)
             return found
 
@@ -46,7 +46,3 @@ class Classifiers:
         with self._reading:
             for name in self._kept.keys() - set(names):
                 del self._kept[name]
-
-
-def _parameters(classifier: Published) -> int:
-    return sum(parameter.numel() for parameter in classifier.model.network.parameters())

@@ -67,10 +67,9 @@ class Recurrent:
             )
         with torch.device("meta"):  # else torch would draw weights from its own generator
             network = Network(options, known.size, targets.outputs_of(kind, len(labels)))
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        if parameters > MAX_PARAMETERS:
+        if network.size > MAX_PARAMETERS:
             raise OptionError(
-                f"the network would have {parameters:,} parameters, more than the {MAX_PARAMETERS:,} allowed: lower "
+                f"the network would have {network.size:,} parameters, more than the {MAX_PARAMETERS:,} allowed: lower "
                 "units, embedding, layers or max_features"
             )
         network.to_empty(device="cpu").reset(torch.Generator().manual_seed(seed))

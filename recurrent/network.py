@@ -63,6 +63,11 @@ class Network(nn.Module):
         outputs: Tensor = self.dense(self.dropout(torch.cat(pooled, dim=1)))
         return outputs
 
+    @property
+    def size(self) -> int:
+        """How many numbers its parameters have."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def forget(self) -> None:
         """Give back memory that is kept for the next batch."""
         for module in self.modules():

@@ -173,7 +173,7 @@ def _epoch(kind: Kind, raw: dict[str, Any]) -> Epoch:
 
 def _fill(network: Network, path: Path, expected_sha256: str) -> None:
     """Replace the parameters, which have no memory yet."""
-    parameters = sum(parameter.numel() for parameter in network.parameters())
+    parameters = network.size
     if parameters > MAX_PARAMETERS:
         raise StorageError(f"{path} would have {parameters:,} parameters, more than the {MAX_PARAMETERS:,} allowed")
     try:

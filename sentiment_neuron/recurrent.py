@@ -154,7 +154,7 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
         self, texts: list[str], kind: Kind, labels: list[Any], y: Answers, weights: Answers | None
     ) -> None:
         options, model = self._options(), getattr(self, "model_", None)
-        learner: Learner | None = self.__dict__.pop("_learner", None)
+        learner: Learner | None = getattr(self, "_learner", None)
         if model is None:
             model = Recurrent.new(options, kind, labels, texts, y, self._seed(), self.device)
         for name in _OPTIONS:
@@ -169,6 +169,7 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
         except BaseException as error:
             model.network.load_state_dict(before)
             model.cut = 0
+            self.__dict__.pop("_learner", None)  # it has learned what the network has not
             if isinstance(error, DivergedError):
                 raise ValueError(str(error)) from error
             raise

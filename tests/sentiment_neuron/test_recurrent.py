@@ -211,6 +211,11 @@ def test_passes_go_on_with_the_network_and_what_is_asked_of_the_training() -> No
     with pytest.raises(ValueError, match="units is 5, and the network was made with 8: only fit makes another"):
         model.set_params(units=5).partial_fit(TEXTS, LABELS)
     model.set_params(units=8).partial_fit(TEXTS, LABELS)
+    learner = model._learner
+    with pytest.raises(ValueError, match="cell is 'lstm'"):
+        model.set_params(cell="lstm").partial_fit(TEXTS, LABELS)
+    model.set_params(cell="gru").partial_fit(TEXTS, LABELS)
+    assert model._learner is learner  # the state of its optimizer goes on
     before = model.predict_proba(TEXTS)
     model.set_params(learning_rate=1e-12).partial_fit(TEXTS, LABELS)
     assert model.predict_proba(TEXTS) == pytest.approx(before, abs=1e-6)

@@ -17,7 +17,7 @@ from model.heads.pooling import Pooling, pool
 from model.network.cells import State
 
 SCORED = scored(0, MOST_BYTES)
-_ROWS, _ROWS_ON_A_GPU = 128, 512
+_ROWS, _ROWS_ON_A_GPU = 256, 512
 _AT = {int(place): number for number, place in enumerate(SCORED)}
 
 

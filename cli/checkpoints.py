@@ -2,14 +2,13 @@
 
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from cli.groups import Group
 from model.checkpoints import checkpoint, volumes
@@ -19,6 +18,7 @@ from model.checkpoints.openai_weights import import_openai
 from model.heads.checks import HeadError
 from model.heads.unit import Calibration
 from model.network.language_model import Architecture, LanguageModel
+from sentiment_neuron.bars import Bars
 from trainer.publishing.download import FetchError
 from trainer.publishing.openai import OPENAI, fetch_openai
 
@@ -133,7 +133,7 @@ def fetch(out: Path, dtype: str, mirror: str | None) -> None:
     """
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not sys.stderr.isatty()) as bar:
+    with Bars(*columns, TimeRemainingColumn(), console=console) as bar:
         tasks: dict[str, TaskID] = {}
 
         def on_progress(what: str, done: int, total: int | None) -> None:

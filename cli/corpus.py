@@ -1,15 +1,14 @@
 """`neuron corpus`: files of reviews to training shards, and what a built corpus holds."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from cli.groups import Group
 from cli.reading_options import Reading, reading_options
+from sentiment_neuron.bars import Bars
 from texts.faults import REPORTED, Fault
 from trainer.corpus.build import BuildProgress, build_corpus
 from trainer.corpus.corpus import Corpus, CorpusError, CorpusManifest
@@ -190,13 +189,6 @@ def _left_out(manifest: CorpusManifest) -> str:
     return f"{manifest.duplicates:,} duplicates, {manifest.empty:,} empty, {manifest.malformed:,} malformed"
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
+def _progress() -> Bars:
+    description = TextColumn("{task.description}")
+    return Bars(description, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())

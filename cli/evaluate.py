@@ -247,7 +247,7 @@ def pairs(
         of_valid = read(valid) if valid else None
         if label:
             return pairs_protocol.paraphrase(reader, of_train, of_valid, of_test, folds)
-        return pairs_protocol.relatedness(reader, of_train, of_valid, of_test)
+        return pairs_protocol.relatedness(reader, of_train, of_valid, of_test, folds)
 
     run(protocol, **where)
 
@@ -302,7 +302,7 @@ def growth(volume: Path, data: Path, out: Path, earlier: tuple[Path, ...], cache
 
     def protocol(progress: Progress) -> tuple[Report, dict[str, Any]]:
         sets = find_sets(data, SST, reading.faults, reading.columns)
-        readers = [Reader(directory, cache, progress=progress) for directory in published(volume)]
+        readers = (Reader(directory, cache, progress=progress) for directory in published(volume))
         return growth_protocol.evaluate(readers, sets, [read_report(path) for path in earlier]), {}
 
     write(protocol, out)

@@ -4,21 +4,20 @@ import json
 import shlex
 import shutil
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cli.reading_options import Reading, reading_options
 from model.checkpoints import checkpoint, volumes
 from model.checkpoints.checkpoint import CheckpointError
 from model.heads.checks import HeadError
 from model.heads.classifier import SENTIMENT_HEAD
+from sentiment_neuron.bars import Bars
 from texts.faults import shown
-from texts.labelled import Labelled
+from texts.labelled import Labelled, distinct
 from trainer.finetuning.finetune import Finetuning, Stopped
 from trainer.finetuning.options import FinetuningOptions
 from trainer.finetuning.task import digest
@@ -111,13 +110,13 @@ def finetune(
 
 
 def _labels(train: Labelled, others: dict[str, Labelled | None]) -> list[str]:
-    """The labels of the training texts, sorted; whole numbers by their value."""
-    found = set(train.labels)
+    """The labels of the training texts."""
+    found = distinct(train.labels)
     for name, part in others.items():
-        unknown = sorted(set(part.labels) - found) if part is not None else []
+        unknown = distinct(set(part.labels) - set(found)) if part is not None else []
         if unknown:
             raise click.ClickException(f"--{name} has labels that --train does not have: {shown(unknown)}")
-    return sorted(found, key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0, label))
+    return found
 
 
 def _run(tuning: Finetuning) -> bool:
@@ -128,9 +127,6 @@ def _run(tuning: Finetuning) -> bool:
         BarColumn(),
         TextColumn("{task.completed:,} of {task.total:,} updates"),
     )
-    console = Console(stderr=True)
-    with Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not sys.stderr.isatty()
-    ) as bar:
+    with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task("fine-tuning", total=tuning.updates)
         return tuning.run(lambda update: bar.update(task, completed=update))

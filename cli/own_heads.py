@@ -26,6 +26,7 @@ from model.heads.pooling import Pooling
 from recurrent import published
 from sentiment_neuron.heads import heads_directory
 from sentiment_neuron.requests import fit_body
+from texts.labelled import distinct
 from texts.preparation import prepare
 
 
@@ -55,7 +56,7 @@ def fit_head(
             raise HeadStoreError(f"the checkpoint has a head {name!r} of its own: choose another --name")
         model = FoldedModel(loaded.model, "cuda" if torch.cuda.is_available() else "cpu")
         features = _read(model, material.texts, body.features, rows)
-        labels = sorted({example.label for example in body.examples})
+        labels = distinct(example.label for example in body.examples)
         classes = {label: number for number, label in enumerate(labels)}
         y = np.array([classes[label] for label in material.labels], dtype=np.int64)
         fitted = fit_unit_cv(features, y) if unit_only else fit_cv(features, y, len(labels))

@@ -11,7 +11,7 @@ from sentiment_neuron.bars import bars
 
 @contextmanager
 def texts_bar(total: int, out: Path | None = None) -> Iterator[Callable[[int], None]]:
-    """On stderr, if that is a terminal. What it yields must be called with the number of texts just finished.
+    """On stderr. What it yields must be called with the number of texts just finished.
 
     out: the file that is written, where a command that was stopped continues it; Ctrl-C then tells so.
     """

@@ -1,17 +1,15 @@
 """`neuron publish`: from a training run to a checkpoint that workers serve."""
 
 import shlex
-import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
 from cli.reading_options import Reading, reading_options
 from model.checkpoints.checkpoint import CheckpointError, read_manifest
 from model.checkpoints.manifest import Manifest
 from model.heads.checks import HeadError
+from sentiment_neuron.bars import bars
 from texts.labelled import joined
 from texts.sets import Sentiment, read_sentiment
 from trainer.corpus.corpus import CorpusError
@@ -94,8 +92,8 @@ def publish(
                 reading.of_sentiment(valid_file),
                 None if test_file is None else reading.of_sentiment(test_file),
             )
-        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-            task = bar.add_task("reading labelled texts", total=None)
+        with bars("reading labelled texts") as bar:
+            task = bar.add_task("", total=None)
             directory = publish_run(
                 run_directory,
                 volume,

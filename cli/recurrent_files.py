@@ -24,6 +24,7 @@ from sentiment_neuron import rows
 from sentiment_neuron.heads import heads_directory
 from sentiment_neuron.parts import Row
 from texts.faults import Fault, Faults
+from texts.labelled import distinct
 
 _DIGITS = 6
 
@@ -51,7 +52,7 @@ def fit_file(source: Path, out: Path, regression: bool, balanced: bool, reading:
             model.fit(material.texts, [_number(label) for label in material.labels])
         else:
             options["class_weight"] = "balanced" if balanced else None
-            labels: list[Label] = [*sorted(set(material.labels))]
+            labels: list[Label] = [*distinct(material.labels)]
             if len(labels) < 2:
                 raise click.ClickException(f"{source}: all texts have the label {labels[0]!r}, at least two are needed")
             storage.check(out, "binary" if len(labels) == 2 else "classes", labels)

@@ -28,7 +28,15 @@ from engine.serving import ServedModel
 from engine.text_queue import RecurrentHead, TextRow
 from engine.traces import Places, trace_json, with_log_odds
 from model.checkpoints.stored_head import StoredHead
-from model.heads.classifier import SENTIMENT_HEAD, Head, head_probabilities, numbers, probabilities
+from model.heads.classifier import (
+    SENTIMENT_HEAD,
+    SENTIMENT_LABELS,
+    Head,
+    head_probabilities,
+    numbers,
+    probabilities,
+    sentiment_head,
+)
 from model.heads.pooling import pool
 from texts.preparation import SUFFIX, prepare, prepare_prompt
 
@@ -262,9 +270,10 @@ def _generate(job: GenerateJob, served: ServedModel, deadline: float) -> Plan:
 
     if job.rank_by == "likelihood" or job.sentiment is None:
         return Plan(requests, shape, stream=job.stream)
-    head = served.manifest.heads.get(SENTIMENT_HEAD)
-    if head is None or len(head.labels) != 2:
-        detail = f"the model has no head {SENTIMENT_HEAD!r} of two labels to rank by: leave rank_by out"
+    head = sentiment_head(served.manifest.heads)
+    if head is None:
+        labels = " and ".join(SENTIMENT_LABELS)
+        detail = f"the model has no head {SENTIMENT_HEAD!r} of {labels} to rank by: leave rank_by out"
         raise JobFailed(ErrorCode.UNKNOWN_HEAD, detail)
     return Plan(requests, shape, then=lambda rows: _ranked(job, served, head, rows, deadline))
 

@@ -16,7 +16,7 @@ from evaluation.baseline import Baseline, fit_baseline, fits
 from evaluation.features import EvaluationError, Reader
 from evaluation.report import Report, Table, percent
 from model.heads.calibration import expected_calibration_error
-from model.heads.classifier import SENTIMENT_HEAD, SENTIMENT_LABELS, Head, head_probabilities
+from model.heads.classifier import SENTIMENT_HEAD, SENTIMENT_LABELS, Head, head_probabilities, sentiment_head
 from texts.labelled import Labelled, joined
 
 _REWRITTEN = 2000  # texts of a set that are read in another form, the first
@@ -34,8 +34,8 @@ class Questions:
 
 def evaluate(reader: Reader, sets: Sequence[Questions], baseline: Baseline | None = None) -> Report:
     """baseline: tf-idf fitted on the labels that the checkpoint has learnt from. Raises EvaluationError."""
-    head = reader.manifest.heads.get(SENTIMENT_HEAD)
-    if head is None or head.labels != SENTIMENT_LABELS:
+    head = sentiment_head(reader.manifest.heads)
+    if head is None:
         raise EvaluationError(
             f"{reader.name} has no head {SENTIMENT_HEAD!r} of {SENTIMENT_LABELS}: publish it with one"
         )

@@ -5,6 +5,7 @@ The search does not depend on a checkpoint, so its choice is cached by the texts
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from itertools import product
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.features import EvaluationError
 from evaluation.sets import Rows, Split
 from model.checkpoints.durable import replace_file
 
@@ -82,13 +84,24 @@ def _search(
     for fit_rows, valid_rows in splits:
         for min_df, logarithm in product(MIN_DF, logarithms):
             vectorizer = _vectorizer(min_df, logarithm)
-            fit_x = vectorizer.fit_transform([texts[row] for row in fit_rows])
+            try:
+                fit_x = vectorizer.fit_transform([texts[row] for row in fit_rows])
+            except ValueError:  # no term is in so many texts
+                for c in C:
+                    scores[min_df, c, logarithm].append(-math.inf)
+                advance(len(C))
+                continue
             valid_x = vectorizer.transform([texts[row] for row in valid_rows])
             for c in C:
                 fitted = _regression(c).fit(fit_x, y[fit_rows])
                 scores[min_df, c, logarithm].append(float(fitted.score(valid_x, y[valid_rows])))
                 advance(1)
     best = max(scores, key=lambda one: float(np.mean(scores[one])))
+    if math.isinf(np.mean(scores[best])):
+        raise EvaluationError(
+            f"tf-idf finds no word that {min(MIN_DF)} of the texts have: they are too few, or their words have no "
+            "spaces between them"
+        )
     return Choice(*best, float(np.mean(scores[best])))
 
 

@@ -17,7 +17,7 @@ from evaluation.features import Features, Reader
 from evaluation.logistic import Chosen, Linear, choose, fit, recipes
 from evaluation.report import COLOURS, Report, Table, percent, plot
 from evaluation.sets import Rows, Sets, Split
-from model.heads.classifier import SENTIMENT_HEAD, accuracy
+from model.heads.classifier import accuracy, are_sentiment, sentiment_head
 from model.heads.pooling import Pooling
 from model.heads.unit import find_unit, fit_threshold
 
@@ -108,8 +108,8 @@ def evaluate(reader: Reader, sets: Sets, folds: int) -> Report:
         **sets.described(),
     }
     values |= _of_the_unit(reader, material, values["unit"])
-    head = reader.manifest.heads.get(SENTIMENT_HEAD)
-    if head is not None and len(sets.labels) == 2:
+    head = sentiment_head(reader.manifest.heads)
+    if head is not None and are_sentiment(sets.labels):
         test_x = reader.features(sets.test.texts, "reading for the checkpoint's head", head.pooling)
         values["accuracy_shipped_head"] = accuracy(head, test_x, material.test_y)
     return Report("classify", values, [_table(values)], {"choice": _figure(chosen)})

@@ -23,7 +23,7 @@ from evaluation.features import EvaluationError, Features, Reader
 from evaluation.report import COLOURS, Report, Table, percent, plot
 from evaluation.rows import run_rows
 from evaluation.sets import Sets
-from model.heads.classifier import SENTIMENT_HEAD, Head, head_probabilities
+from model.heads.classifier import Head, head_probabilities, sentiment_head
 from texts.labelled import Labelled
 from texts.preparation import prepare_prompt
 
@@ -65,10 +65,12 @@ def evaluate(
     """train, valid: of the judge; labels are two, the second in order being the positive.
 
     Without `valid`, a fifth of the training part replaces it. best_of: how many are drawn for each sample; with 1,
-    or where the checkpoint has no head, nothing is ranked.
+    or where the checkpoint has no head of sentiment, nothing is ranked. Raises EvaluationError.
     """
-    calibration, head = reader.calibration, reader.manifest.heads.get(SENTIMENT_HEAD)
-    best_of = best_of if head is not None else 1
+    calibration, head = reader.calibration, sentiment_head(reader.manifest.heads)
+    unranked = []
+    if head is None and best_of > 1:
+        best_of, unranked = 1, [f"{reader.name} has no head of sentiment, so nothing is ranked."]
     sets = Sets(train, valid, Labelled([], []))
     if len(sets.labels) != 2:
         raise EvaluationError(f"the judge needs two labels, negative and positive; these are {sets.labels}")
@@ -127,7 +129,9 @@ def evaluate(
         columns += [f"best of {best_of}: {name}" for name in columns]
         caption += f" Of the best of {best_of} by the checkpoint's head {percent(values['on_asked_side_ranked'])} are."
     table = Table(caption, ["prompt", "sentiment", *columns, "distinct"], rows)
-    return Report("generation", values, [table], {"generation": _figure(kinds, best_of)}, notes=_shown(kinds, best_of))
+    return Report(
+        "generation", values, [table], {"generation": _figure(kinds, best_of)}, notes=unranked + _shown(kinds, best_of)
+    )
 
 
 def _best(head: Head, features: Features, rows: list[RowResult], sentiment: float, best_of: int) -> list[int]:

@@ -4,7 +4,7 @@ The checkpoints are those that a run published on its way (`neuron train --publi
 again in each, on the training part: where no unit carries sentiment yet, it is the one that comes nearest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -21,17 +21,18 @@ _POINT = {"manifest_sha256", "bytes_seen", "bits_per_byte", "unit", "accuracy_ce
 _NAMES = {"cell": "all units, final cell", "mean": "all units, mean over the text", "unit": "the one unit"}
 
 
-def evaluate(readers: Sequence[Reader], sets: Sets, earlier: Sequence[Mapping[str, Any]] = ()) -> Report:
-    """readers: of the checkpoints, in any order. sets: of two labels, with a validation part. earlier: the values of
-    earlier reports, whose points are those of checkpoints that are no longer kept."""
-    if not readers:
-        raise EvaluationError("there is no checkpoint to evaluate")
+def evaluate(readers: Iterable[Reader], sets: Sets, earlier: Sequence[Mapping[str, Any]] = ()) -> Report:
+    """readers: of the checkpoints, in any order; one is in memory at a time. sets: of two labels, with a
+    validation part. earlier: the values of earlier reports, whose points are of checkpoints that are no longer kept.
+    """
     if len(sets.labels) != 2:
         raise EvaluationError(f"the one unit needs two labels; these are {sets.labels}")
     kept = {point["manifest_sha256"]: point for report in earlier for point in _points_of(report, sets)}
     for reader in readers:
         if reader.manifest_sha256 not in kept:
             kept[reader.manifest_sha256] = _point(reader, sets)
+    if not kept:
+        raise EvaluationError("there is no checkpoint to evaluate")
     points = sorted(kept.values(), key=lambda point: int(point["bytes_seen"]))
     table = Table(
         f"Accuracy on {len(sets.test.texts):,} test texts, fitted on {len(sets.train.texts):,}.",

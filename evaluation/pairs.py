@@ -7,16 +7,18 @@ C is chosen on the validation part or, without one, on folds of the training par
 """
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.area import ranks
 from evaluation.features import EvaluationError, Reader
 from evaluation.logistic import choose, recipes
 from evaluation.report import COLOURS, Report, Table, percent, plot
-from evaluation.sets import Sets
+from evaluation.sets import FOLDS, Sets, Split
 from model.heads.standardization import Standardization
 from texts.dialect import AS_IT_IS, Dialect
 from texts.faults import Faults, shown
@@ -25,7 +27,6 @@ from texts.labelled import Labelled, read_columns
 GRID = tuple(2.0**exponent for exponent in range(-12, 3, 2))
 
 _MOST_SCORES = 21  # whole scores from the lowest to the highest
-_HELD_OUT = 5  # one in this many training pairs, where there is no validation part
 
 Floats = NDArray[np.float64]
 
@@ -87,8 +88,8 @@ def paraphrase(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs, f
     return Report("pairs", values, [table], {"choice": figure})
 
 
-def relatedness(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs) -> Report:
-    """Labels are scores, such as 1 to 5. r, rho and the mean squared error are of the test part."""
+def relatedness(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs, folds: int) -> Report:
+    """Labels are scores, such as 1 to 5. r, rho and the mean squared error are of the test part. folds: as `Sets`."""
     train_y, test_y = _scores("train", train), _scores("test", test)
     lowest, highest = int(np.floor(train_y.min())), int(np.ceil(train_y.max()))
     if not 2 <= highest - lowest + 1 <= _MOST_SCORES:
@@ -96,29 +97,23 @@ def relatedness(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs) 
             f"train: scores run from {train_y.min():g} to {train_y.max():g}; they must span 2 to {_MOST_SCORES} whole "
             "scores: rescale them"
         )
-    raw = _features(reader, train)
-    standard = Standardization.of(raw)
-    train_x = standard.scaled(raw)
-    fit_rows, valid_x, valid_y = np.arange(len(train_y)), train_x, train_y
+    train_x = _features(reader, train)
+    x, y = train_x, train_y
     if valid is not None:
-        valid_x, valid_y = standard.scaled(_features(reader, valid)), _scores("valid", valid)
-    else:
-        mixed = np.random.default_rng(0).permutation(len(train_y))
-        held = mixed[: max(1, len(mixed) // _HELD_OUT)]
-        fit_rows, valid_x, valid_y = np.setdiff1d(mixed, held), train_x[held], train_y[held]
-    reader.progress.begin("choosing C", len(GRID))
-    errors = []
-    for c in GRID:
-        predict = _fit_scores(train_x[fit_rows], train_y[fit_rows], lowest, highest, c)
-        errors.append(float(np.square(predict(valid_x) - valid_y).mean()))
+        x, y = np.concatenate([x, _features(reader, valid)]), np.concatenate([y, _scores("valid", valid)])
+    splits = _score_splits(len(train_y), len(y), folds)
+    reader.progress.begin("choosing C", len(GRID) * len(splits))
+    errors = np.zeros(len(GRID))
+    for (fit, held), (number, c) in product(splits, enumerate(GRID)):
+        errors[number] += np.square(_fit_scores(x[fit], y[fit], lowest, highest, c)(x[held]) - y[held]).mean()
         reader.progress.advance(1)
     c = GRID[int(np.argmin(errors))]
-    predicted = _fit_scores(train_x, train_y, lowest, highest, c)(standard.scaled(_features(reader, test)))
+    predicted = _fit_scores(train_x, train_y, lowest, highest, c)(_features(reader, test))
     if np.ptp(predicted) == 0 or np.ptp(test_y) == 0:
         raise EvaluationError("all test scores, or all that were predicted, are the same: no correlation is defined")
     values = {
         "r": _correlation(predicted, test_y),
-        "rho": _correlation(_ranks(predicted), _ranks(test_y)),
+        "rho": _correlation(ranks(predicted), ranks(test_y)),  # Spearman's is Pearson's of the ranks
         "mse": float(np.square(predicted - test_y).mean()),
         "mse_mean_score": float(np.square(train_y.mean() - test_y).mean()),
         "C": c,
@@ -137,7 +132,17 @@ def relatedness(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs) 
     return Report("pairs", values, [table], {"relatedness": figure})
 
 
-def _fit_scores(x: Floats, y: Floats, lowest: int, highest: int, c: float) -> Any:
+def _score_splits(train: int, rows: int, folds: int) -> list[Split]:
+    """(rows to fit on, rows to choose on): those after the first `train` are a validation part."""
+    if rows > train:
+        return [(np.arange(train), np.arange(train, rows))]
+    if train < FOLDS:
+        raise EvaluationError(f"train: {train} pairs are too few to hold out one in {FOLDS}: give --valid or more")
+    parts = np.array_split(np.random.default_rng(0).permutation(train), FOLDS)
+    return [(np.setdiff1d(np.arange(train), part), part) for part in parts[:folds]]
+
+
+def _fit_scores(x: NDArray[np.float32], y: Floats, lowest: int, highest: int, c: float) -> Any:
     """A function from features to expected scores. A row counts for the whole scores below and above it, in shares."""
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - takes a second to load
 
@@ -149,8 +154,9 @@ def _fit_scores(x: Floats, y: Floats, lowest: int, highest: int, c: float) -> An
     if classes.min() == classes.max():
         raise EvaluationError(f"train: all scores are {classes[0]}: nothing can be learned from them")
     rows = np.concatenate([np.arange(len(y)), np.arange(len(y))])[used]
-    fitted = LogisticRegression(C=c, max_iter=1000).fit(x[rows], classes, sample_weight=weights[used])
-    return lambda other: fitted.predict_proba(other) @ fitted.classes_
+    standard = Standardization.of(x)
+    fitted = LogisticRegression(C=c, max_iter=1000).fit(standard.scaled(x)[rows], classes, sample_weight=weights[used])
+    return lambda other: fitted.predict_proba(standard.scaled(other)) @ fitted.classes_
 
 
 def _features(reader: Reader, pairs: Pairs) -> NDArray[np.float32]:
@@ -175,10 +181,3 @@ def _scores(name: str, pairs: Pairs) -> Floats:
 def _correlation(x: Floats, y: Floats) -> float:
     """Pearson's."""
     return float(np.corrcoef(x, y)[0, 1])
-
-
-def _ranks(x: Floats) -> Floats:
-    """From 1; equal values share the mean of theirs (Spearman's rho is Pearson's of these)."""
-    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
-    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    return ranks

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from texts.faults import Faults, TextsError, shown
-from texts.labelled import WHERE_THEY_ARE, Columns, Labelled, read_labelled
+from texts.labelled import WHERE_THEY_ARE, Columns, Labelled, distinct, joined, read_labelled
 from texts.sets import find_parts
 
 Rows = NDArray[np.int64]
 Split = tuple[Rows, Rows]
 
-_FOLDS = 5
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,12 @@ class Sets:
 
     @property
     def labels(self) -> list[str]:
-        found = sorted(set(self.train.labels))
-        return sorted(found, key=int) if all(label.isdecimal() for label in found) else found
+        return distinct(self.train.labels)
 
     @property
     def fitting(self) -> Labelled:
         """Train and valid, in this order: all that may be chosen and fitted on."""
-        parts = [self.train] + ([self.valid] if self.valid else [])
-        return Labelled([t for part in parts for t in part.texts], [label for part in parts for label in part.labels])
+        return joined(part for part in (self.train, self.valid) if part is not None)
 
     def numbers(self, part: Labelled) -> Rows:
         """The labels of a part as their index in `labels`, (rows,)."""
@@ -65,12 +63,12 @@ class Sets:
 
         y = self.numbers(self.train)
         rarest = int(np.bincount(y).min())
-        if rarest < _FOLDS:
+        if rarest < FOLDS:
             raise TextsError(
-                f"train: a label has {rarest} rows; without a validation part every label needs {_FOLDS}: "
+                f"train: a label has {rarest} rows; without a validation part every label needs {FOLDS}: "
                 "give --valid or more rows"
             )
-        parts = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed).split(y, y)
+        parts = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(y, y)
         return [(fit.astype(np.int64), valid.astype(np.int64)) for fit, valid in list(parts)[:folds]]
 
     def described(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ OnEpoch = Callable[[Epoch], None] | None
 
 @contextmanager
 def epochs_bar(shown: bool, epochs: int, texts: int) -> Iterator[tuple[Advance, OnEpoch]]:
-    """Progress on stderr: a bar on a terminal, and a line after every pass anywhere."""
+    """Progress on stderr: a bar, and a line after every pass."""
     if not shown:
         yield None, None
         return

@@ -99,6 +99,11 @@ def _unusable(row: Sequence[str | None]) -> str | None:
     return None
 
 
+def distinct(labels: Iterable[str]) -> list[str]:
+    """Each label once, in the order of classes: whole numbers by their value, then all others."""
+    return sorted(set(labels), key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0, label))
+
+
 def joined(parts: Iterable[Labelled]) -> Labelled:
     """The rows of all parts, in order."""
     parts = list(parts)

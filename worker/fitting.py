@@ -28,6 +28,7 @@ from model.checkpoints.stored_head import StoredHead, stored_head
 from model.heads.checks import HeadError
 from model.heads.l1 import Matrix
 from model.heads.pooling import pool
+from texts.labelled import distinct
 from texts.preparation import prepare
 from worker import metrics
 from worker.fit_process import FitProcess, FitProcessError, FitStopped
@@ -95,7 +96,7 @@ class Fitter:
         head_store.check_writable(self._heads.directory)
 
     def _make(self, task: Task, job: FitJob, served: ServedModel) -> StoredHead:
-        labels = sorted(set(job.labels))
+        labels = distinct(job.labels)
         classes = {label: number for number, label in enumerate(labels)}
         y = np.array([classes[label] for label in job.labels], dtype=np.int64)
         features = self._read(task, job, served)

@@ -13,7 +13,7 @@ is needed.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -28,6 +28,7 @@ from model.heads.pooling import Pooling
 # A checkpoint's default head, of two labels: negative and positive.
 SENTIMENT_HEAD = "sentiment"
 SENTIMENT_LABELS = ["negative", "positive"]
+_SENTIMENT = (["0", "1"], ["neg", "pos"], SENTIMENT_LABELS)
 
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
 
@@ -75,6 +76,17 @@ class Head:
         units = np.array(list(self.weights), dtype=np.int64)
         weights = np.array(list(self.weights.values())).reshape(len(units), len(self.bias))
         return heaviest(units, weights if deviations is None else weights * np.asarray(deviations)[units, None])
+
+
+def are_sentiment(labels: Sequence[str]) -> bool:
+    """Whether these are two labels of sentiment, the negative one first."""
+    return [label.lower() for label in labels] in _SENTIMENT
+
+
+def sentiment_head(heads: Mapping[str, Head]) -> Head | None:
+    """The head that tells sentiment; None also where the head of that name has other labels, such as stars."""
+    head = heads.get(SENTIMENT_HEAD)
+    return head if head is not None and are_sentiment(head.labels) else None
 
 
 def numbers(labels: Sequence[str]) -> Floats | None:

@@ -54,7 +54,7 @@ def test_the_mean_is_measured_without_what_is_fitted_to_cells(directory: Path, t
 def test_the_checkpoints_head_is_given_the_features_it_takes(tmp_path: Path, pooling: Pooling) -> None:
     """Whichever are evaluated. Its threshold of 0.9 is between the marks' cells, and above all of their means."""
     model = carrier()
-    head = Head(["no", "yes"], {UNIT: [1.0]}, [-0.9], pooling=pooling)
+    head = Head(["neg", "pos"], {UNIT: [1.0]}, [-0.9], pooling=pooling)
     manifest = Manifest("headed", 3, model.architecture, 1000, 2.5, {}, heads={"sentiment": head})
     headed = volumes.publish(tmp_path / "volume", model, manifest, torch.float32)
     of_the_first_label = sets().test.labels.count("0") / 60

@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from evaluation import histogram
@@ -20,10 +19,3 @@ def test_histogram(reader: Reader, tmp_path: Path) -> None:
         histogram.evaluate(reader, part, UNITS)
     report.write(tmp_path, {})
     assert_pictures(tmp_path, ["histogram"])
-
-
-def test_area_counts_pairs() -> None:
-    draw = np.random.default_rng(0)
-    low, high = draw.integers(0, 5, 30).astype(float), draw.integers(1, 7, 20).astype(float)
-    pairs_of = [(1.0 if b > a else 0.5 if a == b else 0.0) for a in low for b in high]
-    assert histogram._area(low, high) == pytest.approx(np.mean(pairs_of))

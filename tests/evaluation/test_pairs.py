@@ -36,13 +36,13 @@ def test_paraphrase(reader: Reader, tmp_path: Path) -> None:
 @pytest.mark.parametrize("has_valid", [True, False])
 def test_relatedness(reader: Reader, tmp_path: Path, has_valid: bool) -> None:
     train, valid, test = (paired(rows, seed)[1] for rows, seed in ((90, 1), (45, 2), (45, 3)))
-    report = pairs.relatedness(reader, train, valid if has_valid else None, test)
+    report = pairs.relatedness(reader, train, valid if has_valid else None, test, folds=2)
     values = report.values
     assert values["r"] > 0.95
     assert values["rho"] > 0.9
     assert values["mse"] < 0.2 < values["mse_mean_score"]
     turned = replace(test, labels=[str(6 - int(label)) for label in test.labels])
-    other = pairs.relatedness(reader, train, valid if has_valid else None, turned).values
+    other = pairs.relatedness(reader, train, valid if has_valid else None, turned, folds=2).values
     assert other["r"] == pytest.approx(-values["r"])
     assert other["C"] == values["C"]
     report.write(tmp_path, {})
@@ -55,8 +55,17 @@ def test_a_score_between_whole_ones_is_shared() -> None:
     assert predict(x[:1])[0] == pytest.approx(2.0, abs=0.01)  # nothing to tell them by: their mean
 
 
-def test_ranks_share_ties() -> None:
-    assert pairs._ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
+def test_every_fold_has_a_part_in_the_choice(reader: Reader) -> None:
+    train, test = paired(90, 1)[1], paired(45, 3)[1]
+    chosen_on = [pairs._score_splits(90, 90, folds) for folds in (1, 5)]
+    assert [len(splits) for splits in chosen_on] == [1, 5]
+    held = np.concatenate([held for _, held in chosen_on[1]])
+    assert sorted(held.tolist()) == list(range(90))
+    assert all(not set(fit.tolist()) & set(held.tolist()) for fit, held in chosen_on[1])
+    with pytest.raises(EvaluationError, match="4 pairs are too few to hold out one in 5"):
+        pairs.relatedness(
+            reader, pairs.Pairs(*(one[:4] for one in (train.first, train.second, train.labels))), None, test, 5
+        )
 
 
 @pytest.mark.parametrize(
@@ -71,4 +80,4 @@ def test_ranks_share_ties() -> None:
 def test_scores_that_will_not_do(reader: Reader, labels: list[str], message: str) -> None:
     bad = pairs.Pairs(["a", "b"], ["c", "d"], labels)
     with pytest.raises(EvaluationError, match=message):
-        pairs.relatedness(reader, bad, None, pairs.Pairs(["a", "b"], ["c", "d"], ["1", "2"]))
+        pairs.relatedness(reader, bad, None, pairs.Pairs(["a", "b"], ["c", "d"], ["1", "2"]), folds=5)

@@ -23,9 +23,18 @@ def test_the_area_is_that_under_the_curve() -> None:
     y = draw.integers(0, 2, 200)
     for scores in (draw.normal(size=200) + y, draw.integers(0, 4, 200).astype(float), np.zeros(200)):
         assert area(scores, y) == pytest.approx(roc_auc_score(y, scores))
-    low, high = area_interval(0.9, 100, 100)
-    assert (low, high) == pytest.approx((0.8556, 0.9444), abs=1e-4)  # by hand, from the formula of the paper
-    assert area_interval(1.0, 5, 5) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("found", [0.5, 0.9, 1.0])
+def test_the_interval_of_an_area(found: float) -> None:
+    tried = np.linspace(0, 1, 100_001)
+    of_positive, of_negative = tried / (2 - tried), 2 * tried**2 / (1 + tried)
+    variance = (
+        tried * (1 - tried) + 29 * (of_positive - tried**2) + 19 * (of_negative - tried**2)
+    ) / 600  # Hanley & McNeil 1982, 30 positive and 20 negative
+    inside = tried[np.abs(tried - found) <= 1.96 * np.sqrt(np.maximum(variance, 0)) + 1e-12]
+    assert area_interval(found, 30, 20) == pytest.approx((inside.min(), inside.max()), abs=2e-5)
+    assert area_interval(1.0, 5, 5)[0] < area_interval(1.0, 500, 500)[0] < area_interval(1.0, 5, 5)[1] == 1.0
 
 
 def test_draws_are_of_their_size_and_of_both_labels() -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from model.checkpoints import checkpoint, volumes
 from model.checkpoints.durable import exclusively
+from model.heads.classifier import are_sentiment
 from model.network.cells import State
 from model.network.language_model import LanguageModel
 from model.network.objective import Objective, ReadOut, Targets, label_bits
@@ -32,7 +33,7 @@ from model.network.sequence import Window
 from texts.labelled import Labelled
 from trainer.finetuning.options import FinetuningOptions
 from trainer.finetuning.start import fit_read_out, places
-from trainer.finetuning.task import NOTHING, SENTIMENT, Task
+from trainer.finetuning.task import NOTHING, Task
 from trainer.run import snapshot
 from trainer.run.distributed import ALONE
 from trainer.run.initial import READ_OUT_RATE
@@ -76,7 +77,7 @@ class Finetuning:
         self.start = loaded.manifest
         self.device = ALONE.device(options.device)
         model = loaded.model.to(self.device)
-        self.of_sentiment = self.start.sentiment is not None and options.labels in SENTIMENT
+        self.of_sentiment = self.start.sentiment is not None and are_sentiment(options.labels)
         unit = self.start.sentiment.unit if self.start.sentiment is not None else 0
         read_out = ReadOut(self.start.architecture.units, len(options.labels), unit)
         unit_weight = options.unit_weight if self.of_sentiment else 0.0

@@ -15,8 +15,6 @@ from texts.labelled import Labelled
 from texts.preparation import prepare
 
 NOTHING = -100  # a target that torch's cross-entropy leaves out: after the last byte of a text nothing is predicted
-# Names of two classes of sentiment, the negative one first: the sentiment unit can learn them.
-SENTIMENT = (["0", "1"], ["neg", "pos"], ["negative", "positive"])
 _POOL_BATCHES = 50  # shuffled texts are sorted by length within this many batches
 
 

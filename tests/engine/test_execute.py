@@ -42,7 +42,7 @@ def test_a_model_without_that_head_cannot_rank(served: ServedModel, engine: Engi
     of_length = {"sentiment": replace(served.manifest.heads["sentiment"], labels=["short", "long"])}
     for heads in ({}, of_length):
         other = replace(served, manifest=replace(served.manifest, heads=heads))
-        with pytest.raises(JobFailed, match="no head 'sentiment' of negative and positive to rank by") as failed:
+        with pytest.raises(JobFailed, match="no head 'sentiment' that tells negative from positive") as failed:
             execute(RANKED, other, engine)
         assert failed.value.error.code == ErrorCode.UNKNOWN_HEAD
 

@@ -83,7 +83,7 @@ def _option(flag: str, *more: str, **attributes: Any) -> Callable[[Callable[...,
 @_option("--snapshot-every-s", type=float, help="The most that a crash can cost.")
 @_option("--keep", type=int, help="Newest snapshots to keep; the best is kept as well.")
 @_option("--validate-every-bytes", type=int, help="Most new bests are saved.")
-@_option("--validation-bytes", type=int, help="Bytes to validate on: more are surer, fewer quicker.")
+@_option("--validation-bytes", type=int, help="To validate on, a window of every lane at least: more are surer.")
 @_option("--publish-to", type=click.Path(file_okay=False, resolve_path=True), help="Volume of checkpoints.")
 @_option("--publish-every-steps", type=int, help="Publish while training.")
 @_option("--publish-eval", type=_DIRECTORY, help="Labelled texts that find the sentiment unit when publishing.")

@@ -51,10 +51,10 @@ class World:
         rank = int(os.environ["RANK"])
         backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backends, store=_fresh_store(rank, size), rank=rank, world_size=size)
-        try:
-            yield cls(rank, size, int(os.environ["LOCAL_RANK"]))
-        finally:
-            dist.destroy_process_group()
+        yield cls(rank, size, int(os.environ["LOCAL_RANK"]))
+        # Not while an error passes: the other processes may wait for this one, and nccl would wait here for them. Its
+        # end is what they and torchrun are told by.
+        dist.destroy_process_group()
 
     def device(self, name: str) -> torch.device:
         """auto: a GPU if there is one. Of several GPUs each process on a machine takes its own."""

@@ -3,8 +3,6 @@
 import time
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from trainer.run.autopublish import AutoPublisher, Publish, PublishOutcome
 from trainer.run.journal import Journal
 from trainer.run.options import Options
@@ -75,7 +73,7 @@ class Bookkeeper:
     def _collect(self, wait: bool) -> None:
         try:
             written = self._saver.collect(wait)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             self._journal.metrics.snapshot_failures.inc()
             self._journal.warn(f"a snapshot could not be written: {error}")
         else:

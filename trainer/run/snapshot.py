@@ -24,6 +24,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -98,11 +99,17 @@ def gathered(objective: Objective, optimizers: Iterable[torch.optim.Optimizer], 
 
 
 def write(directory: Path, snapshot: Snapshot) -> Path:
-    """Write `directory/step-N`, durably. Its tensors must be on the CPU. No other process may write there."""
+    """Write `directory/step-N`, durably. Its tensors must be on the CPU. No other process may write there.
+
+    Raises OSError.
+    """
     sweep(directory)
     final = directory / f"step-{snapshot.progress.step}"
     with new_directory(final) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, temporary / TENSORS)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, temporary / TENSORS)
+        except SafetensorError as error:  # what becomes of a full disk there
+            raise OSError(f"{final} cannot be written: {error}") from error
         record = {
             "progress": asdict(snapshot.progress),
             "cursors": [asdict(cursor) for cursor in snapshot.cursors],

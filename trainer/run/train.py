@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from model.network.backpropagation import Backpropagation
@@ -243,7 +242,7 @@ class Run:
             return
         try:
             self._saver.collect(wait=True)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             self._on_log({"step": self.progress.step, "warning": f"a snapshot could not be written: {error}"})
         self.save()
 

@@ -225,7 +225,7 @@ class Run:
             book.settle()
         last = self.save()
         if book is not None and not stop:
-            book.publish_last(last)
+            book.publish_last(last, self._stop)
 
     def _next_windows(self) -> list[tuple[Tensor, Targets, Tensor]]:
         """Those of an update. Where a shard is gone, the run is saved as it was before the update."""

@@ -63,6 +63,12 @@ def test_a_device_on_which_nothing_agrees_fails(monkeypatch: pytest.MonkeyPatch,
     assert len(json.loads(report.read_text())["trials"]) == len(ON_A_GPU)
 
 
+def test_a_device_that_is_not_there_is_named() -> None:
+    done = CliRunner().invoke(check.check, ["--device", "gpu"])
+    assert done.exit_code == 1
+    assert "--device gpu cannot be used: " in done.output
+
+
 @pytest.mark.slow
 def test_this_device_passes(tmp_path: Path) -> None:
     report = tmp_path / "check.json"

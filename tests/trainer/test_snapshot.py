@@ -273,7 +273,7 @@ def test_a_resume_beside_a_training_changes_none_of_its_options(
     run = run_with(tmp_path / "run", options(corpus), (1,))
     before = Options.read(tmp_path / "run")
     monkeypatch.setattr(lock, "_PATIENCE_S", 0.0)
-    with exclusively(tmp_path / "run" / "lock", 0), pytest.raises(TrainingError, match="it trains this run, wait for"):
+    with exclusively(tmp_path / "run" / "lock", 0), pytest.raises(TrainingError, match="it trains there, wait for"):
         Run.resume(tmp_path / "run", ignore, total_bytes=10**9)
     assert Options.read(tmp_path / "run") == before
     # What changes them before a run trains ends it, for its next --resume would go on with the others.

@@ -17,5 +17,5 @@ def locked(directory: Path) -> Iterator[None]:
         try:
             stack.enter_context(exclusively(directory / "lock", _PATIENCE_S))
         except TimeoutError as error:
-            raise TrainingError(f"{error}: it trains this run, wait for it or stop it") from error
+            raise TrainingError(f"{error}: it trains there, wait for it or stop it") from error
         yield

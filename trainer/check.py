@@ -210,7 +210,8 @@ def check(
         click.echo(f"{_name(where)}: {failure}", err=True)
         sys.exit(1)
     size_of = f"--units {units} --lanes {lanes} --window {window} --optimizer {optimizer}"
-    command = ["neuron train RUN --corpus CORPUS", size_of, *flags]
+    chosen = [] if device == "auto" else [f"--device {device}"]
+    command = ["neuron train RUN --corpus CORPUS", *chosen, size_of, *flags]
     click.echo(f"{_name(where)}: {' '.join(command)}")
 
 

@@ -207,6 +207,11 @@ def test_lanes_that_cannot_be_shared_are_refused(both: Both) -> None:
         Run(both.directory / "three", both.alone.options, ignore, World(rank=0, size=3))
 
 
+def test_one_gpu_for_all_processes_is_refused() -> None:
+    with pytest.raises(TrainingError, match="--device cuda:1 is one GPU for all 2 processes: --device cuda gives each"):
+        World(rank=0, size=2).device("cuda:1")
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_lane_is_the_same_stream_whoever_reads_it(both: Both, size: int) -> None:
     corpus = Corpus(both.corpus)

@@ -62,7 +62,7 @@ class World:
     def device(self, name: str) -> torch.device:
         """auto: a GPU if there is one. Of several GPUs each process on a machine takes its own.
 
-        Raises TrainingError for one that is not there.
+        Raises TrainingError for one that is not there, and for one GPU for all processes.
         """
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,6 +70,10 @@ class World:
             device = torch.device(name)
             if device.type == "cuda" and device.index is None:
                 device = torch.device("cuda", self.local_rank)
+            elif device.type == "cuda" and self.size > 1:
+                raise TrainingError(
+                    f"--device {name} is one GPU for all {self.size} processes: --device cuda gives each its own"
+                )
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:  # the latter from a torch for CPUs
             raise TrainingError(f"--device {name} cannot be used: {brief(error)}") from error

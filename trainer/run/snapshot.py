@@ -14,7 +14,6 @@ Nothing in it depends on the number of processes that wrote it.
 
 import hashlib
 import json
-import math
 import re
 import shutil
 from collections.abc import Collection, Iterable
@@ -82,10 +81,8 @@ class Snapshot:
 
 
 def gathered(objective: Objective, optimizers: Iterable[torch.optim.Optimizer], state: State) -> dict[str, Tensor]:
-    """The tensors of a snapshot, not copied. state: of all lanes."""
-    # A GRU's hidden is its cell; safetensors refuses tensors that share memory.
-    hidden = state.hidden.clone() if state.hidden.data_ptr() == state.cell.data_ptr() else state.hidden
-    tensors = {"state.cell": state.cell, "state.hidden": hidden, "random.cpu": torch.get_rng_state()}
+    """The tensors of a snapshot, not copied: a GRU's hidden is its cell. state: of all lanes."""
+    tensors = {"state.cell": state.cell, "state.hidden": state.hidden, "random.cpu": torch.get_rng_state()}
     if state.cell.is_cuda:
         tensors["random.cuda"] = torch.cuda.get_rng_state(state.cell.device)
     names: dict[Tensor, str] = {parameter: name for name, parameter in objective.named_parameters()}
@@ -99,7 +96,8 @@ def gathered(objective: Objective, optimizers: Iterable[torch.optim.Optimizer], 
 
 
 def write(directory: Path, snapshot: Snapshot) -> Path:
-    """Write `directory/step-N`, durably. Its tensors must be on the CPU. No other process may write there.
+    """Write `directory/step-N`, durably. Its tensors must be on the CPU and share no memory. No other process may write
+    there.
 
     Raises OSError.
     """
@@ -147,7 +145,7 @@ def best(directory: Path) -> Path | None:
         except SnapshotError:  # a caller that loads it gets this error
             continue
         value = progress.validation_bits_per_byte
-        if value is not None and math.isfinite(value) and progress.validation_step == progress.step:
+        if value is not None and progress.validation_step == progress.step:
             values[path] = value
     return min(values, key=values.__getitem__, default=None)
 

@@ -1,6 +1,9 @@
 """`neuron corpus`: files of reviews to training shards, and what a built corpus holds."""
 
+import signal
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -74,7 +77,11 @@ def build(
     allowed: then only the text is learnt.
     """
     labelling = _labelling(label_field, labels_directory, positive, negative, named_classes)
-    with _progress() as bar:
+    with ExitStack() as stack:
+        # By default it would end the process at once, and leave up to three times the text beside --out.
+        ended = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        stack.callback(signal.signal, signal.SIGTERM, ended)
+        bar = stack.enter_context(_progress())
         task = bar.add_task("")
 
         def stage(name: str, size: int) -> None:

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +121,14 @@ def _labels(train: Labelled, others: dict[str, Labelled | None]) -> list[str]:
 
 
 def _run(tuning: Finetuning) -> bool:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: tuning.stop())
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:,} of {task.total:,} updates"),
     )
-    with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar:
+    with ExitStack() as stack:
+        for number in (signal.SIGTERM, signal.SIGINT):  # given back, so that they end what comes after it at once
+            stack.callback(signal.signal, number, signal.signal(number, lambda *_: tuning.stop()))
+        bar = stack.enter_context(Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn()))
         task = bar.add_task("fine-tuning", total=tuning.updates)
         return tuning.run(lambda update: bar.update(task, completed=update))

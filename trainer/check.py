@@ -26,7 +26,7 @@ from model.network.objective import Objective, ReadOut, Targets
 from model.network.sequence import Window
 from trainer.run.distributed import ALONE, Gradients
 from trainer.run.initial import make_optimizers
-from trainer.run.options import Options
+from trainer.run.options import Options, TrainingError
 from trainer.run.peak import finish, measured_peak_flops
 
 # Options of `neuron train`, the fastest first.
@@ -175,7 +175,10 @@ def check(
     trial: str | None,
 ) -> None:
     """Compare training on this device with training on its CPU, and time it. Exit code 1 if it does not train."""
-    where = ALONE.device(device)
+    try:
+        where = ALONE.device(device)
+    except TrainingError as error:
+        raise click.ClickException(str(error)) from error
     options = Options("none", units=units, lanes=lanes, window=window, optimizer=optimizer)
     if trial == "train":
         expected = train(torch.device("cpu"), torch.float32, ("--no-fuse",))
@@ -207,7 +210,8 @@ def check(
         click.echo(f"{_name(where)}: {failure}", err=True)
         sys.exit(1)
     size_of = f"--units {units} --lanes {lanes} --window {window} --optimizer {optimizer}"
-    command = ["neuron train RUN --corpus CORPUS", size_of, *flags]
+    chosen = [] if device == "auto" else [f"--device {device}"]
+    command = ["neuron train RUN --corpus CORPUS", *chosen, size_of, *flags]
     click.echo(f"{_name(where)}: {' '.join(command)}")
 
 

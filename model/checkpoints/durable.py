@@ -3,6 +3,7 @@
 `exclusively` lets one writer at a time into a shared directory, `sweep` deletes what killed writers left there.
 """
 
+import glob
 import os
 import shutil
 import time
@@ -48,9 +49,13 @@ def replace_file(path: Path, content: str) -> None:
     sync(path.parent)
 
 
-def sweep(directory: Path) -> None:
-    """Delete what killed writers left in `directory`. Only for callers that know that no other process writes there."""
-    for left in directory.glob(".*.partial"):
+def sweep(directory: Path, final: str = "") -> None:
+    """Delete what killed writers left in `directory`, or of what would have been `final` there alone.
+
+    Only for callers that know that no other process writes there.
+    """
+    left_of = f".{glob.escape(final)}.{'[0-9a-f]' * 32}.partial" if final else ".*.partial"
+    for left in directory.glob(left_of):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)
         else:

@@ -2,11 +2,18 @@
 
 import gzip
 import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Neuron
+from tests.conftest import wait_until
+from tests.support.reviews import left_in
+from tests.support.runs import environment
 from trainer.corpus.corpus import Corpus
 
 REVIEWS = [f"review number {number}" for number in range(30)]
@@ -75,6 +82,42 @@ def test_what_cannot_be_built_is_told(
     assert failed.exit_code == 1
     assert message in failed.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+
+
+@pytest.fixture
+def building(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that builds the corpus `corpus` of many reviews, and has begun to."""
+    (tmp_path / "many.txt").write_text("".join(f"{number} {'long ' * 20}\n" for number in range(1_000_000)))
+    command = [sys.executable, "-m", "cli.main", "corpus", "build", tmp_path / "many.txt", "--out", tmp_path / "corpus"]
+    with subprocess.Popen(list(map(str, command)), env=environment(), stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: left_in(tmp_path) != [], what="the building")
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_build_that_is_terminated_leaves_nothing(tmp_path: Path, building: "subprocess.Popen[bytes]") -> None:
+    building.terminate()
+    assert building.wait(60) == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir()] == ["many.txt"]
+
+
+def test_what_a_killed_build_left_goes_with_the_next(
+    tmp_path: Path, neuron: Neuron, building: "subprocess.Popen[bytes]"
+) -> None:
+    (tmp_path / "few.txt").write_text("\n".join(REVIEWS))
+    line = ("corpus", "build", tmp_path / "few.txt", "--out", tmp_path / "corpus", "--shards", 3)
+    other = tmp_path / f".corpus.other.{'0' * 32}.partial"
+    other.mkdir()
+    beside = neuron(*line)
+    assert beside.exit_code == 1
+    assert f"another process builds {tmp_path / 'corpus'}" in beside.output
+    building.kill()
+    building.wait()
+    assert len(left_in(tmp_path)) == 2
+    assert neuron(*line).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "corpus", "few.txt", "many.txt"]
 
 
 def test_a_directory_is_no_source(tmp_path: Path, raw: Path, neuron: Neuron) -> None:

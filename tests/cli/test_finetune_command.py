@@ -1,12 +1,17 @@
 """`neuron finetune`: what it publishes and prints, how it continues, and what it refuses."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 
+from engine.reading import read_features
 from model.checkpoints import checkpoint, volumes
+from trainer.finetuning import tuned
 from trainer.finetuning.finetune import Finetuning
 
 Neuron = Callable[..., Result]
@@ -79,6 +84,25 @@ def test_stopped_it_goes_on_by_the_same_command(
     again = neuron(*line)
     assert again.exit_code == 1
     assert "mine is there already: choose another --name or --out" in again.output
+
+
+def test_a_signal_ends_what_comes_after_the_training(
+    neuron: Neuron, volume: Path, files: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ("finetune", "--from", volume, *files, "--out", tmp_path / "out", "--name", "mine", *QUICK)
+
+    def interrupted(*given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return read_features(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tuned, "read_features", interrupted)
+        stopped = neuron(*line)
+    assert stopped.exit_code == 1
+    assert not (tmp_path / "out" / "LATEST").exists()
+    again = neuron(*line)
+    assert again.exit_code == 0, again.output
+    assert '"epoch"' not in again.stderr, "all is there but what is published"
 
 
 def test_what_is_refused(neuron: Neuron, volume: Path, files: list[object], tmp_path: Path) -> None:

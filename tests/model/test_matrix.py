@@ -1,9 +1,11 @@
 """A packed matrix is the plain one, and gives a row the same product bit for bit in any company."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from model.network.matrix import Matrix
+from model.network.matrix import Matrix, fast_dtype
 
 INPUTS, OUTPUTS = 2048, 256
 
@@ -25,3 +27,15 @@ def test_a_rows_product_does_not_depend_on_the_others(dtype: torch.dtype) -> Non
     for begin, end in [(0, 1), (77, 78), (129, 130), (5, 7), (3, 20), (0, 129)]:
         torch.testing.assert_close(matrix(x[begin:end]), whole[begin:end], **limits)
         torch.testing.assert_close(matrix.times(x[begin:end], factor[begin:end]), scaled[begin:end], **limits)
+
+
+@pytest.mark.parametrize(("major", "fast"), [(7, torch.float32), (8, torch.bfloat16), (9, torch.bfloat16)])
+def test_a_gpu_that_only_emulates_bfloat16_multiplies_in_float32(
+    monkeypatch: pytest.MonkeyPatch, major: int, fast: torch.dtype
+) -> None:
+    """What torch says of a V100 (7.0), a T4 (7.5), an A100 (8.0) and an H100 (9.0), none of which is here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=major))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
+    assert fast_dtype(torch.device("cuda")) == fast

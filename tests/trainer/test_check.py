@@ -50,6 +50,9 @@ def test_the_first_options_that_agree_are_named(monkeypatch: pytest.MonkeyPatch,
     assert "fails: CUDA error" in done.output
     assert "DIFFERS: losses within 1.0e+00" in done.output
     assert done.output.splitlines()[-1].endswith("--lanes 128 --window 256 --optimizer adam --no-graph")
+    assert "--device" not in done.output
+    chosen = run(monkeypatch, {(): GOOD}, "--device", "cuda:1")
+    assert "neuron train RUN --corpus CORPUS --device cuda:1 --units" in chosen.output
     kept = json.loads(report.read_text())
     assert [trial["options"] for trial in kept["trials"]] == ["", "--no-triton", "--no-graph"]
     assert kept["speed"] == SPEED
@@ -61,6 +64,12 @@ def test_a_device_on_which_nothing_agrees_fails(monkeypatch: pytest.MonkeyPatch,
     assert done.exit_code == 1
     assert "no options train as a CPU does" in done.output
     assert len(json.loads(report.read_text())["trials"]) == len(ON_A_GPU)
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    done = CliRunner().invoke(check.check, ["--device", "gpu"])
+    assert done.exit_code == 1
+    assert "--device gpu cannot be used: " in done.output
 
 
 @pytest.mark.slow

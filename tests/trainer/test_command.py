@@ -80,6 +80,7 @@ def test_what_does_not_fit_is_named(corpus: Path, tmp_path: Path) -> None:
         ([tmp_path / "new", *line, "--lanes", 7], "7 lanes need at least as many training shards"),
         ([tmp_path / "new", *line, "--publish-every-steps", 7], "name a volume there"),
         ([tmp_path / "new", *line, "--from", tmp_path], "--from: "),
+        ([tmp_path / "new", "--corpus", corpus, "--device", "gpu"], "--device gpu cannot be used: Expected one of"),
     ):
         done = neuron_train(*words)
         assert done.exit_code != 0

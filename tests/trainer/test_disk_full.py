@@ -1,6 +1,8 @@
-"""A full disk under the volume of checkpoints: the run continues, says so, and is published once there is room."""
+"""A full disk under the volume of checkpoints or under the run: it continues, says so, and saves once there is room."""
 
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +35,37 @@ def test_a_run_goes_on_where_nothing_can_be_published(tmp_path: Path, capfd: pyt
         published = publish_run(tmp_path / "run", volume)
         assert checkpoint.read(volumes.latest(volume)).manifest.step == 8
         assert published == volumes.latest(volume)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's ends
+def test_a_run_goes_on_where_nothing_of_it_can_be_written(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    chosen = options(corpus, total_bytes=43 * STEP_BYTES, validate_every_bytes=STEP_BYTES, snapshot_every_s=0.0)
+    said: list[dict[str, Any]] = []
+    with small_disk(tmp_path / "small", megabytes=4) as small, ExitStack() as filled:
+
+        def follow(record: dict[str, Any]) -> None:
+            said.append(record)
+            if "warning" not in record and record["step"] == 3:
+                filled.enter_context(full(small))
+            if "warning" not in record and record["step"] == 40:
+                filled.close()
+
+        run = Run.create(small / "run", chosen, follow)
+        run.train(peak_flops=1e12)
+        assert [record["step"] for record in said if "warning" not in record] == list(range(1, 44))
+        warnings = " ".join(record["warning"] for record in said if "warning" in record)
+        assert "a snapshot could not be written: " in warnings
+        assert f"{small / 'run' / 'log.jsonl'} lacks what follows: " in warnings
+        assert "TensorBoard's events end here" in warnings
+        steps = [record["step"] for record in logged(small / "run") if "warning" not in record]
+        assert {1, 2, 3, 41, 42, 43} <= set(steps), "every line is whole"
+        assert steps != list(range(1, 44))
+        assert Run.resume(small / "run", ignore).progress.step == 43
+
+
+def test_a_last_snapshot_that_finds_no_room_is_an_error_of_writing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", megabytes=4) as small:
+        run = Run.create(small / "run", options(write_corpus(tmp_path / "corpus")), ignore)
+        with full(small), pytest.raises(OSError, match=r"step-0 cannot be written: .*No space left"):
+            run.save()

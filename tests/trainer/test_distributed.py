@@ -177,9 +177,39 @@ def test_one_that_is_asked_to_stop_stops_both(both: Both) -> None:
     assert "holds a run already" in both.found["refused"]
 
 
+FAILING = """
+    import torch
+    import torch.distributed as dist
+    from trainer.run.distributed import World
+
+    try:
+        with World.join() as world:
+            if world.rank == 1:
+                raise ValueError("a shard is gone")
+            world.mean(torch.ones(1))
+    except ValueError:
+        # Nothing has waited for the process that waits for us.
+        assert dist.is_initialized()
+        raise
+"""
+
+
+def test_an_error_in_one_process_ends_it_at_once(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(textwrap.dedent(FAILING))
+    log = tmp_path / "torchrun.txt"
+    assert torchrun(2, str(tmp_path / "script.py"), log=log).wait(120) != 0
+    assert "ValueError: a shard is gone" in log.read_text()
+    assert "AssertionError" not in log.read_text()
+
+
 def test_lanes_that_cannot_be_shared_are_refused(both: Both) -> None:
     with pytest.raises(TrainingError, match="4 lanes cannot be shared equally by 3 processes"):
         Run(both.directory / "three", both.alone.options, ignore, World(rank=0, size=3))
+
+
+def test_one_gpu_for_all_processes_is_refused() -> None:
+    with pytest.raises(TrainingError, match="--device cuda:1 is one GPU for all 2 processes: --device cuda gives each"):
+        World(rank=0, size=2).device("cuda:1")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

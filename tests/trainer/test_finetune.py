@@ -191,6 +191,15 @@ def test_another_fine_tuning_in_the_same_directory_is_refused(tmp_path: Path, st
         begun(tmp_path / "run", start, "012")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_one_that_failed_at_its_start_begins_on_another_device(tmp_path: Path, start: Path) -> None:
+    with pytest.raises(TrainingError, match="--device cuda cannot be used: "):
+        begun(tmp_path / "run", start, device="cuda")
+    assert not (tmp_path / "run").exists()
+    begun(tmp_path / "run", start)
+    begun(tmp_path / "run", start, device="auto", dtype="bfloat16", fuse=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

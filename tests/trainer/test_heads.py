@@ -49,7 +49,7 @@ def read(rows: int, seed: int) -> Read:
     marks = ["-" if value in "12-" else "+" if value in "45+" else "=" for value in values]
     texts = [f"\n text {mark} {draw.integers(1000)} ".encode() for mark in marks]
     sources = [("films", "books")[number // 8 % 2] for number in range(rows)]
-    return Read.by(FoldedModel(carrier()), Examples(texts, values, sources), None)
+    return Read.by(FoldedModel(carrier()), Examples(texts, values, sources, of_corpus=True), None)
 
 
 def test_a_head_is_fitted_to_the_texts_that_have_its_labels() -> None:
@@ -68,12 +68,16 @@ def test_a_head_is_fitted_to_the_texts_that_have_its_labels() -> None:
     assert (probabilities.argmax(axis=1) == test.labelled(spec).labels).all()
 
 
-def test_the_labels_of_a_source_weigh_the_same_where_there_are_several() -> None:
+def test_the_labels_of_a_corpus_source_weigh_the_same() -> None:
     labels, sources = np.array([0, 0, 0, 1, 1, 1]), np.array(["a", "a", "a", "a", "b", "b"])
     none = np.zeros((6, 1), np.float32)
     # The second source has one label, which says nothing of it.
-    assert Rows(none, none, labels, sources).balance == pytest.approx([4 / 6, 4 / 6, 4 / 6, 2, 0, 0])
-    assert Rows(none, none, labels, np.full(6, "a")).balance == pytest.approx(np.ones(6))
+    assert Rows(none, none, labels, sources, True).balance == pytest.approx([4 / 6, 4 / 6, 4 / 6, 2, 0, 0])
+    one, skewed = np.full(6, "a"), np.array([0, 0, 0, 0, 0, 1])
+    assert Rows(none, none, skewed, one, True).balance == pytest.approx([0.6] * 5 + [3])
+    # A labelled file is as it was made; and of sources of one label each, none says which weigh more.
+    assert Rows(none, none, skewed, one, False).balance == pytest.approx(np.ones(6))
+    assert Rows(none, none, labels, np.array(["a", "a", "a", "b", "b", "b"]), True).balance == pytest.approx(np.ones(6))
 
 
 def test_no_text_has_a_label_of_the_head() -> None:

@@ -1,7 +1,10 @@
 """A run tells how it goes: over HTTP, in TensorBoard's files, in its log; and publishes in a process of its own."""
 
+import os
 import re
 import signal
+import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -136,6 +139,27 @@ def test_a_failure_to_publish_does_not_stop_the_training(corpus: Path, tmp_path:
     assert any(re.match(r"step-\d was not published: exit code 1", warning) for warning in warnings)
     assert any(re.match(r"step-\d was not published: step-\d is still being", warning) for warning in warnings)
     assert "step-8 was not published: exit code 1" in warnings[-1]
+
+
+def publish_for_ever(_run: Path, volume: Path, *, snapshot: Path, evaluation: Path | None) -> Path:
+    volume.mkdir()
+    time.sleep(3600)
+    return snapshot
+
+
+def test_a_signal_ends_the_wait_for_what_is_published_last(corpus: Path, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    run = Run.create(tmp_path / "run", options(corpus, total_bytes=STEP_BYTES, publish_to=str(volume)), ignore)
+
+    def stop() -> None:
+        wait_until(volume.exists, what="the publishing")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    run.train(peak_flops=1e12, publish=publish_for_ever)
+    stopping.join()
+    assert "step-1 was not published: exit code -15" in logged(tmp_path / "run")[-1]["warning"]
 
 
 def test_the_peak_is_that_of_this_machine() -> None:

@@ -32,7 +32,7 @@ from texts.sets import Sentiment
 from trainer.corpus.build import build_corpus
 from trainer.corpus.corpus import MANIFEST, Corpus
 from trainer.publishing.material import of_files
-from trainer.publishing.publish import publish, publish_run
+from trainer.publishing.publish import _reading_device, publish, publish_run
 from trainer.run.options import Options, TrainingError
 from trainer.run.snapshot import SnapshotError, snapshots
 
@@ -420,3 +420,18 @@ def test_processes_that_publish_the_same_snapshot_agree(run: RunOnDisk, evaluati
         publishing.communicate()
     assert publishing.returncode == 0
     assert read(latest(tmp_path / "volume")).manifest.step == 1
+
+
+@pytest.mark.parametrize(
+    ("of_run", "gpus", "expected"),
+    [
+        *[("auto", 0, "cpu"), ("cuda:3", 0, "cpu"), ("cpu", 4, "cpu")],
+        *[("auto", 4, "cuda"), ("cuda", 4, "cuda"), ("cuda:3", 4, "cuda:3"), ("cuda:3", 1, "cuda")],
+    ],
+)
+def test_the_gpu_of_a_run_reads_for_its_heads(
+    monkeypatch: pytest.MonkeyPatch, of_run: str, gpus: int, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert _reading_device(of_run) == expected

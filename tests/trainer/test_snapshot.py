@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from model.checkpoints import checkpoint, volumes
+from model.checkpoints.durable import exclusively
 from tests.conftest import wait_until
 from tests.support.runs import STEP_BYTES, assert_identical, everything, ignore, logged, options, write_corpus
 from trainer.publishing.publish import publish_run
-from trainer.run import snapshot
+from trainer.run import lock, snapshot
 from trainer.run.options import Options, TrainingError
 from trainer.run.saving import Saver
 from trainer.run.snapshot import PROGRESS, TENSORS, Progress, Snapshot, SnapshotError, snapshots
@@ -264,6 +265,41 @@ def test_a_copied_run_resumes_with_its_corpus_elsewhere(corpus: Path, tmp_path: 
     assert_identical(again, run)
     assert Options.read(tmp_path / "there" / "run").corpus == moved
     assert_identical(Run.resume(tmp_path / "there" / "run", ignore), run)
+
+
+def test_a_resume_beside_a_training_changes_none_of_its_options(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_with(tmp_path / "run", options(corpus), (1,))
+    before = Options.read(tmp_path / "run")
+    monkeypatch.setattr(lock, "_PATIENCE_S", 0.0)
+    with exclusively(tmp_path / "run" / "lock", 0), pytest.raises(TrainingError, match="it trains there, wait for"):
+        Run.resume(tmp_path / "run", ignore, total_bytes=10**9)
+    assert Options.read(tmp_path / "run") == before
+    # What changes them before a run trains ends it, for its next --resume would go on with the others.
+    Run.resume(tmp_path / "run", ignore, keep=9)
+    with pytest.raises(TrainingError, match=r"another process has changed .*options.json since"):
+        run.train(peak_flops=1e12)
+
+
+def test_of_two_that_create_a_run_one_is_refused(corpus: Path, tmp_path: Path) -> None:
+    both, made, refused = threading.Barrier(2), [], []
+
+    def create(seed: int) -> None:
+        both.wait()
+        try:
+            made.append(Run.create(tmp_path / "run", options(corpus, seed=seed), ignore))
+        except TrainingError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=create, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Options.read(tmp_path / "run") == made[0].options
+    assert len(made) == 1
+    assert "holds a run already" in refused[0]
 
 
 def test_another_corpus_is_refused(corpus: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """A task's texts are cut into batches and windows that hold every text, and every byte, once."""
 
+import tracemalloc
+
 import numpy as np
 import torch
 
@@ -30,6 +32,19 @@ def test_windows_hold_every_byte_once_and_a_text_weighs_one() -> None:
         torch.testing.assert_close(weight, torch.ones(7))
         assert (ends == 1).all()
         assert predicted == sum(len(text) - 1 for text in texts)
+
+
+def test_one_long_text_takes_no_memory_for_all_rows() -> None:
+    task = Task([b"x" * 1_000_000] + [b"short"] * 63, np.zeros(64, np.int64))
+    tracemalloc.start()
+    try:
+        windows = task.windows(np.arange(64), 256)
+        for _ in range(3):
+            next(windows)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000, "of 256 bytes, a window takes half a megabyte"
 
 
 def test_batches_hold_every_text_once_and_lengths_alike() -> None:

@@ -317,10 +317,18 @@ def test_resume_needs_a_run(tmp_path: Path) -> None:
 
 
 def test_a_validation_shard_that_is_too_small_is_refused_at_the_start(corpus: Path, tmp_path: Path) -> None:
-    for changes in ({"validation_bytes": STEP_BYTES}, {"lanes": 6, "window": 64}):
-        with pytest.raises(TrainingError, match="too few"):
-            Run.create(tmp_path / "run", options(corpus, **changes), ignore)
+    with pytest.raises(TrainingError, match="holds 312 bytes, too few for 6 lanes of a window of 64, 385: lower --l"):
+        Run.create(tmp_path / "run", options(corpus, lanes=6, window=64), ignore)
     assert not (tmp_path / "run" / "options.json").exists()
+
+
+def test_many_lanes_validate_on_a_window_each(corpus: Path, tmp_path: Path) -> None:
+    """The default of --validation-bytes is less than that of 2,048 lanes of 256 bytes."""
+    few, enough = (
+        Run.create(tmp_path / name, options(corpus, lanes=6, validation_bytes=size), ignore)
+        for name, size in (("few", 6 * WINDOW), ("enough", 6 * WINDOW + 1))
+    )
+    assert few.validate() == enough.validate()
 
 
 def test_validation_is_deterministic_and_touches_nothing(corpus: Path, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.checkpoints.durable import new_directory
+from model.checkpoints.durable import exclusively, make, new_directory, sweep
 from texts.dialect import AS_IT_IS, Dialect
 from texts.faults import Fault, Faults, TextsError
 from texts.formats import packing_named, place
@@ -82,7 +83,7 @@ def build_corpus(
     try:
         if out.exists():
             out.rmdir()
-        with new_directory(out) as directory:
+        with _alone(out) as directory:
             spill = directory / "spill"
             spill.mkdir()
             asked = labelling or Labelling()
@@ -135,6 +136,21 @@ def build_corpus(
     except LabelsError as error:
         raise CorpusError(str(error)) from error
     return manifest
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[Path]:
+    """The directory that becomes `out`, which no other process builds meanwhile. What a killed one left is deleted."""
+    make(out.parent)
+    lock = out.parent / f".{out.name}.lock"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusively(lock, 0))
+        except TimeoutError as error:
+            raise CorpusError(f"another process builds {out}: wait for it, or name another directory") from error
+        stack.callback(lock.unlink, missing_ok=True)  # nothing but the corpus stays
+        sweep(out.parent, out.name)
+        yield stack.enter_context(new_directory(out))
 
 
 def _check_labelling(labelling: Labelling, files: list[Path]) -> None:

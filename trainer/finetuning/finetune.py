@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.checkpoints import checkpoint, volumes
-from model.checkpoints.durable import exclusively
 from model.heads.classifier import are_sentiment
 from model.network.cells import State
 from model.network.language_model import LanguageModel
@@ -38,6 +37,7 @@ from trainer.run import snapshot
 from trainer.run.distributed import ALONE
 from trainer.run.initial import READ_OUT_RATE
 from trainer.run.journal import OnRecord
+from trainer.run.lock import locked
 from trainer.run.options import OPTIONS, TrainingError, compute_dtype
 from trainer.run.snapshot import Progress, Snapshot
 from trainer.run.threads import set_threads
@@ -46,7 +46,6 @@ MOST_READ = 10_000  # training texts, for what is made of their features
 
 _WARMUP_UPDATES = 30
 _CLIP_NORM = 1.0
-_LOCK_PATIENCE_S = 10.0
 
 
 class Stopped(Exception):
@@ -97,18 +96,18 @@ class Finetuning:
         cls, directory: Path, options: FinetuningOptions, train: Labelled, valid: Labelled, on_log: OnRecord
     ) -> "Finetuning":
         """A new one, or the one that `directory` holds where it left off. Raises TrainingError if that is another."""
-        if (directory / OPTIONS).exists():
-            stored = FinetuningOptions.read(directory)
-            if stored != options:
-                different = next(f.name for f in fields(options) if getattr(stored, f.name) != getattr(options, f.name))
-                raise TrainingError(
-                    f"{directory} holds another fine-tuning, which differs in {different}: delete it, or name another "
-                    "directory with --run"
-                )
-        else:
-            directory.mkdir(parents=True, exist_ok=True)
-            options.write(directory)
         made = cls(directory, options, train, valid, on_log)
+        directory.mkdir(parents=True, exist_ok=True)
+        with locked(directory):
+            if not (directory / OPTIONS).exists():
+                options.write(directory)
+            stored = FinetuningOptions.read(directory)
+        if stored != options:
+            different = next(f.name for f in fields(options) if getattr(stored, f.name) != getattr(options, f.name))
+            raise TrainingError(
+                f"{directory} holds another fine-tuning, which differs in {different}: delete it, or name another "
+                "directory with --run"
+            )
         if done := made._epochs():
             made._restore(done[-1])
         return made
@@ -129,7 +128,7 @@ class Finetuning:
             if self.device.type == "cpu":
                 stack.callback(torch.set_num_threads, torch.get_num_threads())
                 set_threads(self.start.architecture.cell, self.start.architecture.units, self.options.rows)
-            stack.enter_context(exclusively(self.directory / "lock", _LOCK_PATIENCE_S))
+            stack.enter_context(locked(self.directory))
             if not self._epochs():
                 self._fit_read_out()
                 self._end_epoch({})

@@ -1,6 +1,6 @@
 """The options of a fine-tuning: `FinetuningOptions`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from model.checkpoints.untrusted import is_finite
 from trainer.run.options import StoredOptions, TrainingError
@@ -25,9 +25,10 @@ class FinetuningOptions(StoredOptions):
     language_weight: float = 0.3  # of the bits per byte beside the label bits
     unit_weight: float = 0.5  # of the label bits of the sentiment unit alone, if labels are sentiment
     seed: int = 0
-    dtype: str = "auto"
-    fuse: bool = True
-    device: str = "auto"
+    # How it is computed, which may change from one start to the next.
+    dtype: str = field(default="auto", compare=False)
+    fuse: bool = field(default=True, compare=False)
+    device: str = field(default="auto", compare=False)
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.labels) <= MAX_LABELS:

@@ -69,20 +69,23 @@ class Task:
         """
         texts = [self.texts[index] for index in chosen]
         lengths = np.array([len(text) for text in texts])
-        block = np.zeros((lengths.max() + 1, len(texts)), np.int64)
-        for row, text in enumerate(texts):
-            block[: len(text), row] = np.frombuffer(text, np.uint8)
-        places = np.arange(1, len(block) + 1)[:, None]
-        targets = np.where(places[:-1] < lengths, block[1:], NOTHING)
-        weights = np.where(places[:-1] <= lengths, 2 * places[:-1] / (lengths * (lengths + 1)), 0).astype(np.float32)
-        classes = np.broadcast_to(self.classes[chosen], targets.shape)
-        begins = range(0, len(block) - 2, window)
+        longest = int(lengths.max())
+        begins = range(0, longest - 1, window)
+        # Window by window, so that one long text takes no memory for all rows.
         for begin in begins:
             # The last byte of all has no next one: alone in a window it would have no bits per byte.
-            part = slice(begin, len(block) - 1 if begin == begins[-1] else begin + window)
-            arrays = (block[:-1], targets, classes, weights, places[:-1] == lengths)
-            text, *labels, ends = (torch.from_numpy(values[part].copy()) for values in arrays)
-            yield text, Targets(*labels), ends
+            end = longest if begin == begins[-1] else begin + window
+            block = np.zeros((end - begin + 1, len(texts)), np.int64)
+            for row, text in enumerate(texts):
+                part = text[begin : end + 1]
+                block[: len(part), row] = np.frombuffer(part, np.uint8)
+            places = np.arange(begin + 1, end + 1)[:, None]
+            targets = np.where(places < lengths, block[1:], NOTHING)
+            weights = np.where(places <= lengths, 2 * places / (lengths * (lengths + 1)), 0).astype(np.float32)
+            classes = np.tile(self.classes[chosen], (end - begin, 1))
+            arrays = (block[:-1], targets, classes, weights, places == lengths)
+            text_part, *labels, ends = map(torch.from_numpy, arrays)
+            yield text_part, Targets(*labels), ends
 
 
 def digest(*parts: Labelled) -> str:

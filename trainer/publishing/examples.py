@@ -14,11 +14,15 @@ from trainer.corpus.corpus import Corpus, CorpusError, ShardEntry
 
 @dataclass(frozen=True)
 class Examples:
-    """texts: as the model reads them. values: what each is labelled with. sources: where each is from. All (texts,)."""
+    """texts: as the model reads them. values: what each is labelled with. sources: where each is from. All (texts,).
+
+    of_corpus: whether there are reviews of a corpus among them, not labelled files alone.
+    """
 
     texts: list[bytes]
     values: list[str]
     sources: list[str]
+    of_corpus: bool = False
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -37,6 +41,7 @@ def joined(parts: Iterable[Examples]) -> Examples:
         [text for part in parts for text in part.texts],
         [value for part in parts for value in part.values],
         [source for part in parts for source in part.sources],
+        any(part.of_corpus for part in parts),
     )
 
 
@@ -85,10 +90,11 @@ def _codes(corpus: Corpus, values: Collection[str]) -> dict[int, str]:
 def _reviews(corpus: Corpus, entry: ShardEntry, places: NDArray[np.int64], codes: dict[int, str]) -> Examples:
     data, found, reviews = corpus.read(entry), corpus.read_labels(entry), corpus.read_reviews(entry)
     if reviews is None:
-        return Examples([], [], [])
+        return Examples([], [], [], of_corpus=True)
     end = SUFFIX.encode()  # which a shard leaves out
     return Examples(
         [data[reviews.starts[place] : reviews.ends[place]].tobytes() + end for place in places],
         [codes[int(found["label"][place])] for place in places],
         [corpus.manifest.sources[int(found["source"][place])].file for place in places],
+        of_corpus=True,
     )

@@ -1,8 +1,8 @@
 """The heads of a checkpoint: which labels each has (`HeadSpec`), fitted, calibrated and judged on texts that were read.
 
 A head is fitted as the paper fits one (model/heads/classifier.py), on the final cell and on the mean of the hidden
-vector; C and the pooling are chosen on validation texts, where every label of a source weighs the same, and the head's
-probabilities are calibrated there (model/heads/calibration.py). Test texts are used once.
+vector; C and the pooling are chosen on validation texts, where every label of a corpus' source weighs the same, and the
+head's probabilities are calibrated there (model/heads/calibration.py). Test texts are used once.
 """
 
 from collections.abc import Callable
@@ -97,17 +97,22 @@ class Read:
         if len(at) == 0:
             raise HeadError(f"head {spec.name}: none of {len(found)} texts has one of its labels: give other texts")
         labels = np.array([found[row] for row in at], dtype=np.int64)
-        return Rows(self.cell[at], self.mean[at], labels, np.array([self.examples.sources[row] for row in at]))
+        sources = np.array([self.examples.sources[row] for row in at])
+        return Rows(self.cell[at], self.mean[at], labels, sources, self.examples.of_corpus)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Labelled rows for one head. cell, mean: (rows, units); labels, indexes, and sources, names: (rows,)."""
+    """Labelled rows for one head. cell, mean: (rows, units); labels, indexes, and sources, names: (rows,).
+
+    of_corpus: as of `Examples`.
+    """
 
     cell: NDArray[np.float32]
     mean: NDArray[np.float32]
     labels: NDArray[np.int64]
     sources: NDArray[np.str_]
+    of_corpus: bool
 
     def features(self, pooling: Pooling) -> NDArray[np.float32]:
         return pool(self.cell, self.mean, pooling)
@@ -116,15 +121,14 @@ class Rows:
     def balance(self) -> NDArray[np.float64]:
         """The weight of each row, (rows,), as trainer/corpus/labels.py balances labels within sources.
 
-        Rows of one source are a set by itself, as it was made: there all weigh the same.
+        A labelled file is a set by itself, as it was made: there all weigh the same. So they do where no source has two
+        labels to balance.
         """
         names, source = np.unique(self.sources, return_inverse=True)
-        if len(names) == 1:
-            return np.ones(len(self.labels))
         counts = np.zeros((len(names), int(self.labels.max()) + 1))
         np.add.at(counts, (source, self.labels), 1)
         weights: NDArray[np.float64] = balance(counts)[source, self.labels].astype(np.float64)
-        return weights
+        return weights if self.of_corpus and weights.any() else np.ones(len(self.labels))
 
 
 def fit(spec: HeadSpec, train: Read, valid: Read, calibrated_on: str) -> Head:

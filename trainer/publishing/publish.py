@@ -75,7 +75,7 @@ def publish_run(
     else:
         model, progress = _read(snapshot, options)
     volumes.check_place(volume, name, progress.step, rollback)
-    device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+    device = _reading_device(options.device)
     manifest = Manifest(
         name=name,
         step=progress.step,
@@ -106,6 +106,14 @@ def publish(
         rounded = copy.deepcopy(model).bfloat16().float()  # the head must fit what a worker will load
         manifest = _with_heads(manifest, FoldedModel(rounded, device), material, on_progress, unit)
     return volumes.publish(volume, model, manifest, torch.bfloat16, rollback)
+
+
+def _reading_device(of_run: str) -> str:
+    """What reads the labelled texts: the run's GPU, or where this machine lacks it the first, or the CPU."""
+    if of_run == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    index = None if of_run == "auto" else torch.device(of_run).index
+    return "cuda" if index is None or index >= torch.cuda.device_count() else of_run
 
 
 def _newest(directory: Path, options: Options) -> tuple[LanguageModel, Progress]:

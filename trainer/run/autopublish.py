@@ -2,14 +2,18 @@
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from threading import Event
 from typing import Literal, Protocol
 
 import torch
 
 PublishOutcome = Literal["ok", "failed", "skipped"]
+
+_POLL_S = 0.2  # a signal sets a flag, and ends no wait
 
 
 class Publish(Protocol):
@@ -70,9 +74,11 @@ class AutoPublisher:
             self._on_end(snapshot, "failed", f"exit code {process.exitcode}, the reason is on its standard error")
         process.close()
 
-    def wait(self, patience_s: float) -> None:
-        """Wait for the process, and end it after `patience_s`."""
-        self.poll(patience_s)
+    def wait(self, patience_s: float, stop: Event | None = None) -> None:
+        """Wait for the process, and end it after `patience_s` or once `stop` is set."""
+        deadline = time.monotonic() + patience_s
+        while self._running is not None and time.monotonic() < deadline and not (stop and stop.is_set()):
+            self.poll(_POLL_S)
         if self._running is not None:
             self._running[1].terminate()
             self._running[1].join()

@@ -2,8 +2,7 @@
 
 import time
 from pathlib import Path
-
-from safetensors import SafetensorError
+from threading import Event
 
 from trainer.run.autopublish import AutoPublisher, Publish, PublishOutcome
 from trainer.run.journal import Journal
@@ -57,14 +56,14 @@ class Bookkeeper:
         publishing = self._publisher.snapshot if self._publisher is not None else None
         self._saver.protected = frozenset() if publishing is None else frozenset({publishing})
 
-    def publish_last(self, snapshot: Path) -> None:
-        """Publish the end of the run and wait for it."""
+    def publish_last(self, snapshot: Path, stop: Event) -> None:
+        """Publish the end of the run and wait for it, but no longer once `stop` is set."""
         if self._publisher is None:
             return
-        self._publisher.wait(_PUBLISH_PATIENCE_S)
-        if self._publisher.last != snapshot:
+        self._publisher.wait(_PUBLISH_PATIENCE_S, stop)
+        if self._publisher.last != snapshot and not stop.is_set():
             self._publisher.start(snapshot)
-            self._publisher.wait(_PUBLISH_PATIENCE_S)
+            self._publisher.wait(_PUBLISH_PATIENCE_S, stop)
 
     def close(self) -> None:
         self.settle()
@@ -75,7 +74,7 @@ class Bookkeeper:
     def _collect(self, wait: bool) -> None:
         try:
             written = self._saver.collect(wait)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             self._journal.metrics.snapshot_failures.inc()
             self._journal.warn(f"a snapshot could not be written: {error}")
         else:

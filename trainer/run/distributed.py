@@ -26,6 +26,9 @@ import torch.distributed.nn
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 
+from model.checkpoints.untrusted import brief
+from trainer.run.options import TrainingError
+
 # On a CPU the float32 norm of one vector of 86 M numbers is 0.8 % too small; that of the norms of its rows is exact.
 _ROW = 4096
 
@@ -51,19 +54,30 @@ class World:
         rank = int(os.environ["RANK"])
         backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backends, store=_fresh_store(rank, size), rank=rank, world_size=size)
-        try:
-            yield cls(rank, size, int(os.environ["LOCAL_RANK"]))
-        finally:
-            dist.destroy_process_group()
+        yield cls(rank, size, int(os.environ["LOCAL_RANK"]))
+        # Not while an error passes: the other processes may wait for this one, and nccl would wait here for them. Its
+        # end is what they and torchrun are told by.
+        dist.destroy_process_group()
 
     def device(self, name: str) -> torch.device:
-        """auto: a GPU if there is one. Of several GPUs each process on a machine takes its own."""
+        """auto: a GPU if there is one. Of several GPUs each process on a machine takes its own.
+
+        Raises TrainingError for one that is not there, and for one GPU for all processes.
+        """
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(name)
-        if device.type == "cuda":
-            if device.index is None:
+        try:
+            device = torch.device(name)
+            if device.type == "cuda" and device.index is None:
                 device = torch.device("cuda", self.local_rank)
+            elif device.type == "cuda" and self.size > 1:
+                raise TrainingError(
+                    f"--device {name} is one GPU for all {self.size} processes: --device cuda gives each its own"
+                )
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # the latter from a torch for CPUs
+            raise TrainingError(f"--device {name} cannot be used: {brief(error)}") from error
+        if device.type == "cuda":
             torch.cuda.set_device(device)
         return device
 

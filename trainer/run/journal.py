@@ -1,4 +1,7 @@
-"""The journal of a run: every update becomes a record for the metrics, and every ten seconds a line of `log.jsonl`."""
+"""The journal of a run: every update becomes a record for the metrics, and every ten seconds a line of `log.jsonl`.
+
+On a full disk lines are lost, and said to be; the run goes on.
+"""
 
 import json
 import math
@@ -39,8 +42,9 @@ class Journal:
         self._forget()
         try:
             self.metrics.write_events(directory / "tensorboard", progress.step)
-        except ModuleNotFoundError as error:
-            self.warn(f"no TensorBoard events are written: {error.name} is not installed")
+        except (ModuleNotFoundError, OSError) as error:
+            why = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else error
+            self.warn(f"no TensorBoard events are written: {why}")
 
     def update(self, losses: list[float], norm: float, rate: float, waited_s: float, validated: bool) -> None:
         """Record one update: its losses (`Objective.losses`), gradient norm, learning rate and time waited for data."""
@@ -84,7 +88,11 @@ class Journal:
         self.metrics.close()
 
     def _log_last(self) -> None:
-        self.metrics.log(self._last)
+        try:
+            self.metrics.log(self._last)
+        except OSError as error:  # the writer's thread has ended by it
+            self.metrics.close()
+            self.warn(f"TensorBoard's events end here, until the run is resumed: {error}")
         self._write(self._last)
         self._forget()
 
@@ -96,6 +104,13 @@ class Journal:
     def _write(self, record: dict[str, Any]) -> None:
         # JSON has no NaN: null.
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        with self._path.open("a") as log:
-            log.write(json.dumps(finite, allow_nan=False) + "\n")
+        line = json.dumps(finite, allow_nan=False).encode() + b"\n"
+        try:
+            with self._path.open("ab", buffering=0) as log:
+                size = log.tell()
+                if log.write(line) < len(line):
+                    log.truncate(size)  # a part would spoil the next line
+                    raise OSError("there is no room for a line")
+        except OSError as error:
+            self._on_log({"step": self._progress.step, "warning": f"{self._path} lacks what follows: {error}"})
         self._on_log(finite)

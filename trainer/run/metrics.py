@@ -3,6 +3,7 @@
 They are set from the records that journal.py makes of every update.
 """
 
+import contextlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ class Metrics:
         self._waited.inc(waited_s)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Write a record to the event files."""
+        """Write a record to the event files. Raises OSError."""
         if self._events is None:
             return
         for field, value in record.items():
@@ -102,5 +103,6 @@ class Metrics:
 
     def close(self) -> None:
         if self._events is not None:
-            self._events.close()
+            with contextlib.suppress(OSError):  # `log` has raised it, and has left nothing to write
+                self._events.close()
             self._events = None

@@ -14,7 +14,6 @@ Nothing in it depends on the number of processes that wrote it.
 
 import hashlib
 import json
-import math
 import re
 import shutil
 from collections.abc import Collection, Iterable
@@ -24,6 +23,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -81,10 +81,8 @@ class Snapshot:
 
 
 def gathered(objective: Objective, optimizers: Iterable[torch.optim.Optimizer], state: State) -> dict[str, Tensor]:
-    """The tensors of a snapshot, not copied. state: of all lanes."""
-    # A GRU's hidden is its cell; safetensors refuses tensors that share memory.
-    hidden = state.hidden.clone() if state.hidden.data_ptr() == state.cell.data_ptr() else state.hidden
-    tensors = {"state.cell": state.cell, "state.hidden": hidden, "random.cpu": torch.get_rng_state()}
+    """The tensors of a snapshot, not copied: a GRU's hidden is its cell. state: of all lanes."""
+    tensors = {"state.cell": state.cell, "state.hidden": state.hidden, "random.cpu": torch.get_rng_state()}
     if state.cell.is_cuda:
         tensors["random.cuda"] = torch.cuda.get_rng_state(state.cell.device)
     names: dict[Tensor, str] = {parameter: name for name, parameter in objective.named_parameters()}
@@ -98,11 +96,18 @@ def gathered(objective: Objective, optimizers: Iterable[torch.optim.Optimizer], 
 
 
 def write(directory: Path, snapshot: Snapshot) -> Path:
-    """Write `directory/step-N`, durably. Its tensors must be on the CPU. No other process may write there."""
+    """Write `directory/step-N`, durably. Its tensors must be on the CPU and share no memory. No other process may write
+    there.
+
+    Raises OSError.
+    """
     sweep(directory)
     final = directory / f"step-{snapshot.progress.step}"
     with new_directory(final) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, temporary / TENSORS)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, temporary / TENSORS)
+        except SafetensorError as error:  # what becomes of a full disk there
+            raise OSError(f"{final} cannot be written: {error}") from error
         record = {
             "progress": asdict(snapshot.progress),
             "cursors": [asdict(cursor) for cursor in snapshot.cursors],
@@ -140,7 +145,7 @@ def best(directory: Path) -> Path | None:
         except SnapshotError:  # a caller that loads it gets this error
             continue
         value = progress.validation_bits_per_byte
-        if value is not None and math.isfinite(value) and progress.validation_step == progress.step:
+        if value is not None and progress.validation_step == progress.step:
             values[path] = value
     return min(values, key=values.__getitem__, default=None)
 

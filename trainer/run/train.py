@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from model.checkpoints.durable import exclusively
 from model.network.backpropagation import Backpropagation
 from model.network.cells import GATES, State
 from model.network.language_model import LanguageModel
@@ -35,14 +33,13 @@ from trainer.run.distributed import ALONE, Gradients, World
 from trainer.run.initial import completed, initial_model, make_objective, make_optimizers, suitable_lanes
 from trainer.run.journal import Journal, OnRecord
 from trainer.run.lanes import Ahead, Cursor, Lanes
+from trainer.run.lock import locked
 from trainer.run.options import OPTIONS, Options, TrainingError, compute_dtype
 from trainer.run.peak import measured_peak_flops
 from trainer.run.saving import Saver
 from trainer.run.snapshot import Snapshot, SnapshotError
 from trainer.run.threads import set_threads
 from trainer.run.validation import Validated, Validation
-
-_LOCK_PATIENCE_S = 10.0  # for a former process of the run to end
 
 
 class Run:
@@ -88,9 +85,9 @@ class Run:
     @classmethod
     def create(cls, directory: Path, options: Options, on_log: OnRecord, world: World = ALONE) -> "Run":
         """`on_log` gets every record that goes to the log, in the first process."""
-        [exists] = world.any(world.rank == 0 and (directory / OPTIONS).exists())
-        if exists:
-            raise TrainingError(f"{directory} holds a run already: continue with --resume, or name a new directory")
+        taken = f"{directory} holds a run already: continue with --resume, or name a new directory"
+        if world.any(world.rank == 0 and (directory / OPTIONS).exists()) == [True]:
+            raise TrainingError(taken)
         if options.lanes == 0:
             shards, device = len(Corpus(Path(options.corpus)).training), world.device(options.device)
             options = replace(options, lanes=suitable_lanes(options.units, shards, device))
@@ -98,7 +95,10 @@ class Run:
         run._begin()
         if world.rank == 0:
             directory.mkdir(parents=True, exist_ok=True)
-            run.options.write(directory)
+            with locked(directory):
+                if (directory / OPTIONS).exists():
+                    raise TrainingError(taken)
+                run.options.write(directory)
         return run
 
     @classmethod
@@ -116,7 +116,8 @@ class Run:
         else:
             run._restore(directory / "snapshots" / f"step-{step}")
         if world.rank == 0 and run.options != stored:
-            run.options.write(directory)
+            with locked(directory):  # they are not those of a process that trains the run now
+                run.options.write(directory)
         return run
 
     def schedule(self) -> float:
@@ -188,7 +189,8 @@ class Run:
                     stack.callback(signal.signal, number, signal.signal(number, lambda *_: self.stop()))
             book = None
             if self.world.rank == 0:
-                self._lock(stack)
+                stack.enter_context(locked(self.directory))
+                self._refuse_changes()
                 peak = peak_flops or self._measured_peak()
                 mfu_of_one_byte_per_s = 6 * sum(map(torch.numel, self.model.parameters())) / (peak * self.world.size)
                 records, labels = (self._on_log, on_update), self.options.learns_labels
@@ -223,7 +225,7 @@ class Run:
             book.settle()
         last = self.save()
         if book is not None and not stop:
-            book.publish_last(last)
+            book.publish_last(last, self._stop)
 
     def _next_windows(self) -> list[tuple[Tensor, Targets, Tensor]]:
         """Those of an update. Where a shard is gone, the run is saved as it was before the update."""
@@ -240,7 +242,7 @@ class Run:
             return
         try:
             self._saver.collect(wait=True)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             self._on_log({"step": self.progress.step, "warning": f"a snapshot could not be written: {error}"})
         self.save()
 
@@ -298,12 +300,10 @@ class Run:
             )
         return -1
 
-    def _lock(self, stack: ExitStack) -> None:
-        """Lock the run against a second training, and set damaged later snapshots aside."""
-        try:
-            stack.enter_context(exclusively(self.directory / "lock", _LOCK_PATIENCE_S))
-        except TimeoutError as error:
-            raise TrainingError(f"{error}: it trains this run, wait for it or stop it") from error
+    def _refuse_changes(self) -> None:
+        """Refuse what another process has made of the run since, and set damaged later snapshots aside."""
+        if Options.read(self.directory) != self.options:
+            raise TrainingError(f"another process has changed {self.directory / OPTIONS} since: use --resume")
         for path in snapshot.snapshots(self.directory / "snapshots"):
             if snapshot.step_of(path) > self.progress.step:
                 try:

@@ -25,17 +25,20 @@ class Validated:
 
 
 def held_out_text(corpus: Corpus, options: Options, lanes: range) -> Tensor:
-    """The validation text of a run, cut for these lanes: (steps + 1, lanes) int64, steps being whole windows.
+    """The validation text of a run, cut for these lanes: (steps + 1, lanes) int64, steps being whole windows, at least
+    one.
 
     Every lane reads a piece of its own; the last row has targets only. Raises TrainingError if the shard is too short.
     """
-    usable = min(corpus.validation.bytes, options.validation_bytes)
-    steps = (usable - 1) // options.lanes // options.window * options.window
-    if steps <= 0:
+    least = options.lanes * options.window + 1
+    if corpus.validation.bytes < least:
         raise TrainingError(
-            f"the validation shard gives {usable} bytes, too few for {options.lanes} lanes x {options.window}: "
-            "build the corpus with fewer --shards"
+            f"the validation shard holds {corpus.validation.bytes} bytes, too few for {options.lanes} lanes of a "
+            f"window of {options.window}, {least}: lower --lanes or --window, or build the corpus with fewer --shards "
+            "or more --held-out"
         )
+    usable = min(corpus.validation.bytes, max(options.validation_bytes, least))
+    steps = (usable - 1) // options.lanes // options.window * options.window
     data = corpus.read(corpus.validation)
     pieces = [data[lane * steps : (lane + 1) * steps + 1] for lane in lanes]
     return torch.from_numpy(np.stack(pieces, axis=1).astype(np.int64))

@@ -125,6 +125,12 @@ class Outcome(Message):
         detail = f"not ended within {timeout_s:g} s (`timeout_s`; NEURON_API_JOB_TIMEOUT_S if left out)"
         return cls(state="failed", error=JobError(code=ErrorCode.DEADLINE_EXCEEDED, detail=detail))
 
+    @classmethod
+    def lost(cls, job_id: str) -> "Outcome":
+        """What who waits for a job is told when Redis does not know it any more."""
+        detail = f"Redis has lost the job {job_id}: send the request again"
+        return cls(state="failed", error=JobError(code=ErrorCode.JOB_LOST, detail=detail))
+
 
 class TopUnit(Message):
     """One of the units that weigh most in a head. weights: of raw features, one for each row of the head's matrix."""

@@ -58,7 +58,7 @@ async def events_of(
                     yield None, *answers.final_event(outcome, kind, form)
                     return
                 record = await parts.records.record(job_id)
-                outcome = None if record is None else await parts.records.outcome(job_id, record)
+                outcome = Outcome.lost(job_id) if record is None else await parts.records.outcome(job_id, record)
                 yield None, "", ""
                 continue
             event_id, event, data = item

@@ -17,7 +17,7 @@ import redis.asyncio as redis
 from api import metrics
 from api.redis.redis_client import BLOCK_S
 from contract import wire
-from contract.jobs import ErrorCode, JobError, Outcome
+from contract.jobs import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +108,7 @@ class Mailbox:
                 pipeline.exists(wire.job(job_id))
             known = await pipeline.execute()
         for job_id in itertools.compress(job_ids, (not found for found in known)):
-            error = JobError(code=ErrorCode.JOB_LOST, detail=f"Redis has lost the job {job_id}: send the request again")
-            self._settle(job_id, Outcome(state="failed", error=error))
+            self._settle(job_id, Outcome.lost(job_id))
 
     def _settle(self, job_id: str, outcome: Outcome | bytes | str) -> None:
         """outcome: perhaps as JSON."""

@@ -72,8 +72,9 @@ class Call:
         prefer: str | None,
         idempotency_key: str | None,
         in_place: bool = False,
+        first: bool = True,
     ) -> None:
-        """in_place: the client knows no 202, so it waits as long as the job may take.
+        """in_place: the client knows no 202, so it waits as long as the job may take. first: of its HTTP request's jobs.
 
         Raises Problem for a `timeout_s` over the limit.
         """
@@ -82,6 +83,7 @@ class Call:
         self.parts = parts_of(request)
         self._settings: ApiSettings = request.app.state.settings
         self._batched = is_batched(request)
+        self._first = first
         self._key = key_of(request)
         wishes = {wish.strip().lower() for wish in (prefer or "").split(",")}
         self.respond_async = "respond-async" in wishes
@@ -168,9 +170,10 @@ class Call:
     async def _charge(self, size: int) -> str | None:
         """Count the bytes against the key's quota for the day. Raises Problem where that is used up."""
         limits: Limits | None = self.request.app.state.limits
-        if self._key is None or limits is None or limits.before_reading("POST", self.request.url.path):
+        request = self.request
+        if self._key is None or limits is None or limits.before_reading(request.method, request.url.path):
             return None
-        return await limits.charge(self._key, size, self._batched)
+        return await limits.charge(self._key, size, counted=self._batched or not self._first)
 
     async def _refund(self, counted_at: str | None, size: int) -> None:
         if counted_at is not None:

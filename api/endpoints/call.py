@@ -74,9 +74,9 @@ class Call:
         in_place: bool = False,
         first: bool = True,
     ) -> None:
-        """in_place: the client knows no 202, so it waits as long as the job may take. first: of its HTTP request's jobs.
+        """in_place: the client knows no 202, so it waits as long as the job may take.
 
-        Raises Problem for a `timeout_s` over the limit.
+        first: of the jobs that its request makes. Raises Problem for a `timeout_s` over the limit.
         """
         self._asked_at = time.perf_counter()
         self.request = request

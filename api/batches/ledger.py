@@ -203,11 +203,23 @@ class Ledger:
         self._storage.delete(_about(owner, file_id))
         self._storage.delete(_content(owner, file_id))
 
+    def delete_unread(self, owner: str, file_id: str) -> str | None:
+        """Delete a file, or return the id of a batch that has not ended and reads it."""
+        reader = self.reader(owner, file_id)
+        if reader is None:
+            self.delete_file(owner, file_id)
+        return reader
+
     def open_batch(self, batch: Batch) -> None:
         """From here on the batch is run until it has ended. The same batch may be opened twice."""
-        # In this order: one that is there and not open would never be run.
-        write(self._storage, f"{_OPEN}/{batch.owner} {batch.id}", b"")
+        # In this order: one that is there and not open would never be run. And once more, because a gateway whose clock
+        # is ahead may have closed it between the two.
+        self._mark_open(batch.owner, batch.id)
         write(self._storage, f"{_batch(batch.owner, batch.id)}/batch.json", batch.model_dump_json().encode())
+        self._mark_open(batch.owner, batch.id)
+
+    def _mark_open(self, owner: str, batch_id: str) -> None:
+        write(self._storage, f"{_OPEN}/{owner} {batch_id}", b"")
 
     def batch(self, owner: str, batch_id: str) -> Batch | None:
         return self._read(f"{_batch(owner, batch_id)}/batch.json", Batch)
@@ -250,8 +262,11 @@ class Ledger:
         return self._storage.exists(f"{_batch(batch.owner, batch.id)}/cancel")
 
     def close_batch(self, owner: str, batch_id: str) -> None:
-        """It has ended, and its `Progress` says how; or it is not there."""
+        """It has ended, and its `Progress` says how; or it is not there. One that was made meanwhile stays open."""
         self._storage.delete(f"{_OPEN}/{owner} {batch_id}")
+        batch = self.batch(owner, batch_id)
+        if batch is not None and self.progress(batch).state is None:
+            self._mark_open(owner, batch_id)
 
     def delete_batch(self, owner: str, batch_id: str) -> None:
         self._storage.delete(_batch(owner, batch_id))
@@ -268,8 +283,8 @@ class Ledger:
                         self.delete_batch(owner, batch_id)
             # Also the content alone, of an upload that ended before it was known.
             for file_id in {name.partition(".")[0] for name in self._storage.names(f"{_OWNER}{owner}/files")}:
-                if time.time() - made_at(file_id) > ttl_s and self.reader(owner, file_id) is None:
-                    self.delete_file(owner, file_id)
+                if time.time() - made_at(file_id) > ttl_s:
+                    self.delete_unread(owner, file_id)
 
     def reader(self, owner: str, file_id: str) -> str | None:
         """The id of a batch that has not ended and reads the file."""

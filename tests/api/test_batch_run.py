@@ -143,6 +143,44 @@ def test_a_batch_that_is_opened_twice_runs_once(redis_url: str, tmp_path: Path) 
     play(tmp_path, redis_url, scenario)
 
 
+@pytest.mark.parametrize("looked_at", ["before it is there", "before it is closed"])
+def test_a_batch_that_is_looked_for_while_it_is_made_stays_open(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked_at: str
+) -> None:
+    """By a gateway that takes it for one whose making was broken off, because its id is old or its clock is ahead."""
+
+    async def scenario(place: Place) -> None:
+        storage = place.ledger._storage
+        late = place.batch.model_copy(update={"id": "0" * 32})
+        runner = Runner(place.ledger, BatchLeases(place.client), Lines(), place.settings)  # type: ignore[arg-type]
+        loop = asyncio.get_running_loop()
+        writes, deletes = storage.writing, storage.delete
+
+        async def look() -> None:
+            runner._running[late.id] = late.owner, asyncio.current_task()  # type: ignore[assignment]
+            await runner._run(late.owner, late.id)
+
+        def writing(path: str) -> Any:
+            if path.endswith("batch.json"):
+                asyncio.run_coroutine_threadsafe(look(), loop).result()
+            return writes(path)
+
+        def delete(path: str) -> None:
+            monkeypatch.setattr(storage, "delete", deletes)
+            place.ledger.open_batch(late)
+            deletes(path)
+
+        if looked_at == "before it is there":
+            monkeypatch.setattr(storage, "writing", writing)
+            await asyncio.to_thread(place.ledger.open_batch, late)
+        else:
+            monkeypatch.setattr(storage, "delete", delete)
+            await look()
+        assert place.ledger.open_batches() == [(late.owner, late.id), (place.batch.owner, place.batch.id)]
+
+    play(tmp_path, redis_url, scenario)
+
+
 def test_a_batch_whose_file_is_gone_ends(redis_url: str, tmp_path: Path) -> None:
     async def scenario(place: Place) -> None:
         place.ledger.delete_file("", place.batch.file.id)

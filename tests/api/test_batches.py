@@ -1,6 +1,7 @@
 """Batches against a real gateway, worker and Redis: every line has one answer, in its place, whatever dies."""
 
 import contextlib
+import errno
 import json
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 import redis
 
 from api import keys
+from api.batches.storage import Directory
 from tests.conftest import Stack, publish_tiny, run_stack, wait_until
 from tests.support import small_disk
 from tests.support.gateway import gateway, metric
@@ -350,6 +352,25 @@ def test_a_full_disk_refuses_files_and_delays_answers(serving: Stack, tmp_path: 
         done = ended(client, batch_id)
         assert (done["completed"], done["failed"]) == (10, 0)
         assert seeds(answers(client, batch_id)) == list(range(10))
+
+
+def test_a_batch_that_is_open_keeps_its_file_although_its_making_failed(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, failing = Directory.read, ["the look at the file once the batch is open"]
+
+    def read_or_fail(storage: Directory, path: str, *where: Any) -> bytes:
+        if "/files/" in path and path.endswith(".json") and failing:
+            raise OSError(errno.EIO, failing.pop())
+        return read(storage, path, *where)
+
+    monkeypatch.setattr(Directory, "read", read_or_fail)
+    with gateway(redis_url, NEURON_API_BATCH_STORAGE=str(tmp_path)) as url:
+        refused = httpx.post(f"{url}/batches", content=line("/classify", {"text": "Good."}), headers=NDJSON)
+        assert (refused.status_code, failing) == (503, [])
+        assert len(list(tmp_path.rglob("*.jsonl"))) == 1
+        (batch,) = httpx.get(f"{url}/batches").json()["batches"]
+        assert batch["ended"] is None
 
 
 def test_a_batch_leaves_half_of_the_queue_to_others(serving: Stack) -> None:

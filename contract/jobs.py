@@ -14,13 +14,17 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 class Message(BaseModel):
-    """Strict and immutable: a message with unknown or missing fields is refused."""
+    """Immutable. A message with missing fields is refused; those of a newer version are left out."""
 
     # An error must not quote the texts of users.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
 
 class JobBase(Message):
+    """One with unknown fields is refused: without what they ask for, it would be answered wrongly."""
+
+    model_config = ConfigDict(extra="forbid")
+
     id: str = Field(pattern=r"^[A-Za-z0-9_-]{16,64}$")
     priority: Priority = "interactive"
     timeout_s: float = Field(ge=0)  # from its acceptance on; a job that has not ended by then fails

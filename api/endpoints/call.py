@@ -16,7 +16,7 @@ from api import keys as api_keys
 from api import metrics
 from api.endpoints.events import Frame, as_events, events_of, follow
 from api.http import answers
-from api.http.middleware import is_batched, key_of
+from api.http.middleware import batch_left_s, is_batched, key_of
 from api.problems import OPENAPI, Problem, expired, over_timeout
 from api.redis.admission import new_id
 from api.redis.idempotency import HEADER, PATTERN, REPLAYED, IdempotentRequest
@@ -90,9 +90,10 @@ class Call:
         waits = [int(found[1]) for wish in wishes if (found := re.fullmatch(r"wait=(\d{1,9})", wish))]
         self._wait_s = min([self._settings.api_wait_s, *waits])
         limit = self._settings.api_job_timeout_s
-        self._timeout_s = limit if body.timeout_s is None else body.timeout_s
-        if self._timeout_s > limit:
-            raise over_timeout(self._timeout_s, limit)
+        if body.timeout_s is not None and body.timeout_s > limit:
+            raise over_timeout(body.timeout_s, limit)
+        # A line that asks for no time has that of its batch, and more, so that the batch and not the job says its end.
+        self._timeout_s = limit + batch_left_s(request) if body.timeout_s is None else body.timeout_s
         if in_place or self._batched:
             self._wait_s = math.inf
         self._webhook = self._checked(body)

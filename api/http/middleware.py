@@ -142,6 +142,12 @@ def is_batched(request: Request) -> bool:
     return bool(request.scope["state"].get("batched"))
 
 
+def batch_left_s(request: Request) -> float:
+    """The time that the batch of a line has left, in seconds; 0 for what is no line."""
+    left_s: float = request.scope["state"].get("left_s", 0.0)
+    return left_s
+
+
 class Authorize(Around):
     """Lets requests through that have a key (`Authorization: Bearer KEY`) with the scope that the path needs.
 

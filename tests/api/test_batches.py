@@ -298,6 +298,18 @@ def test_a_batch_that_is_not_ready_in_time_says_so_in_the_place_of_answers(clien
     assert {one["error"]["message"] for one in found[2:]} == {"the batch has expired before this line had its answer"}
 
 
+def test_a_line_has_the_time_of_its_batch_unless_it_asks_for_less(serving: Stack) -> None:
+    limit = 0.5
+    with serving.gateway(NEURON_API_JOB_TIMEOUT_S=str(limit)) as short, short.client() as client:
+        with serving.paused("worker"):  # for longer than a job may take
+            patient = line("/classify", {"text": "Good."})
+            other = line("/classify", {"text": "Bad.", "timeout_s": limit})
+            batch_id = send(client, patient + other)
+            wait_until(lambda: client.get(f"/batches/{batch_id}").json()["failed"] == 1, what="the end of the second")
+        ended(client, batch_id)
+        assert [one["response"]["status_code"] for one in answers(client, batch_id)] == [200, 504]
+
+
 def test_batches_belong_to_the_names_of_keys(serving: Stack) -> None:
     secrets = {name: keys.generate() for name in ("alice", "bob")}
     setting = ",".join(keys.entry(name, ["use"], secrets[name][1]) for name in secrets)

@@ -165,7 +165,7 @@ class Poster:
         outcome = None if record is None else await self._records.outcome(job_id, record)
         if record is None or outcome is None:
             return None
-        return await asyncio.to_thread(lambda: _message(answers.job(job_id, record, outcome)))
+        return await answers.encoded(record.kind, lambda: _message(answers.job(job_id, record, outcome)))
 
 
 def _message(job: dict[str, Any]) -> bytes:

@@ -44,8 +44,6 @@ IdempotencyKey = Annotated[
         "another request with it answers 422.",
     ),
 ]
-# Vectors and traces take long to encode, so a thread does it; for other results a thread costs more than it saves.
-_LONG = ("featurize", "trace")
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     202: {"model": responses.JobResponse, "description": "The job continues; `Location` is its address"},
@@ -200,7 +198,7 @@ class Call:
                 await self.parts.records.cancel(job_id, "disconnect")
             return Response(status_code=499)  # nobody reads it; the status is for metrics
         respond = self.respond or functools.partial(answers.respond, kind=record.kind, form=form)
-        response = await asyncio.to_thread(respond, outcome) if record.kind in _LONG else respond(outcome)
+        response = await answers.encoded(record.kind, lambda: respond(outcome))
         response.headers["X-Job-Id"] = job_id
         return response
 

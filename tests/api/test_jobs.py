@@ -2,13 +2,16 @@
 
 import hashlib
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
 import redis
 
 from api import keys
+from api.http import answers
 from api.redis import streams
 from contract import wire
 from tests.conftest import Stack, wait_until
@@ -43,6 +46,28 @@ def test_a_job_gives_what_the_request_in_place_gives(client: httpx.Client, path:
     in_place = client.post(path, json=body)
     assert shown["result"] == in_place.json()
     assert client.get(f"/jobs/{in_place.headers['x-job-id']}").json()["result"] == in_place.json()
+
+
+@pytest.mark.parametrize(("path", "long"), [("/featurize", True), ("/trace", True), ("/classify", False)])
+def test_what_takes_long_to_encode_keeps_no_other_request_waiting(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, path: str, long: bool
+) -> None:
+    threads: list[str] = []
+    encode = answers.body
+
+    def body(*arguments: Any) -> dict[str, Any]:
+        threads.append(threading.current_thread().name)
+        return encode(*arguments)
+
+    monkeypatch.setattr(answers, "body", body)
+    with gateway(stack.environment["NEURON_REDIS_URL"]) as url, httpx.Client(base_url=url, timeout=60) as client:
+        where = client.post(path, json={"text": "Good."}, headers=ASYNC).headers["location"]
+        assert events(client, where) == ["event: done"]  # as it ends
+        with redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"]) as direct:
+            direct.delete(wire.events(where.removeprefix("/jobs/")))
+        assert events(client, where) == ["event: done"]  # of what keeps no events
+        assert state(client, where) == "done"
+    assert [name != "gateway" for name in threads] == [long] * 3  # that of its event loop
 
 
 def test_waiting_no_longer_than_the_client_prefers(client: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -87,6 +88,18 @@ def test_delete_cancels_a_running_job_and_its_stream_says_so(client: httpx.Clien
         assert "event: cancelled" in list(response.iter_lines())
     assert state(client, where) == "cancelled"
     assert client.delete(where).status_code == 202  # again changes nothing
+
+
+def test_a_job_that_was_cancelled_does_not_begin_however_late_its_turn_is(redis_url: str) -> None:
+    limit_s = 3 * wire.CANCEL_TTL_S
+    with (
+        gateway(redis_url, NEURON_API_JOB_TIMEOUT_S=str(limit_s)) as url,
+        httpx.Client(base_url=url) as client,
+        redis.Redis.from_url(redis_url) as direct,
+    ):
+        job = client.post("/classify", json={"text": "Good."}, headers=ASYNC).json()
+        client.delete(f"/jobs/{job['id']}")
+        assert job["created"] + limit_s < time.time() + direct.ttl(wire.cancel(job["id"]))  # type: ignore[operator]
 
 
 def events(client: httpx.Client, where: str) -> list[str]:

@@ -153,6 +153,20 @@ def test_jobs_that_fail_or_are_cancelled_are_posted_too(posting: httpx.Client, r
     assert receiver.verified()["type"] == "job.cancelled"
 
 
+def test_a_job_whose_time_is_over_is_posted_although_no_worker_has_it(redis_url: str, receiver: Receiver) -> None:
+    hosts = receiver.url.removeprefix("http://")
+    with (
+        gateway(redis_url, NEURON_API_WEBHOOK_HOSTS=hosts) as url,
+        httpx.Client(base_url=url) as client,
+        redis.Redis.from_url(redis_url) as direct,
+    ):
+        ask(client, receiver, "/classify", text="Good.", timeout_s=0.2)
+        wait_until(lambda: receiver.posts, what="the post")
+        message = receiver.verified()
+        assert (message["type"], message["data"]["error"]["status"]) == ("job.failed", 504)
+        assert not direct.exists(wire.OPEN, *wire.WAITING.values())  # others have its place
+
+
 def test_a_long_result_is_left_to_be_fetched(
     posting: httpx.Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

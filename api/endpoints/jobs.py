@@ -64,7 +64,11 @@ async def list_jobs(
     return {"jobs": found, "next": after}
 
 
-@router.get("/{job_id}", response_model=responses.JobResponse, responses=_RESPONSES)
+@router.get(
+    "/{job_id}",
+    response_model=responses.JobResponse,
+    responses=_RESPONSES | {200: answers.MATRIX | {"description": "JSON, or features by `Accept`"}},
+)
 async def get_job(job_id: str, request: Request) -> Response:
     """How far a job is, and its result. `Accept: application/x-npy` gives features alone, as a NumPy file."""
     parts, record = await _find(request, job_id)

@@ -205,6 +205,12 @@ def test_files_over_a_limit_are_refused_by_name(client: httpx.Client) -> None:
         assert client.post("/batches", content=pieces, headers=NDJSON).json()["setting"] == setting
 
 
+def test_a_body_that_can_hold_no_file_in_the_limit_is_told_the_limit(client: httpx.Client) -> None:
+    refused = client.post("/batches", content=b" " * 3_100_000, headers=NDJSON).json()
+    assert (refused["limit"], refused["actual"]) == (3_000_000, 3_100_000)
+    assert refused["detail"].startswith("bytes of the request body: 3,100,000 is over the limit of 3,000,000 (setting ")
+
+
 def test_a_key_may_store_so_much_and_no_more(serving: Stack, tmp_path: Path) -> None:
     limits = {"NEURON_API_MAX_STORED_BYTES": "4096", "NEURON_API_BATCH_STORAGE": str(tmp_path)}
     one = line("/classify", {"text": "x" * 1000})

@@ -33,6 +33,8 @@ def test_healthz_readyz_and_docs(client: httpx.Client) -> None:
     assert client.get("/readyz").json() == {"status": "ready", "workers": 1}
     assert "swagger" in client.get("/docs").text.lower()
     paths = client.get("/openapi.json").json()["paths"]
+    assert "503" in paths["/models"]["get"]["responses"]
+    assert "application/x-npy" in paths["/jobs/{job_id}"]["get"]["responses"]["200"]["content"]
     assert {"/classify", "/featurize", "/trace", "/generate", "/jobs/{job_id}", "/models"} <= set(paths)
 
 
@@ -78,7 +80,7 @@ def test_a_hung_engine_is_not_ready(stack: Stack, client: httpx.Client) -> None:
 
 def test_every_worker_that_is_not_ready_has_its_reason(redis_url: str) -> None:
     with gateway(redis_url) as url, redis.Redis.from_url(redis_url) as heartbeats:
-        for name, stopping, age_s in (("one", True, 0.1), ("two", False, 12.4)):
+        for name, stopping, age_s in (("one", True, 0.1), ("two", False, 12.4), ("zero", False, 0.2)):
             status = WorkerStatus(
                 id=name,
                 ready=False,
@@ -91,7 +93,11 @@ def test_every_worker_that_is_not_ready_has_its_reason(redis_url: str) -> None:
             heartbeats.sadd(wire.WORKERS, name)
             heartbeats.set(wire.worker(name), status.model_dump_json())
         detail = httpx.get(url + "/readyz").json()["detail"]
-        assert detail == "worker one is stopping; worker two has an engine that has not moved for 12 s"
+        assert detail.split("; ") == [
+            "worker one is stopping",
+            "worker two has an engine that has not moved for 12 s",
+            "worker zero has an engine that has failed: the worker's log says how",
+        ]
 
 
 def test_what_a_newer_worker_tells_beside_what_is_known_does_no_harm(stack: Stack, redis_url: str) -> None:

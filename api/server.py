@@ -4,14 +4,10 @@ import functools
 import gc
 import logging
 import signal
-import ssl
 import sys
 from typing import Any
 
-import redis
 import uvicorn
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from api.app import create_app
 from api.http.connections import HEADERS, Connection
@@ -24,30 +20,16 @@ from contract.setting_error import SettingError
 log = logging.getLogger(__name__)
 
 
-def _check_redis(settings: ApiSettings) -> None:
-    """Exit if Redis refuses the gateway, because that does not pass. If Redis is away, only warn: it may come."""
-    try:
-        options: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 10, "retry": Retry(NoBackoff(), 0)}
-        with redis_clients.client(settings.redis_url, **options) as client:
-            client.ping()
-    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        sys.exit(f"The gateway cannot start: NEURON_REDIS_URL: {error}")
-    except redis.RedisError as error:
-        if isinstance(error.__context__, ssl.SSLCertVerificationError):
-            sys.exit(f"The gateway cannot start: NEURON_REDIS_URL: {error}")
-        log.warning("Redis: %s", error)
-
-
 def main() -> None:
     """Serve until SIGTERM or SIGINT; open requests may end first."""
     try:
         settings = ApiSettings()
         check_port(settings.api_host, settings.api_port, "NEURON_API_PORT")
         telemetry.set_up(settings.process)
+        logs.set_up(settings.log_format)
+        redis_clients.check(settings.redis_url)
     except SettingError as error:
         sys.exit(f"The gateway cannot start: {error}")
-    logs.set_up(settings.log_format)
-    _check_redis(settings)
     # uvicorn has its own handlers while it serves. When all is answered it raises the signal again, for this handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     options = uvicorn_options(settings)

@@ -92,21 +92,21 @@ class Poster:
         """The loop. It does not end by itself."""
         async with self._client, asyncio.TaskGroup() as group:
             while True:
-                posts: list[Post] = []
+                begun = 0
                 try:
-                    posts = await self._queue.take(_AT_ONCE - self._hosts_now.total())
-                    for post in posts:
+                    for post in await self._queue.take(_AT_ONCE - self._hosts_now.total()):
                         webhook = Webhook.model_validate_json(post.webhook)
                         host = httpx.URL(webhook.url).host
                         if self._hosts_now[host] < _OF_HOST:
                             self._hosts_now[host] += 1
+                            begun += 1
                             group.create_task(self._take_turn(post, webhook, host))
                         else:
                             await self._queue.later(post, _NEXT_TURN_S, tried=False)
                 except Exception as error:  # noqa: BLE001 - a loop that ends would leave every job without its post
                     metrics.LISTENER_ERRORS.inc()
                     log.warning("ended jobs cannot be posted: %s", error)
-                if not posts:
+                if not begun:  # nothing is due, or all that is waits for a receiver that is slow
                     await asyncio.sleep(_LOOK_S)
 
     async def _take_turn(self, post: Post, webhook: Webhook, host: str) -> None:
@@ -116,7 +116,7 @@ class Poster:
             metrics.LISTENER_ERRORS.inc()
             log.warning("job %s cannot be posted: %s", post.job_id, error)
         finally:
-            self._hosts_now[host] -= 1
+            self._hosts_now -= Counter((host,))  # keeps no host at 0
 
     async def _post(self, post: Post, webhook: Webhook, host: str) -> None:
         """Post a job, and say in the queue how that ended."""
@@ -165,16 +165,19 @@ class Poster:
         outcome = None if record is None else await self._records.outcome(job_id, record)
         if record is None or outcome is None:
             return None
-        job = await asyncio.to_thread(answers.job, job_id, record, outcome)
-        body = _message(job)
-        if len(body) > _MAX_BYTES:
-            body = _message(job | {"result": None, "result_bytes": len(body)})
-        return body
+        return await answers.encoded(record.kind, lambda: _message(answers.job(job_id, record, outcome)))
 
 
 def _message(job: dict[str, Any]) -> bytes:
     sent = {"type": f"job.{job['state']}", "timestamp": datetime.now(UTC).isoformat(), "data": job}
-    return json.dumps(sent, separators=(",", ":")).encode()
+    body = _encoded(sent)
+    if len(body) > _MAX_BYTES:
+        body = _encoded(sent | {"data": job | {"result": None, "result_bytes": len(_encoded(job["result"]))}})
+    return body
+
+
+def _encoded(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 @asynccontextmanager

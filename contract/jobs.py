@@ -14,13 +14,17 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 class Message(BaseModel):
-    """Strict and immutable: a message with unknown or missing fields is refused."""
+    """Immutable. A message with missing fields is refused; those of a newer version are left out."""
 
     # An error must not quote the texts of users.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
 
 class JobBase(Message):
+    """One with unknown fields is refused: without what they ask for, it would be answered wrongly."""
+
+    model_config = ConfigDict(extra="forbid")
+
     id: str = Field(pattern=r"^[A-Za-z0-9_-]{16,64}$")
     priority: Priority = "interactive"
     timeout_s: float = Field(ge=0)  # from its acceptance on; a job that has not ended by then fails
@@ -124,6 +128,12 @@ class Outcome(Message):
         """The outcome of a job that has not ended in its time."""
         detail = f"not ended within {timeout_s:g} s (`timeout_s`; NEURON_API_JOB_TIMEOUT_S if left out)"
         return cls(state="failed", error=JobError(code=ErrorCode.DEADLINE_EXCEEDED, detail=detail))
+
+    @classmethod
+    def lost(cls, job_id: str) -> "Outcome":
+        """What who waits for a job is told when Redis does not know it any more."""
+        detail = f"Redis has lost the job {job_id}: send the request again"
+        return cls(state="failed", error=JobError(code=ErrorCode.JOB_LOST, detail=detail))
 
 
 class TopUnit(Message):

@@ -8,7 +8,7 @@
 | `neuron:leases` | sorted set | ID -> when its lease lapses, of jobs that a worker has | until the job ends |
 | `neuron:result:ID` | string | the first `Outcome`, as JSON; it stays | the worker's result_ttl_s, or RECORD_TTL_S |
 | `neuron:events:ID` | stream | `token` events and the end | as the result |
-| `neuron:cancel:ID` | string | "1" when the job must stop | CANCEL_TTL_S |
+| `neuron:cancel:ID` | string | "1" when the job must stop | the rest of the job's time, and CANCEL_TTL_S |
 | `neuron:idempotency:HASH` | string | "ID FINGERPRINT": its job, a digest of the body | api_idempotency_ttl_s |
 | `neuron:open` | hash | ID -> "texts:bytes" of every accepted, unfinished job | until the job ends |
 | `neuron:load` | hash | texts, bytes: the sums over `neuron:open` | always |

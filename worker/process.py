@@ -7,17 +7,13 @@ gives them back to the queue, and exits.
 import gc
 import logging
 import socket
-import ssl
 import sys
 import warnings
 from typing import Any
 
-import redis
 import torch
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from contract import logs, redis_clients, redis_url, telemetry, wire
 from contract.ports import check_port
@@ -60,20 +56,6 @@ def celery_app(settings: WorkerSettings, service: Service) -> Celery:
     return app
 
 
-def _check_redis(settings: WorkerSettings) -> None:
-    """Exit where Redis refuses the worker, which waiting does not change. A Redis that is away may still come."""
-    try:
-        options: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 10, "retry": Retry(NoBackoff(), 0)}
-        with redis_clients.client(settings.redis_url, **options) as client:
-            client.ping()
-    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        sys.exit(f"The worker cannot start: NEURON_REDIS_URL: {error}")
-    except redis.RedisError as error:
-        if isinstance(error.__context__, ssl.SSLCertVerificationError):
-            sys.exit(f"The worker cannot start: NEURON_REDIS_URL: {error}")
-        log.warning("Redis: %s", error)
-
-
 def main() -> None:
     """Run a worker until it gets a signal to stop."""
     try:
@@ -81,9 +63,10 @@ def main() -> None:
         address = (settings.worker_metrics_host, settings.worker_metrics_port)
         check_port(*address, "NEURON_WORKER_METRICS_PORT", socket.AF_INET)
         telemetry.set_up(settings.process)
+        logs.set_up(settings.log_format)
+        redis_clients.check(settings.redis_url)
     except SettingError as error:
         sys.exit(f"The worker cannot start: {error}")
-    logs.set_up(settings.log_format)
     # Celery warns of a superuser, because a queue of pickles could run anything as such; this one is of JSON alone.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     # Lines for every message would cost more than the message. That it is ready, our own lines say.
@@ -94,7 +77,6 @@ def main() -> None:
     sys.setswitchinterval(0.0005)
     for setting, value in settings.changed().items():
         log.info("%s=%s", setting, value)
-    _check_redis(settings)
     if settings.worker_threads:
         torch.set_num_threads(settings.worker_threads)
     # The modules that are loaded by now stay. Looking through all of them for garbage would stop every thread for some

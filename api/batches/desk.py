@@ -159,22 +159,15 @@ class Desk:
     async def delete_file(self, owner: str, file_id: str) -> None:
         """Raises Problem where a batch that has not ended reads it."""
         await self.file(owner, file_id)
-
-        def delete() -> str | None:
-            reader = self._ledger.reader(owner, file_id)
-            if reader is None:
-                self._ledger.delete_file(owner, file_id)
-            return reader
-
-        if (batch_id := await self._kept(delete)) is not None:
+        if (batch_id := await self._kept(self._ledger.delete_unread, owner, file_id)) is not None:
             raise Problem(
                 "file-in-use", f"the batch {batch_id} reads the file {file_id}: cancel it, or wait for its end"
             )
 
     async def drop_file(self, file: StoredFile) -> None:
-        """One that came for a batch which was not made. If it cannot be deleted now, it goes with its time."""
+        """One that came for a batch, unless that was made after all. If it cannot be deleted now, it goes later."""
         try:
-            await in_thread(self._ledger.delete_file, file.owner, file.id)
+            await in_thread(self._ledger.delete_unread, file.owner, file.id)
         except OSError as error:
             log.warning("the storage of batches: %s", error)
 

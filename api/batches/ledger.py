@@ -203,18 +203,30 @@ class Ledger:
         self._storage.delete(_about(owner, file_id))
         self._storage.delete(_content(owner, file_id))
 
+    def delete_unread(self, owner: str, file_id: str) -> str | None:
+        """Delete a file, or return the id of a batch that has not ended and reads it."""
+        reader = self.reader(owner, file_id)
+        if reader is None:
+            self.delete_file(owner, file_id)
+        return reader
+
     def open_batch(self, batch: Batch) -> None:
         """From here on the batch is run until it has ended. The same batch may be opened twice."""
-        # In this order: one that is there and not open would never be run.
-        write(self._storage, f"{_OPEN}/{batch.owner} {batch.id}", b"")
+        # In this order: one that is there and not open would never be run. And once more, because a gateway whose clock
+        # is ahead may have closed it between the two.
+        self._mark_open(batch.owner, batch.id)
         write(self._storage, f"{_batch(batch.owner, batch.id)}/batch.json", batch.model_dump_json().encode())
+        self._mark_open(batch.owner, batch.id)
+
+    def _mark_open(self, owner: str, batch_id: str) -> None:
+        write(self._storage, f"{_OPEN}/{owner} {batch_id}", b"")
 
     def batch(self, owner: str, batch_id: str) -> Batch | None:
         return self._read(f"{_batch(owner, batch_id)}/batch.json", Batch)
 
     def batches(self, owner: str) -> list[str]:
         """Ids, the newest first."""
-        return self._storage.names(f"{_OWNER}{owner}/batches")[::-1]
+        return list(filter(ID.fullmatch, reversed(self._storage.names(f"{_OWNER}{owner}/batches"))))
 
     def owners(self) -> list[str]:
         names = self._storage.names("")
@@ -223,7 +235,8 @@ class Ledger:
     def open_batches(self) -> list[tuple[str, str]]:
         """(owner, id) of batches that have not ended, the oldest first."""
         found = [name.rpartition(" ") for name in self._storage.names(_OPEN)]
-        return sorted(((owner, batch_id) for owner, _, batch_id in found), key=lambda each: each[1])
+        known = ((owner, batch_id) for owner, _, batch_id in found if ID.fullmatch(batch_id))
+        return sorted(known, key=lambda each: each[1])
 
     def progress(self, batch: Batch) -> Progress:
         return self._read(f"{_batch(batch.owner, batch.id)}/progress.json", Progress) or Progress()
@@ -240,7 +253,7 @@ class Ledger:
         """Those to the first lines, several at a time."""
         path = f"{_batch(batch.owner, batch.id)}/answers"
         for name in self._storage.names(path):
-            if int(name) < count:
+            if name.isdecimal() and int(name) < count:
                 yield self._storage.read(f"{path}/{name}")
 
     def ask_to_cancel(self, batch: Batch) -> None:
@@ -250,26 +263,23 @@ class Ledger:
         return self._storage.exists(f"{_batch(batch.owner, batch.id)}/cancel")
 
     def close_batch(self, owner: str, batch_id: str) -> None:
-        """It has ended, and its `Progress` says how; or it is not there."""
+        """It has ended, and its `Progress` says how; or it is not there. One that was made meanwhile stays open."""
         self._storage.delete(f"{_OPEN}/{owner} {batch_id}")
+        batch = self.batch(owner, batch_id)
+        if batch is not None and self.progress(batch).state is None:
+            self._mark_open(owner, batch_id)
 
     def delete_batch(self, owner: str, batch_id: str) -> None:
         self._storage.delete(_batch(owner, batch_id))
 
-    def sweep(self, ttl_s: float) -> None:
-        """Delete batches that ended so long ago, files so old that no batch reads them, and what was left behind."""
+    def uploads(self, owner: str) -> set[str]:
+        """Ids of files, also of those whose upload ended before they were known."""
+        names = self._storage.names(f"{_OWNER}{owner}/files")
+        return {file_id for name in names if ID.fullmatch(file_id := name.partition(".")[0])}
+
+    def delete_unfinished(self) -> None:
+        """What dead gateways had begun to write."""
         self._storage.delete_unfinished(_UPLOAD_S)
-        for owner in self.owners():
-            for batch_id in self.batches(owner):
-                if time.time() - made_at(batch_id) > ttl_s:
-                    batch = self.batch(owner, batch_id)
-                    ended = made_at(batch_id) if batch is None else self.progress(batch).ended
-                    if ended is not None and time.time() - ended > ttl_s:
-                        self.delete_batch(owner, batch_id)
-            # Also the content alone, of an upload that ended before it was known.
-            for file_id in {name.partition(".")[0] for name in self._storage.names(f"{_OWNER}{owner}/files")}:
-                if time.time() - made_at(file_id) > ttl_s and self.reader(owner, file_id) is None:
-                    self.delete_file(owner, file_id)
 
     def reader(self, owner: str, file_id: str) -> str | None:
         """The id of a batch that has not ended and reads the file."""

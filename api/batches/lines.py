@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -95,14 +96,17 @@ class Lines:
     def __init__(self, entrance: Entrance) -> None:
         self._entrance = entrance
 
-    async def answer(self, raw: bytes, url: str | None, key: Key | None, name: str) -> bytes:
-        """The answer to a line, as a line. name: of the line in logs. Does not raise for anything in it."""
+    async def answer(self, raw: bytes, url: str | None, key: Key | None, name: str, expires: float) -> bytes:
+        """The answer to a line, as a line. Does not raise for anything in it.
+
+        name: of the line in logs. expires: when its batch does, as Unix time in seconds.
+        """
         try:
             line, content = parse(raw, url)
         except NotALine as error:
             return failure(error.custom_id, "invalid-request", str(error))
         while True:
-            status, headers, body = await self._ask(line.url, content, key, name)
+            status, headers, body = await self._ask(line.url, content, key, name, expires)
             if status not in _LATER:
                 break
             metrics.BATCH_PAUSES.inc()
@@ -111,7 +115,9 @@ class Lines:
         about = b'"status_code":%d,"request_id":%s,"body":%s' % (status, json.dumps(name).encode(), body)
         return b'{"error":null,"response":{%s},"custom_id":%s}\n' % (about, json.dumps(line.custom_id).encode())
 
-    async def _ask(self, url: str, content: bytes, key: Key | None, name: str) -> tuple[int, dict[bytes, bytes], bytes]:
+    async def _ask(
+        self, url: str, content: bytes, key: Key | None, name: str, expires: float
+    ) -> tuple[int, dict[bytes, bytes], bytes]:
         """(status, headers, body) of the answer. When this is cancelled, the job is as well."""
         asked, gone, status, headers, body = False, asyncio.Event(), 0, {}, []
 
@@ -130,6 +136,7 @@ class Lines:
             else:
                 body.append(message.get("body", b""))
 
+        left_s = max(0.0, expires - time.time())
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -141,7 +148,7 @@ class Lines:
             "root_path": "",
             "query_string": b"",
             "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))],
-            "state": {"request_id": name, "key": key, "batched": True},
+            "state": {"request_id": name, "key": key, "batched": True, "left_s": left_s},
         }
         running = asyncio.ensure_future(self._entrance(scope, receive, send))
         try:

@@ -174,7 +174,7 @@ class Run:
             await stop(keeping, *self._unkept)
 
     async def _answer(self, line: bytes, name: str) -> bytes:
-        answer = await self._lines.answer(line, self.batch.url, self._key, name)
+        answer = await self._lines.answer(line, self.batch.url, self._key, name, self.batch.expires)
         if has_completed(answer):
             self._completed += 1
         else:

@@ -11,6 +11,7 @@ from api import metrics
 from api.batches.ledger import Batch, Ledger
 from api.batches.lines import Lines
 from api.batches.run import Lost, Run
+from api.batches.sweep import sweep
 from api.batches.waiting import in_thread
 from api.keys import Key
 from api.redis.batch_leases import BatchLeases
@@ -55,8 +56,8 @@ class Runner:
                 try:
                     await self._look()
                     if time.monotonic() >= sweep_at:
-                        await in_thread(self._ledger.sweep, self._settings.api_batch_ttl_s)
                         sweep_at = time.monotonic() + _SWEEP_S
+                        await in_thread(sweep, self._ledger, self._settings.api_batch_ttl_s)
                 except Exception as error:  # noqa: BLE001 - a loop that ends would leave every batch without its answers
                     metrics.BATCH_ERRORS.inc()
                     log.warning("open batches cannot be looked for: %s", error)

@@ -35,7 +35,7 @@ _LINES: dict[str, Any] = {
         "required": True,
         "content": {
             NDJSON: {
-                "schema": {"type": "string", "description": "A `BatchLine` a line."},
+                "schema": {"type": "string", "description": "A request a line, as in the example."},
                 "example": '{"url": "/classify", "body": {"text": "A lovely film."}, "custom_id": "review 1"}\n',
             },
             BYTES: {"schema": {"type": "string", "format": "binary"}},
@@ -108,7 +108,11 @@ async def get_batch(batch_id: str, request: Request) -> dict[str, Any]:
     responses=_RESPONSES | ANSWERS,
 )
 async def get_answers(batch_id: str, request: Request) -> Response:
-    """The answers that are there by now, in the order of the lines: a `BatchAnswer` a line."""
+    """The answers that are there by now, in the order of the lines.
+
+    `{"error": null, "response": {"status_code": ..., "request_id": ..., "body": {...}}, "custom_id": ...}` a line, or
+    an `error` with `code` and `message`, and `response` null, where the line was not asked.
+    """
     desk = desk_of(request)
     seen = await desk.find(keys.owner(key_of(request)), batch_id)
     wanted = request.headers.get("accept", "")

@@ -16,7 +16,7 @@ from api import keys as api_keys
 from api import metrics
 from api.endpoints.events import Frame, as_events, events_of, follow
 from api.http import answers
-from api.http.middleware import is_batched, key_of
+from api.http.middleware import batch_left_s, is_batched, key_of
 from api.problems import OPENAPI, Problem, expired, over_timeout
 from api.redis.admission import new_id
 from api.redis.idempotency import HEADER, PATTERN, REPLAYED, IdempotentRequest
@@ -44,8 +44,6 @@ IdempotencyKey = Annotated[
         "another request with it answers 422.",
     ),
 ]
-# Vectors and traces take long to encode, so a thread does it; for other results a thread costs more than it saves.
-_LONG = ("featurize", "trace")
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     202: {"model": responses.JobResponse, "description": "The job continues; `Location` is its address"},
@@ -72,25 +70,28 @@ class Call:
         prefer: str | None,
         idempotency_key: str | None,
         in_place: bool = False,
+        first: bool = True,
     ) -> None:
         """in_place: the client knows no 202, so it waits as long as the job may take.
 
-        Raises Problem for a `timeout_s` over the limit.
+        first: of the jobs that its request makes. Raises Problem for a `timeout_s` over the limit.
         """
         self._asked_at = time.perf_counter()
         self.request = request
         self.parts = parts_of(request)
         self._settings: ApiSettings = request.app.state.settings
         self._batched = is_batched(request)
+        self._first = first
         self._key = key_of(request)
         wishes = {wish.strip().lower() for wish in (prefer or "").split(",")}
         self.respond_async = "respond-async" in wishes
         waits = [int(found[1]) for wish in wishes if (found := re.fullmatch(r"wait=(\d{1,9})", wish))]
         self._wait_s = min([self._settings.api_wait_s, *waits])
         limit = self._settings.api_job_timeout_s
-        self._timeout_s = limit if body.timeout_s is None else body.timeout_s
-        if self._timeout_s > limit:
-            raise over_timeout(self._timeout_s, limit)
+        if body.timeout_s is not None and body.timeout_s > limit:
+            raise over_timeout(body.timeout_s, limit)
+        # A line that asks for no time has that of its batch, and more, so that the batch and not the job says its end.
+        self._timeout_s = limit + batch_left_s(request) if body.timeout_s is None else body.timeout_s
         if in_place or self._batched:
             self._wait_s = math.inf
         self._webhook = self._checked(body)
@@ -168,9 +169,10 @@ class Call:
     async def _charge(self, size: int) -> str | None:
         """Count the bytes against the key's quota for the day. Raises Problem where that is used up."""
         limits: Limits | None = self.request.app.state.limits
-        if self._key is None or limits is None or limits.before_reading("POST", self.request.url.path):
+        request = self.request
+        if self._key is None or limits is None or limits.before_reading(request.method, request.url.path):
             return None
-        return await limits.charge(self._key, size, self._batched)
+        return await limits.charge(self._key, size, counted=self._batched or not self._first)
 
     async def _refund(self, counted_at: str | None, size: int) -> None:
         if counted_at is not None:
@@ -196,7 +198,7 @@ class Call:
                 await self.parts.records.cancel(job_id, "disconnect")
             return Response(status_code=499)  # nobody reads it; the status is for metrics
         respond = self.respond or functools.partial(answers.respond, kind=record.kind, form=form)
-        response = await asyncio.to_thread(respond, outcome) if record.kind in _LONG else respond(outcome)
+        response = await answers.encoded(record.kind, lambda: respond(outcome))
         response.headers["X-Job-Id"] = job_id
         return response
 

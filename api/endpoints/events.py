@@ -36,7 +36,7 @@ async def follow(
     if outcome is None and record.ended:
         raise expired(job_id, record.state)
     if outcome is not None and not await parts.streams.has_events(job_id):
-        return answers.EventStream(frame(job_id, _only(answers.final_event(outcome, record.kind, record.form))))
+        return answers.EventStream(frame(job_id, _only(outcome, record.kind, record.form)))
     return answers.EventStream(frame(job_id, events_of(parts, job_id, record.kind, record.form, after)))
 
 
@@ -55,10 +55,10 @@ async def events_of(
                 # The end must come even if the job keeps no events, or the client has seen them all. It is sent one
                 # round later: the job may have written events after they were read and before its outcome was.
                 if outcome is not None:
-                    yield None, *answers.final_event(outcome, kind, form)
+                    yield None, *await _end(outcome, kind, form)
                     return
                 record = await parts.records.record(job_id)
-                outcome = None if record is None else await parts.records.outcome(job_id, record)
+                outcome = Outcome.lost(job_id) if record is None else await parts.records.outcome(job_id, record)
                 yield None, "", ""
                 continue
             event_id, event, data = item
@@ -67,9 +67,13 @@ async def events_of(
                 measure.observe(now - sent_at)
                 sent_at, measure = now, metrics.BETWEEN_CHARACTERS
             if event != "token":
-                event, data = answers.final_event(Outcome.model_validate_json(data), kind, form)
+                event, data = await _end(Outcome.model_validate_json(data), kind, form)
             yield event_id, event, data
 
 
-async def _only(event: tuple[str, str]) -> Entries:
-    yield None, *event
+async def _only(outcome: Outcome, kind: str, form: Form) -> Entries:
+    yield None, *await _end(outcome, kind, form)
+
+
+async def _end(outcome: Outcome, kind: str, form: Form) -> tuple[str, str]:
+    return await answers.encoded(kind, lambda: answers.final_event(outcome, kind, form))

@@ -64,7 +64,11 @@ async def list_jobs(
     return {"jobs": found, "next": after}
 
 
-@router.get("/{job_id}", response_model=responses.JobResponse, responses=_RESPONSES)
+@router.get(
+    "/{job_id}",
+    response_model=responses.JobResponse,
+    responses=_RESPONSES | {200: answers.MATRIX | {"description": "JSON, or features by `Accept`"}},
+)
 async def get_job(job_id: str, request: Request) -> Response:
     """How far a job is, and its result. `Accept: application/x-npy` gives features alone, as a NumPy file."""
     parts, record = await _find(request, job_id)
@@ -75,8 +79,9 @@ async def get_job(job_id: str, request: Request) -> Response:
         return JSONResponse(answers.listed(job_id, record))
     wants_npy = answers.wants(answers.NPY, request.headers.get("accept", ""))
     if record.kind == "featurize" and outcome.state == "done" and wants_npy:
-        return answers.respond(outcome, record.kind, replace(record.form, encoding="npy"))
-    return JSONResponse(answers.job(job_id, record, outcome))
+        form = replace(record.form, encoding="npy")
+        return await answers.encoded(record.kind, lambda: answers.respond(outcome, record.kind, form))
+    return await answers.encoded(record.kind, lambda: JSONResponse(answers.job(job_id, record, outcome)))
 
 
 @router.delete("/{job_id}", status_code=202, response_model=responses.JobResponse, responses=_RESPONSES)

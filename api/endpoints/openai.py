@@ -149,7 +149,7 @@ async def _completed(
             for number, one in enumerate(asked):
                 # No key that a client sends has a newline.
                 key = f"{idempotency_key}\n{number}" if idempotency_key and number else idempotency_key
-                call = Call(request, body, None, key, in_place=True)
+                call = Call(request, body, None, key, in_place=True, first=number == 0)
                 call.respond = _Held
                 job, samples, size = generation(call, one)
                 jobs.append(job)

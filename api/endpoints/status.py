@@ -9,12 +9,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from api.problems import OPENAPI, Problem
 from api.redis.parts import parts_of
 from api.schemas import responses
+from contract import wire
 from contract.jobs import WorkerStatus
 
 router = APIRouter(tags=["service"])
 
 
-@router.get("/models", response_model=responses.ModelsResponse)
+@router.get(
+    "/models",
+    response_model=responses.ModelsResponse,
+    responses={503: OPENAPI | {"description": "Redis does not answer"}},
+)
 async def list_models(request: Request) -> dict[str, Any]:
     """The models that workers serve now, with their heads."""
     found = {(model.name, model.step): model for model in await parts_of(request).fleet.models()}
@@ -43,6 +48,8 @@ def _reason(worker: WorkerStatus) -> str:
     """Why a worker is not ready."""
     if worker.stopping:
         return "is stopping"
+    if worker.engine_age_s < wire.ENGINE_STALLED_S:
+        return "has an engine that has failed: the worker's log says how"
     return f"has an engine that has not moved for {worker.engine_age_s:.0f} s"
 
 

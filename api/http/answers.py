@@ -1,12 +1,13 @@
 """Outcomes to HTTP: the JSON bodies, the `.npy` form of features, and server-sent events."""
 
+import asyncio
 import base64
 import io
 import json
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import numpy as np
@@ -25,8 +26,12 @@ from texts.preparation import align
 NPY = "application/x-npy"
 SVG = "image/svg+xml"
 
+# Vectors and traces take long to encode, so a thread does it; for other results a thread costs more than it saves.
+_LONG = ("featurize", "trace")
+
 _QUALITY = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
+T = TypeVar("T")
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -47,6 +52,11 @@ def _qualities(accept: str) -> dict[str, float]:
         quality = next((piece[2:].strip() for piece in parameters if piece.startswith("q=")), "1")
         found[name] = float(quality) if _QUALITY.fullmatch(quality) else 0.0
     return found
+
+
+async def encoded(kind: str, encode: Callable[[], T]) -> T:
+    """What `encode` makes of the result of a job of this kind, by one of the functions below. Raises what it raises."""
+    return await asyncio.to_thread(encode) if kind in _LONG else encode()
 
 
 def respond(outcome: Outcome, kind: str, form: Form) -> Response:

@@ -59,14 +59,15 @@ class BodyLimit(Around):
     def __init__(self, app: App, settings: ApiSettings) -> None:
         super().__init__(app)
         self._limit = settings.api_max_request_bytes, "NEURON_API_MAX_REQUEST_BYTES"
-        file = settings.api_max_batch_bytes + _FORM_BYTES, "NEURON_API_MAX_BATCH_BYTES"
-        self._larger = dict.fromkeys(FILES, file) | {"/heads": (settings.api_max_fit_bytes, "NEURON_API_MAX_FIT_BYTES")}
+        self._larger = dict.fromkeys(FILES, (settings.api_max_batch_bytes, "NEURON_API_MAX_BATCH_BYTES"))
+        self._larger["/heads"] = settings.api_max_fit_bytes, "NEURON_API_MAX_FIT_BYTES"
 
     async def http(self, scope: Message, receive: Receive, send: Send) -> None:
         limit, setting = self._larger.get(scope["path"], self._limit)
+        most = limit + (_FORM_BYTES if scope["path"] in FILES else 0)
         headers = dict(scope["headers"])
         declared, encoding = headers.get(b"content-length", b"0"), headers.get(b"content-encoding", b"identity")
-        if declared.isdigit() and int(declared) > limit:
+        if declared.isdigit() and int(declared) > most:
             await problems.response(_body_too_large(int(declared), limit, setting))(scope, receive, send)
             return
         packed = encoding.lower() != b"identity"
@@ -80,7 +81,7 @@ class BodyLimit(Around):
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > limit:
+            if seen > most:
                 raise _body_too_large(seen, limit, setting)
             return message
 
@@ -140,6 +141,12 @@ def key_of(request: Request) -> Key | None:
 def is_batched(request: Request) -> bool:
     """Whether the request is a line of a batch, which this gateway itself sends."""
     return bool(request.scope["state"].get("batched"))
+
+
+def batch_left_s(request: Request) -> float:
+    """The time that the batch of a line has left, in seconds; 0 for what is no line."""
+    left_s: float = request.scope["state"].get("left_s", 0.0)
+    return left_s
 
 
 class Authorize(Around):

@@ -52,16 +52,16 @@ class Limits:
         """
         return not self._quota or method != "POST" or path.startswith(_WITHOUT_JOB)
 
-    async def charge(self, key: Key, size: int, batched: bool = False) -> str:
+    async def charge(self, key: Key, size: int, counted: bool = False) -> str:
         """Count a request. size: bytes to read or generate. Raises Problem over a limit, redis.RedisError.
 
-        batched: it is a line of a batch, which was one request.
+        counted: it is one already, as a line of a batch is, and so are all prompts of a request but the first.
 
         Returns where the bytes are counted, for `refund`.
         """
         # Days are those of UTC, as in the script.
         names = wire.rate(key.name), wire.quota(key.name, f"{datetime.now(UTC):%Y-%m-%d}")
-        refused, used, wait_s = await cast(Any, self._charge(names, (0 if batched else self._rate, self._quota, size)))
+        refused, used, wait_s = await cast(Any, self._charge(names, (0 if counted else self._rate, self._quota, size)))
         if not refused:
             return names[1]
         retry = {"Retry-After": str(max(1, wait_s))}

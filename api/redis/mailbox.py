@@ -15,9 +15,10 @@ from typing import Any, cast
 import redis.asyncio as redis
 
 from api import metrics
+from api.redis.records import Records
 from api.redis.redis_client import BLOCK_S
 from contract import wire
-from contract.jobs import ErrorCode, JobError, Outcome
+from contract.jobs import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +29,10 @@ _SWEEP_S = 2.0
 class Mailbox:
     """`listen` and `sweep` are loops that must run while anything waits."""
 
-    def __init__(self, client: redis.Redis, blocking: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, blocking: redis.Redis, records: Records) -> None:
         self._redis = client
         self._blocking = blocking
+        self._records = records
         self.name = secrets.token_hex(8)
         self._waiting: dict[str, set[asyncio.Future[Outcome | None]]] = {}
         self._admitted: set[str] = set()  # of those that are waited for
@@ -72,13 +74,14 @@ class Mailbox:
                 await asyncio.sleep(0.5)
 
     async def sweep(self) -> None:
-        """Look up the outcomes of waiting jobs, now and then."""
+        """Look up the outcomes of waiting jobs, now and then, and end late ones, whoever waits for them."""
         while True:
             await asyncio.sleep(_SWEEP_S)
             try:
                 admitted = list(self._admitted)
                 await self._fetch(list(self._waiting))
                 await self._fail_lost([job_id for job_id in admitted if job_id in self._admitted])
+                await self._records.expire_late()
             except Exception as error:  # noqa: BLE001 - as above
                 metrics.LISTENER_ERRORS.inc()
                 log.warning("waiting jobs cannot be looked up: %s", error)
@@ -108,8 +111,7 @@ class Mailbox:
                 pipeline.exists(wire.job(job_id))
             known = await pipeline.execute()
         for job_id in itertools.compress(job_ids, (not found for found in known)):
-            error = JobError(code=ErrorCode.JOB_LOST, detail=f"Redis has lost the job {job_id}: send the request again")
-            self._settle(job_id, Outcome(state="failed", error=error))
+            self._settle(job_id, Outcome.lost(job_id))
 
     def _settle(self, job_id: str, outcome: Outcome | bytes | str) -> None:
         """outcome: perhaps as JSON."""

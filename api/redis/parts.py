@@ -35,7 +35,8 @@ class Parts:
 async def open_parts(settings: ApiSettings) -> AsyncIterator[Parts]:
     """The parts on two clients, with their loops running. Does not wait for Redis."""
     client, blocking = redis_client(settings), redis_client(settings, BLOCK_S)
-    publisher, mailbox, records = Publisher(settings, client), Mailbox(client, blocking), Records(client)
+    publisher, records = Publisher(settings, client), Records(client)
+    mailbox = Mailbox(client, blocking, records)
     streams = Streams(client, blocking, records, settings.api_disconnect_grace_s)
     loops = [asyncio.create_task(loop) for loop in (publisher.run(), mailbox.listen(), mailbox.sweep())]
     try:

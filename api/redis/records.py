@@ -1,5 +1,6 @@
 """Jobs by their id: what is known of one, its outcome, the end of one whose time is over, and cancellation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -29,6 +30,10 @@ return {late and 1 or 0, redis.call('GET', KEYS[1])}
 )
 
 
+# How many jobs of each kind one look for late ones takes in.
+_LOOKED_AT = 200
+
+
 @dataclass(frozen=True)
 class Record:
     """What is known of a job beside its outcome."""
@@ -50,6 +55,11 @@ class Record:
     @property
     def ended(self) -> bool:
         return self.state not in ("queued", "running")
+
+    @property
+    def late(self) -> bool:
+        """Whether a gateway has to end the job."""
+        return not self.ended and self.left_s <= -wire.LATE_S
 
 
 def _record(values: Sequence[bytes | None], now: float) -> Record | None:
@@ -104,9 +114,20 @@ class Records:
         raw = await self._redis.get(wire.result(job_id))
         if raw is not None:
             return Outcome.model_validate_json(raw)
-        if not record.ended and record.left_s <= -wire.LATE_S:
+        if record.late:
             return await self.expire(job_id, record.timeout_s, wire.LATE_S)
         return None
+
+    async def expire_late(self) -> None:
+        """End jobs whose time is over: with no worker and nobody who asks for them, they would keep their places.
+
+        Some at a time, drawn by Redis, because each has a time limit of its own: the late ones may stand anywhere.
+        """
+        for jobs in (*wire.WAITING.values(), wire.LEASES):
+            ids = [raw.decode() for raw in await cast(Any, self._redis.zrandmember(jobs, _LOOKED_AT))]
+            for job_id, record in zip(ids, await self._records(ids), strict=True):
+                if record is not None and record.late:
+                    await self.expire(job_id, record.timeout_s, wire.LATE_S)
 
     async def expire(self, job_id: str, timeout_s: float, late_s: float = 0.0) -> Outcome | None:
         """End a job whose time was over `late_s` ago. Returns the outcome that the job now has, if any."""
@@ -120,5 +141,8 @@ class Records:
 
     async def cancel(self, job_id: str, reason: str) -> None:
         """Ask the worker to stop the job, which ends soon after. reason: a label of `neuron_cancelled_jobs`."""
-        await self._redis.set(wire.cancel(job_id), "1", ex=wire.CANCEL_TTL_S)
+        # The job may begin at any time until its own is over.
+        record = await self.record(job_id)
+        left_s = 0 if record is None else max(0, math.ceil(record.left_s))
+        await self._redis.set(wire.cancel(job_id), "1", ex=left_s + wire.CANCEL_TTL_S)
         metrics.CANCELLED.labels(reason).inc()

@@ -14,6 +14,13 @@ from contract import wire
 
 log = logging.getLogger(__name__)
 
+# KEYS: the record. ARGV: readers more, or fewer. Answers how many there are. A job that Redis has lost gets no record,
+# which would stay for ever.
+_COUNT = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+return redis.call('HINCRBY', KEYS[1], 'readers', ARGV[1])
+"""
+
 
 class Streams:
     """Raises redis.RedisError when Redis is away."""
@@ -37,10 +44,12 @@ class Streams:
         Counts as a reader of the job as long as it is iterated. When the last reader of a job marked `abandon`
         leaves, the job is cancelled after the grace period.
         """
-        await cast(Any, self._redis.hincrby(wire.job(job_id), "readers", 1))
         metrics.STREAMS.inc()
+        # A task of its own, which who leaves at once does not cut short: what he adds is what he takes away.
+        joining = asyncio.create_task(self._count(job_id, 1))
         ended = False
         try:
+            await asyncio.shield(joining)
             while not ended:
                 answer = await cast(
                     Any, self._blocking.xread({wire.events(job_id): after}, count=256, block=BLOCK_S * 1000)
@@ -55,17 +64,22 @@ class Streams:
         finally:
             metrics.STREAMS.dec()
             # A task of its own: this generator may be closing because its request was cancelled.
-            parting = asyncio.create_task(self._part(job_id, ended))
+            parting = asyncio.create_task(self._part(job_id, joining, ended))
             self._partings.add(parting)
             parting.add_done_callback(self._partings.discard)
 
     async def has_events(self, job_id: str) -> bool:
         return bool(await self._redis.exists(wire.events(job_id)))
 
-    async def _part(self, job_id: str, ended: bool) -> None:
+    async def _count(self, job_id: str, change: int) -> int:
+        """The number of the job's readers after the change."""
+        return int(await cast(Any, self._redis.eval(_COUNT, 1, wire.job(job_id), change)))
+
+    async def _part(self, job_id: str, joining: "asyncio.Task[int]", ended: bool) -> None:
         """A reader has left. Whether the job is now abandoned is decided after the grace period."""
         try:
-            readers = await cast(Any, self._redis.hincrby(wire.job(job_id), "readers", -1))
+            await joining
+            readers = await self._count(job_id, -1)
             if ended or readers > 0:
                 return
             await asyncio.sleep(self._grace_s)

@@ -26,7 +26,7 @@ _MAX_TEXTS = 64  # unless one job alone has more
 # sixteen values of each job: see `Submission.arguments`.
 # Answers for each job {0 or 1, texts, bytes}: whether it is admitted, and what was queued before it; or {2, what its
 # idempotency key made before}. Then the number of jobs in each message. A job that an earlier attempt has admitted,
-# whose answer was lost, is not counted again.
+# whose answer was lost, is admitted, and neither counted nor queued again: it alone may fill the queue, or have ended.
 _ADMIT = (
     lua.NOW
     + lua.MESSAGES
@@ -49,14 +49,16 @@ for number = 1, #KEYS - 6 do
   -- A batch leaves half of the queue to requests that come alone.
   if ARGV[at + 15] == '1' then fits = fits and 2 * texts <= tonumber(ARGV[1]) and 2 * bytes <= tonumber(ARGV[2]) end
   local queue = tonumber(ARGV[at + 9])
+  local again = redis.call('EXISTS', KEYS[number + 6]) == 1
   local idempotency, made = ARGV[at + 11], false
   if idempotency ~= '' then made = redis.call('GET', idempotency) end
   if made and string.match(made, '^%S+') ~= id then
     answers[number] = {2, made}
   else
-    answers[number] = {(fits or made) and 1 or 0, texts, bytes}
+    answers[number] = {(fits or again) and 1 or 0, texts, bytes}
   end
-  if fits and not made and count_in(KEYS[1], KEYS[2], KEYS[4 + queue], id, more_texts, more_bytes, now) then
+  local new = fits and not (made or again)
+  if new and count_in(KEYS[1], KEYS[2], KEYS[4 + queue], id, more_texts, more_bytes, now) then
     redis.call('HSET', KEYS[number + 6], 'state', 'queued', 'created', now, 'kind', ARGV[at + 4],
       'encoding', ARGV[at + 5], 'abandon', ARGV[at + 6], 'body', ARGV[at + 7], 'priority', ARGV[at + 8],
       'timeout_s', ARGV[at + 10], 'bytes', more_bytes)

@@ -20,20 +20,3 @@ class BatchResponse(BaseModel):
 class BatchesResponse(BaseModel):
     batches: list[BatchResponse] = Field(description="The newest first.")
     next: str | None = Field(description="What `after` is for the next page; null where this is the last.")
-
-
-class BatchLine(BaseModel):
-    """A line of a batch's file."""
-
-    url: str
-    body: dict[str, object]
-    custom_id: str | None = None
-    method: Literal["POST"] = "POST"
-
-
-class BatchAnswer(BaseModel):
-    """The answer to a line: what the request would have been answered, or an error where it was not asked for."""
-
-    error: dict[str, str] | None
-    response: dict[str, object] | None = Field(description="`status_code`, `request_id` and `body`.")
-    custom_id: str | None

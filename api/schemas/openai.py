@@ -84,9 +84,7 @@ class CompletionRequest(Body):
     model_config = example(model="reviews-sentiment-1024", prompt="The hotel was", max_tokens=80, seed=1)
 
     model: _ModelName
-    prompt: Annotated[
-        AnyText | Annotated[list[AnyText], Field(min_length=1, fail_fast=True)], BeforeValidator(_no_tokens)
-    ] = ""
+    prompt: Annotated[AnyText | _Prompts, BeforeValidator(_no_tokens)] = ""
     max_tokens: Count | None = Field(None, description="Bytes to generate at most.")
     temperature: Temperature | None = None
     top_p: TopP | None = None

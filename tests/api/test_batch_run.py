@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis.asyncio as redis
 
+from api import metrics
 from api.batches.chunks import Chunks
 from api.batches.ledger import Batch, Ledger, Progress, new_id
 from api.batches.run import Lost, Run
@@ -143,6 +144,44 @@ def test_a_batch_that_is_opened_twice_runs_once(redis_url: str, tmp_path: Path) 
     play(tmp_path, redis_url, scenario)
 
 
+@pytest.mark.parametrize("looked_at", ["before it is there", "before it is closed"])
+def test_a_batch_that_is_looked_for_while_it_is_made_stays_open(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked_at: str
+) -> None:
+    """By a gateway that takes it for one whose making was broken off, because its id is old or its clock is ahead."""
+
+    async def scenario(place: Place) -> None:
+        storage = place.ledger._storage
+        late = place.batch.model_copy(update={"id": "0" * 32})
+        runner = Runner(place.ledger, BatchLeases(place.client), Lines(), place.settings)  # type: ignore[arg-type]
+        loop = asyncio.get_running_loop()
+        writes, deletes = storage.writing, storage.delete
+
+        async def look() -> None:
+            runner._running[late.id] = late.owner, asyncio.current_task()  # type: ignore[assignment]
+            await runner._run(late.owner, late.id)
+
+        def writing(path: str) -> Any:
+            if path.endswith("batch.json"):
+                asyncio.run_coroutine_threadsafe(look(), loop).result()
+            return writes(path)
+
+        def delete(path: str) -> None:
+            monkeypatch.setattr(storage, "delete", deletes)
+            place.ledger.open_batch(late)
+            deletes(path)
+
+        if looked_at == "before it is there":
+            monkeypatch.setattr(storage, "writing", writing)
+            await asyncio.to_thread(place.ledger.open_batch, late)
+        else:
+            monkeypatch.setattr(storage, "delete", delete)
+            await look()
+        assert place.ledger.open_batches() == [(late.owner, late.id), (place.batch.owner, place.batch.id)]
+
+    play(tmp_path, redis_url, scenario)
+
+
 def test_a_batch_whose_file_is_gone_ends(redis_url: str, tmp_path: Path) -> None:
     async def scenario(place: Place) -> None:
         place.ledger.delete_file("", place.batch.file.id)
@@ -168,6 +207,33 @@ def test_a_batch_whose_answers_have_no_room_keeps_those_that_it_has(redis_url: s
         *_, last = b"".join(place.ledger.answers(place.batch, LINES)).splitlines()
         assert json.loads(last)["error"]["code"] == "batch-failed"
         assert "(setting NEURON_API_MAX_STORED_BYTES)" in json.loads(last)["error"]["message"]
+
+    play(tmp_path, redis_url, scenario)
+
+
+def test_what_is_damaged_or_not_ours_keeps_nothing_from_its_turn(redis_url: str, tmp_path: Path) -> None:
+    async def scenario(place: Place) -> None:
+        ended = Progress(began=1.0, ended=2.0, state="done")
+        old = [place.batch.model_copy(update={"id": f"{number:032x}", "owner": "a"}) for number in range(3)]
+        for batch in old:
+            place.ledger.open_batch(batch)
+            place.ledger.put_progress(batch, ended)
+            place.ledger.close_batch("a", batch.id)
+        (tmp_path / f"of-a/batches/{old[1].id}/progress.json").write_bytes(b"{")
+        for folder in ("of-/files", "of-a/batches", "open"):
+            (tmp_path / folder / ".nfs0001").touch()
+        left = tmp_path / f"of-/files/{0:032x}.jsonl"
+        left.touch()
+        counted = metrics.BATCH_ERRORS._value.get()
+        lines = Lines()
+        runner = Runner(place.ledger, BatchLeases(place.client), lines, place.settings)  # type: ignore[arg-type]
+        running = asyncio.create_task(runner.run())
+        try:
+            await until(lambda: place.ledger.batches("a") == [old[1].id] and not left.exists())
+            await until(lambda: place.ledger.progress(place.batch).state == "done")
+        finally:
+            await stop(running)
+        assert metrics.BATCH_ERRORS._value.get() == counted + 1
 
     play(tmp_path, redis_url, scenario)
 

@@ -1,6 +1,7 @@
 """Batches against a real gateway, worker and Redis: every line has one answer, in its place, whatever dies."""
 
 import contextlib
+import errno
 import json
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 import redis
 
 from api import keys
+from api.batches.storage import Directory
 from tests.conftest import Stack, publish_tiny, run_stack, wait_until
 from tests.support import small_disk
 from tests.support.gateway import gateway, metric
@@ -203,6 +205,12 @@ def test_files_over_a_limit_are_refused_by_name(client: httpx.Client) -> None:
         assert client.post("/batches", content=pieces, headers=NDJSON).json()["setting"] == setting
 
 
+def test_a_body_that_can_hold_no_file_in_the_limit_is_told_the_limit(client: httpx.Client) -> None:
+    refused = client.post("/batches", content=b" " * 3_100_000, headers=NDJSON).json()
+    assert (refused["limit"], refused["actual"]) == (3_000_000, 3_100_000)
+    assert refused["detail"].startswith("bytes of the request body: 3,100,000 is over the limit of 3,000,000 (setting ")
+
+
 def test_a_key_may_store_so_much_and_no_more(serving: Stack, tmp_path: Path) -> None:
     limits = {"NEURON_API_MAX_STORED_BYTES": "4096", "NEURON_API_BATCH_STORAGE": str(tmp_path)}
     one = line("/classify", {"text": "x" * 1000})
@@ -296,6 +304,18 @@ def test_a_batch_that_is_not_ready_in_time_says_so_in_the_place_of_answers(clien
     assert {one["error"]["message"] for one in found[2:]} == {"the batch has expired before this line had its answer"}
 
 
+def test_a_line_has_the_time_of_its_batch_unless_it_asks_for_less(serving: Stack) -> None:
+    limit = 0.5
+    with serving.gateway(NEURON_API_JOB_TIMEOUT_S=str(limit)) as short, short.client() as client:
+        with serving.paused("worker"):  # for longer than a job may take
+            patient = line("/classify", {"text": "Good."})
+            other = line("/classify", {"text": "Bad.", "timeout_s": limit})
+            batch_id = send(client, patient + other)
+            wait_until(lambda: client.get(f"/batches/{batch_id}").json()["failed"] == 1, what="the end of the second")
+        ended(client, batch_id)
+        assert [one["response"]["status_code"] for one in answers(client, batch_id)] == [200, 504]
+
+
 def test_batches_belong_to_the_names_of_keys(serving: Stack) -> None:
     secrets = {name: keys.generate() for name in ("alice", "bob")}
     setting = ",".join(keys.entry(name, ["use"], secrets[name][1]) for name in secrets)
@@ -350,6 +370,25 @@ def test_a_full_disk_refuses_files_and_delays_answers(serving: Stack, tmp_path: 
         done = ended(client, batch_id)
         assert (done["completed"], done["failed"]) == (10, 0)
         assert seeds(answers(client, batch_id)) == list(range(10))
+
+
+def test_a_batch_that_is_open_keeps_its_file_although_its_making_failed(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, failing = Directory.read, ["the look at the file once the batch is open"]
+
+    def read_or_fail(storage: Directory, path: str, *where: Any) -> bytes:
+        if "/files/" in path and path.endswith(".json") and failing:
+            raise OSError(errno.EIO, failing.pop())
+        return read(storage, path, *where)
+
+    monkeypatch.setattr(Directory, "read", read_or_fail)
+    with gateway(redis_url, NEURON_API_BATCH_STORAGE=str(tmp_path)) as url:
+        refused = httpx.post(f"{url}/batches", content=line("/classify", {"text": "Good."}), headers=NDJSON)
+        assert (refused.status_code, failing) == (503, [])
+        assert len(list(tmp_path.rglob("*.jsonl"))) == 1
+        (batch,) = httpx.get(f"{url}/batches").json()["batches"]
+        assert batch["ended"] is None
 
 
 def test_a_batch_leaves_half_of_the_queue_to_others(serving: Stack) -> None:

@@ -2,13 +2,17 @@
 
 import hashlib
 import re
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
 import redis
 
 from api import keys
+from api.http import answers
 from api.redis import streams
 from contract import wire
 from tests.conftest import Stack, wait_until
@@ -45,6 +49,28 @@ def test_a_job_gives_what_the_request_in_place_gives(client: httpx.Client, path:
     assert client.get(f"/jobs/{in_place.headers['x-job-id']}").json()["result"] == in_place.json()
 
 
+@pytest.mark.parametrize(("path", "long"), [("/featurize", True), ("/trace", True), ("/classify", False)])
+def test_what_takes_long_to_encode_keeps_no_other_request_waiting(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, path: str, long: bool
+) -> None:
+    threads: list[str] = []
+    encode = answers.body
+
+    def body(*arguments: Any) -> dict[str, Any]:
+        threads.append(threading.current_thread().name)
+        return encode(*arguments)
+
+    monkeypatch.setattr(answers, "body", body)
+    with gateway(stack.environment["NEURON_REDIS_URL"]) as url, httpx.Client(base_url=url, timeout=60) as client:
+        where = client.post(path, json={"text": "Good."}, headers=ASYNC).headers["location"]
+        assert events(client, where) == ["event: done"]  # as it ends
+        with redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"]) as direct:
+            direct.delete(wire.events(where.removeprefix("/jobs/")))
+        assert events(client, where) == ["event: done"]  # of what keeps no events
+        assert state(client, where) == "done"
+    assert [name != "gateway" for name in threads] == [long] * 3  # that of its event loop
+
+
 def test_waiting_no_longer_than_the_client_prefers(client: httpx.Client) -> None:
     response = client.post("/generate", json={"length": 200_000, "stop": []}, headers={"Prefer": "wait=1"})
     assert response.status_code == 202
@@ -62,6 +88,18 @@ def test_delete_cancels_a_running_job_and_its_stream_says_so(client: httpx.Clien
         assert "event: cancelled" in list(response.iter_lines())
     assert state(client, where) == "cancelled"
     assert client.delete(where).status_code == 202  # again changes nothing
+
+
+def test_a_job_that_was_cancelled_does_not_begin_however_late_its_turn_is(redis_url: str) -> None:
+    limit_s = 3 * wire.CANCEL_TTL_S
+    with (
+        gateway(redis_url, NEURON_API_JOB_TIMEOUT_S=str(limit_s)) as url,
+        httpx.Client(base_url=url) as client,
+        redis.Redis.from_url(redis_url) as direct,
+    ):
+        job = client.post("/classify", json={"text": "Good."}, headers=ASYNC).json()
+        client.delete(f"/jobs/{job['id']}")
+        assert job["created"] + limit_s < time.time() + direct.ttl(wire.cancel(job["id"]))  # type: ignore[operator]
 
 
 def events(client: httpx.Client, where: str) -> list[str]:

@@ -298,6 +298,23 @@ def test_bytes_a_day(redis_url: str) -> None:
         assert bob.post("/classify", json={"text": "a" * 101}, headers=ASYNC).status_code == 413  # never fits
 
 
+@pytest.mark.parametrize(
+    ("name", "method", "path", "body", "status"),
+    [
+        ("fitter", "DELETE", "/heads/none", None, 404),
+        ("alice", "POST", "/v1/completions", {"model": "tiny", "prompt": ["1", "2", "3"], "max_tokens": 5}, 200),
+    ],
+)
+def test_a_request_of_any_kind_is_counted_once(
+    stack: Stack, name: str, method: str, path: str, body: dict[str, object] | None, status: int
+) -> None:
+    settings = {"NEURON_API_KEYS": SETTING, "NEURON_API_KEY_BYTES_PER_DAY": "1000000"}
+    url = stack.environment["NEURON_REDIS_URL"]
+    # A bucket that holds one request, and does not fill up while the test runs.
+    with gateway(url, **settings, NEURON_API_KEY_REQUESTS_PER_S="0.01") as address, client_of(address, name) as client:
+        assert [client.request(method, path, json=body).status_code for _ in range(2)] == [status, 429]
+
+
 def test_limits_need_redis(tmp_path: Path) -> None:
     with (
         redis_server(tmp_path) as server,

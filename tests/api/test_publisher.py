@@ -10,10 +10,11 @@ import redis.asyncio
 from celery import Celery
 
 from api.redis.publisher import Publisher
-from api.redis.submissions import Submission
+from api.redis.submissions import QueueFull, Submission
 from api.settings import ApiSettings
-from contract import wire
-from contract.jobs import JOB, ClassifyJob, Priority
+from api.stopping import stop
+from contract import endings, wire
+from contract.jobs import JOB, ClassifyJob, Outcome, Priority
 
 
 def job(number: int, texts: list[str], priority: Priority = "interactive") -> ClassifyJob:
@@ -22,14 +23,15 @@ def job(number: int, texts: list[str], priority: Priority = "interactive") -> Cl
 
 def publish(url: str, jobs: list[ClassifyJob], **settings: Any) -> None:
     async def go() -> None:
-        client = redis.asyncio.Redis.from_url(url)
-        publisher = Publisher(ApiSettings(**settings), client)
-        arriving = [asyncio.create_task(publisher.publish(Submission(job, len(job.texts), 1))) for job in jobs]
-        await asyncio.sleep(0)
-        running = asyncio.create_task(publisher.run())
-        await asyncio.gather(*arriving)
-        running.cancel()
-        await client.aclose()
+        async with redis.asyncio.Redis.from_url(url) as client:
+            publisher = Publisher(ApiSettings(**settings), client)
+            arriving = [asyncio.create_task(publisher.publish(Submission(job, len(job.texts), 1))) for job in jobs]
+            await asyncio.sleep(0)
+            running = asyncio.create_task(publisher.run())
+            try:
+                await asyncio.gather(*arriving)
+            finally:
+                await stop(running)
 
     asyncio.run(go())
 
@@ -103,6 +105,22 @@ def test_a_job_lies_in_its_record_and_waits_in_the_order_of_its_queue(redis_url:
         ]
         assert client.hget(wire.LOAD, "texts") == b"6"
     assert len(messages(redis_url)) == 2
+
+
+def test_a_job_whose_admission_was_not_heard_is_admitted_once(redis_url: str) -> None:
+    """As when the connection breaks between the script's end and its answer, and the command is sent again."""
+    filling = job(1, ["text"] * 3)
+    publish(redis_url, [filling], api_max_queued_texts=3)
+    publish(redis_url, [filling], api_max_queued_texts=3)
+    with pytest.raises(QueueFull):
+        publish(redis_url, [job(2, ["text"])], api_max_queued_texts=3)
+    with redis.Redis.from_url(redis_url) as client:
+        end = endings.LUA, len(endings.keys(filling)), *endings.keys(filling)
+        client.eval(*end, *endings.arguments(filling, Outcome(state="cancelled"), 60))
+        publish(redis_url, [filling], api_max_queued_texts=3)
+        assert client.hget(wire.job(filling.id), "state") == b"cancelled"
+        assert not client.exists(wire.OPEN)
+    assert len(messages(redis_url)) == 1
 
 
 def test_bulk_jobs_go_to_a_queue_of_their_own(redis_url: str) -> None:

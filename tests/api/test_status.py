@@ -1,5 +1,6 @@
 """What the service says of itself: models, readiness, metrics, documentation."""
 
+import json
 import os
 import subprocess
 import sys
@@ -32,6 +33,8 @@ def test_healthz_readyz_and_docs(client: httpx.Client) -> None:
     assert client.get("/readyz").json() == {"status": "ready", "workers": 1}
     assert "swagger" in client.get("/docs").text.lower()
     paths = client.get("/openapi.json").json()["paths"]
+    assert "503" in paths["/models"]["get"]["responses"]
+    assert "application/x-npy" in paths["/jobs/{job_id}"]["get"]["responses"]["200"]["content"]
     assert {"/classify", "/featurize", "/trace", "/generate", "/jobs/{job_id}", "/models"} <= set(paths)
 
 
@@ -77,7 +80,7 @@ def test_a_hung_engine_is_not_ready(stack: Stack, client: httpx.Client) -> None:
 
 def test_every_worker_that_is_not_ready_has_its_reason(redis_url: str) -> None:
     with gateway(redis_url) as url, redis.Redis.from_url(redis_url) as heartbeats:
-        for name, stopping, age_s in (("one", True, 0.1), ("two", False, 12.4)):
+        for name, stopping, age_s in (("one", True, 0.1), ("two", False, 12.4), ("zero", False, 0.2)):
             status = WorkerStatus(
                 id=name,
                 ready=False,
@@ -90,7 +93,34 @@ def test_every_worker_that_is_not_ready_has_its_reason(redis_url: str) -> None:
             heartbeats.sadd(wire.WORKERS, name)
             heartbeats.set(wire.worker(name), status.model_dump_json())
         detail = httpx.get(url + "/readyz").json()["detail"]
-        assert detail == "worker one is stopping; worker two has an engine that has not moved for 12 s"
+        assert detail.split("; ") == [
+            "worker one is stopping",
+            "worker two has an engine that has not moved for 12 s",
+            "worker zero has an engine that has failed: the worker's log says how",
+        ]
+
+
+def test_what_a_newer_worker_tells_beside_what_is_known_does_no_harm(stack: Stack, redis_url: str) -> None:
+    """As while the workers of a service are replaced, which are first."""
+    with redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"]) as known:
+        (name, *_) = known.smembers(wire.WORKERS)
+        status = json.loads(known.get(wire.worker(name.decode())))
+    status["model"]["top_units"]["length"][0]["new"] = status["model"]["new"] = status["new"] = 1
+    head = {"name": "mine", "checkpoint": {"name": "tiny", "step": 1, "new": 1}, "labels": ["a", "b"], "examples": 2}
+    head |= {"unit_only": False, "pooling": "cell", "accuracy": None, "accuracy_deviation": None, "folds": 0, "c": 1.0}
+    head |= {"nonzero_units": 0, "top_units": [], "created": 0.0, "new": 1}
+    job_id = "A" * 32
+    record = {"kind": "classify", "state": "failed", "created": 1, "timeout_s": 60, "encoding": "float"}
+    outcome = {"state": "failed", "error": {"code": "unknown-head", "detail": "none", "new": 1}, "new": 1}
+    with gateway(redis_url) as url, redis.Redis.from_url(redis_url) as direct:
+        direct.sadd(wire.WORKERS, status["id"])
+        direct.set(wire.worker(status["id"]), json.dumps(status))
+        direct.hset(wire.HEADS, "mine", json.dumps(head))
+        direct.hset(wire.job(job_id), mapping=record)
+        direct.set(wire.result(job_id), json.dumps(outcome))
+        for path in ("/readyz", "/models", "/v1/models", "/heads", "/heads/mine", "/metrics", f"/jobs/{job_id}"):
+            assert httpx.get(url + path).status_code == 200, path
+        assert "new" not in httpx.get(f"{url}/models").json()["models"][0]
 
 
 def test_the_gateway_never_imports_torch() -> None:

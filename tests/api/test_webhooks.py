@@ -1,7 +1,9 @@
 """Webhooks, posted to a real receiver, which checks them by the library of Standard Webhooks."""
 
+import asyncio
 import base64
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,9 +12,15 @@ from typing import Any
 import httpx
 import pytest
 import redis
+import redis.asyncio
 from standardwebhooks.webhooks import Webhook
 
 from api import webhooks
+from api.redis.records import Records
+from api.redis.webhook_queue import Post, WebhookQueue
+from api.settings import ApiSettings
+from api.stopping import stop
+from api.webhooks import Poster
 from contract import wire
 from tests.conftest import Stack, wait_until
 from tests.support.gateway import gateway, metric
@@ -145,6 +153,20 @@ def test_jobs_that_fail_or_are_cancelled_are_posted_too(posting: httpx.Client, r
     assert receiver.verified()["type"] == "job.cancelled"
 
 
+def test_a_job_whose_time_is_over_is_posted_although_no_worker_has_it(redis_url: str, receiver: Receiver) -> None:
+    hosts = receiver.url.removeprefix("http://")
+    with (
+        gateway(redis_url, NEURON_API_WEBHOOK_HOSTS=hosts) as url,
+        httpx.Client(base_url=url) as client,
+        redis.Redis.from_url(redis_url) as direct,
+    ):
+        ask(client, receiver, "/classify", text="Good.", timeout_s=0.2)
+        wait_until(lambda: receiver.posts, what="the post")
+        message = receiver.verified()
+        assert (message["type"], message["data"]["error"]["status"]) == ("job.failed", 504)
+        assert not direct.exists(wire.OPEN, *wire.WAITING.values())  # others have its place
+
+
 def test_a_long_result_is_left_to_be_fetched(
     posting: httpx.Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,8 +175,54 @@ def test_a_long_result_is_left_to_be_fetched(
     wait_until(lambda: receiver.posts, what="the post")
     data = receiver.verified()["data"]
     assert data["result"] is None
-    assert data["result_bytes"] > 10_000
-    assert len(posting.get(f"/jobs/{job_id}").json()["result"]["results"]) == 100
+    result = posting.get(f"/jobs/{job_id}").json()["result"]
+    assert data["result_bytes"] == len(json.dumps(result, separators=(",", ":")))
+    assert len(result["results"]) == 100
+
+
+def test_who_takes_posts_and_does_not_answer_is_waited_for(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "_OF_HOST", 1)
+    monkeypatch.setattr(webhooks, "_NEXT_TURN_S", 0.0)  # what has no place is due again at once
+    monkeypatch.setattr(webhooks, "_LOOK_S", 3600.0)
+
+    async def scenario() -> None:
+        accepted, released, takes = asyncio.Event(), asyncio.Event(), 0
+
+        async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.set()
+            await released.wait()
+            writer.close()
+
+        class Queue(WebhookQueue):
+            async def take(self, at_most: int) -> list[Post]:
+                nonlocal takes
+                takes += 1
+                return await super().take(at_most)
+
+        server = await asyncio.start_server(receive, "127.0.0.1", 0)
+        host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        record = {"kind": "classify", "state": "cancelled", "created": 1, "timeout_s": 60, "encoding": "float"}
+        record["webhook"] = json.dumps({"url": f"http://{host}/hook", "secret": SECRET})
+        settings = ApiSettings(redis_url=redis_url, api_webhook_hosts=host)  # type: ignore[arg-type]
+        async with server, redis.asyncio.Redis.from_url(redis_url) as client:
+            for number in range(3):
+                await client.hset(wire.job(f"{number:032}"), mapping=record)
+                await client.set(wire.result(f"{number:032}"), '{"state": "cancelled"}')
+                await client.zadd(wire.WEBHOOKS, {f"{number:032}": 0})
+            poster = Poster(settings, Queue(client), Records(client))
+            running = asyncio.create_task(poster.run())
+            try:
+                await accepted.wait()
+                await asyncio.sleep(0.3)  # while a loop without a pause takes hundreds
+                assert takes <= 3
+                released.set()
+                async with asyncio.timeout(30):
+                    while poster._hosts_now:  # noqa: ASYNC110 - it tells nobody
+                        await asyncio.sleep(0.02)
+            finally:
+                await stop(running)
+
+    asyncio.run(scenario())
 
 
 def test_another_gateway_posts_for_one_that_may_not(stack: Stack, posting: httpx.Client, receiver: Receiver) -> None:

@@ -61,6 +61,7 @@ class Engine:
         self._limits = RowLimits(max_rows)
         self._observer = observer or Observer()
         self._closing = False
+        self._submitting = threading.Lock()  # so that no rows arrive once the loop has looked for the last time
         self._next_look = 0.0
         self._moved_at = time.monotonic()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -73,7 +74,8 @@ class Engine:
 
         Rows that have not ended fail with EngineFailure.
         """
-        self._closing = True
+        with self._submitting:
+            self._closing = True
         self._arrivals.put(None)
         self._thread.join()
 
@@ -112,8 +114,6 @@ class Engine:
         text as it is generated, on the engine's thread: it must not block. Raises EngineFailure once the engine is
         closed, ValueError for a request that cannot be a row.
         """
-        if self._closing:
-            raise EngineFailure("the engine is shutting down")
         rows = [
             Row(
                 request,
@@ -123,7 +123,10 @@ class Engine:
             )
             for index, request in enumerate(requests)
         ]
-        self._arrivals.put([(backend, row) for row in rows])
+        with self._submitting:
+            if self._closing:
+                raise EngineFailure("the engine is shutting down")
+            self._arrivals.put([(backend, row) for row in rows])
         if any(request.priority == "interactive" for request in requests):
             self._interactive_arrived.set()
         return rows

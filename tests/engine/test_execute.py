@@ -43,7 +43,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
 
 def test_a_model_without_that_head_cannot_rank(served: ServedModel, engine: Engine) -> None:
     bare = replace(served, manifest=replace(served.manifest, heads={}))
-    with pytest.raises(JobFailed, match="no head 'sentiment' of negative and positive to rank by: leave rank_by out") as failed:
+    with pytest.raises(
+        JobFailed, match="no head 'sentiment' of negative and positive to rank by: leave rank_by out"
+    ) as failed:
         execute(RANKED, bare, engine)
     assert failed.value.error.code == ErrorCode.UNKNOWN_HEAD
 

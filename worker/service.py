@@ -117,6 +117,7 @@ class Service:
         self._closing.set()
         for watcher in self._watchers:
             watcher.join()
+        self.jobs.give_back("stop")  # what a second Ctrl-C has left
         self.engine.close()
         self.texts.close()
         self.results.close()

@@ -158,7 +158,8 @@ class Engine:
         """
         self._blocks += 1
         interactive, bulk = self._runnable()
-        chosen = self._scheduler.share(len(interactive), len(bulk), self._step_seconds(interactive or bulk))
+        fitting = min(map(self._limits.of, {backend for backend, _ in interactive + bulk}), default=0)
+        chosen = self._scheduler.share(len(interactive), len(bulk), self._step_seconds(interactive or bulk), fitting)
         # Sorting is stable: rows that have stood still equally long keep their order of arrival.
         bulk.sort(key=lambda item: item[1].last_block)
         interactive, bulk = interactive[: chosen[0]], bulk[: chosen[1]]
@@ -166,7 +167,9 @@ class Engine:
         steps = max((row.next_steps(self.block_steps) for _, row in interactive), default=self.block_steps)
         for backend in dict.fromkeys(backend for backend, _ in interactive + bulk):
             rows = [row for owner, row in interactive + bulk if owner is backend]
-            self._advance(backend, rows, steps, yields=not interactive)
+            limit = self._limits.of(backend)
+            for first in range(0, len(rows), limit):  # once, but where no two rows fit
+                self._advance(backend, rows[first : first + limit], steps, yields=not interactive)
 
     def _runnable(self) -> tuple[list[tuple[Backend, Row]], list[tuple[Backend, Row]]]:
         """Active rows that do not follow another one: interactive ones together with rows that lead them, and bulk."""
@@ -227,6 +230,7 @@ class Engine:
                 row.done.set_exception(reason)
                 continue
             row.slot, row.admitted_at = backend.open(row.request.mean), now
+            row.last_block = self._blocks  # behind rows that stand still, or short ones would overtake them for ever
             self._active.append((backend, row))
             if backend not in self._shared:
                 self._shared[backend] = SharedPrefixes(self._prefix_cache_bytes, self._observer)
@@ -243,7 +247,6 @@ class Engine:
             self._moved_at = time.monotonic()
             return self._closing or (yields and self._interactive_arrived.is_set())
 
-        rows = rows[: self._limits.of(backend)]  # the others stand still until a later block
         rows.sort(key=lambda row: row.next_steps(steps), reverse=True)
         block = [_block_row(row, steps) for row in rows]
         started = time.perf_counter()

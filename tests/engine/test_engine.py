@@ -165,6 +165,23 @@ def test_bulk_rows_take_turns_beside_interactive_ones(engine: Engine) -> None:
     assert len(backend.blocks[-4]) == 16  # alone again, all of them run
 
 
+def test_a_long_bulk_row_runs_beside_interactive_ones_while_short_bulk_rows_keep_coming(engine: Engine) -> None:
+    backend, stopped = Recording(), threading.Event()
+    engine.submit(backend, [RowRequest(b"i", generate=10**9)], stopped)  # leaves one bulk row room in a block
+    (long,) = engine.submit(backend, [RowRequest(b"l" * 400, priority="bulk")], threading.Event())
+    wait_until(lambda: any(len(block) == 2 for block in backend.blocks), what="the long row's start")
+
+    def submit_short(number: int = 0) -> None:
+        if not stopped.is_set():
+            text = number.to_bytes(4)
+            (row,) = engine.submit(backend, [RowRequest(text, priority="bulk")], stopped)
+            row.done.add_done_callback(lambda _: submit_short(number + 1))
+
+    submit_short()
+    assert long.done.result(30).cell.shape == (48,)
+    stopped.set()
+
+
 def test_an_interactive_row_ends_a_block_of_bulk_rows() -> None:
     engine, backend = Engine(max_rows=4, block_steps=10**6), Recording()
     engine.start()

@@ -288,7 +288,7 @@ class Engine:
             row.done.set_result(result)
 
     def _leave(self, backend: Backend, row: Row, how: RowEnd) -> None:
-        self._shared[backend].leave(backend, row)
+        self._shared[backend].leave(backend, row, failed=how == "failed")
         backend.close(row.slot)
         self._active.remove((backend, row))
         self._scheduler.leave(row.request.priority)

@@ -49,7 +49,7 @@ class Engine:
         served, in the memory of its device; with 0 every row reads its whole text. observer: without one, nothing is
         reported.
         """
-        self.block_steps = block_steps
+        self._block_steps = block_steps
         self._scheduler: Scheduler[tuple[Backend, Row]] = Scheduler(max_rows, bulk_share, batching_delay_s)
         self._arrivals: queue.SimpleQueue[list[tuple[Backend, Row]] | None] = queue.SimpleQueue()
         self._interactive_arrived = threading.Event()
@@ -164,7 +164,7 @@ class Engine:
         bulk.sort(key=lambda item: item[1].last_block)
         interactive, bulk = interactive[: chosen[0]], bulk[: chosen[1]]
         # No interactive row waits for the last steps of bulk rows.
-        steps = max((row.next_steps(self.block_steps) for _, row in interactive), default=self.block_steps)
+        steps = max((row.next_steps(self._block_steps) for _, row in interactive), default=self._block_steps)
         for backend in dict.fromkeys(backend for backend, _ in interactive + bulk):
             rows = [row for owner, row in interactive + bulk if owner is backend]
             limit = self._limits.of(backend)

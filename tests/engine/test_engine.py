@@ -17,7 +17,7 @@ from engine.observer import Observer
 from engine.reading import read_features
 from engine.rows import DeadlineExceeded, EngineFailure, RowCancelled, RowRequest, RowResult, Sampling
 from engine.torch_backend import TorchBackend
-from tests.conftest import tiny_model, wait_until
+from tests.conftest import BLOCK_STEPS, tiny_model, wait_until
 from tests.support.exact import mean_hidden
 from tests.support.examples import examples
 
@@ -157,7 +157,7 @@ def test_bulk_rows_take_turns_beside_interactive_ones(engine: Engine) -> None:
     for row in rows:
         row.done.result(60)
     shared = [block for block in backend.blocks[begun:] if len(block) == 4]  # two rows more double the time of two
-    assert len(shared) >= 400 // engine.block_steps
+    assert len(shared) >= 400 // BLOCK_STEPS
     turns = [sum(slot in block for block in shared) for slot in range(16)]
     assert max(turns) - min(turns) <= 1
     cells = [row.done.result(60).cell for row in bulk]  # only then may another thread use the model
@@ -215,7 +215,7 @@ def test_a_bulk_row_that_an_interactive_row_follows_runs_as_one(engine: Engine) 
         assert other.done.result(60).cell.shape == (48,)
     alone = [block for block in backend.blocks[:begun] if len(block) == 1]
     beside = [block for block in backend.blocks[:begun] if len(block) == 2]
-    assert len(alone) >= len(text) // engine.block_steps  # the row before
+    assert len(alone) >= len(text) // BLOCK_STEPS  # the row before
     assert len(beside) >= 100
 
 

@@ -21,7 +21,7 @@ from engine.observer import Observer
 from engine.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled, RowRequest, RowResult, Sampling
 from engine.shared_prefixes import SharedPrefixes
 from engine.torch_backend import TorchBackend
-from tests.conftest import tiny_model, wait_until
+from tests.conftest import BLOCK_STEPS, tiny_model, wait_until
 from tests.support.examples import examples
 
 FOLDED = FoldedModel(tiny_model(), dtype=torch.float32)
@@ -259,7 +259,7 @@ def _three_of_a_kind(engine: Engine, backend: Counting) -> list[Row]:
     backend.go.release()
     assert backend.asks.acquire(timeout=60)
     assert engine.rows_active == 3
-    assert backend.bytes_read == engine.block_steps
+    assert backend.bytes_read == BLOCK_STEPS
     backend.gated = False
     return rows
 
@@ -282,7 +282,7 @@ def test_when_the_row_that_reads_ends_another_reads_on(engine: Engine, backend: 
         rows[0].done.result(60)
     assert_alike([row.done.result(60) for row in rows[1:]], without_cache(rows[1].request, rows[2].request))
     # By the second row alone, from where the first one stood unless that is not certain; the third reads the last byte.
-    assert backend.bytes_read == 552 + 1 + (engine.block_steps if ending == "failed" else 0)
+    assert backend.bytes_read == 552 + 1 + (BLOCK_STEPS if ending == "failed" else 0)
 
 
 def test_a_row_leads_an_interactive_one_that_waits_for_a_row_that_waits_for_it() -> None:

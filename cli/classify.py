@@ -36,6 +36,8 @@ def classify(
 
     if out is None:
         print_labels(texts, directory, head, as_json, reading)
+    elif as_json:
+        raise click.UsageError("--json is for stdout; --out writes what its name says, such as .jsonl")
     elif len(texts) == 1:
         write_labels(Path(texts[0]), out, directory, head, reading)
     else:

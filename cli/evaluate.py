@@ -9,6 +9,7 @@ from cli.evaluate_options import (
     DIRECTORY,
     FILE,
     cache_option,
+    checkpoint_options,
     column_options,
     data_option,
     folds_option,
@@ -113,7 +114,7 @@ def classify(folds: int, **options: Any) -> None:
     help="Labelled reviews of --corpus that tf-idf is fitted to.",
 )
 @reading_options(label=True, classes=True)
-@model_options
+@checkpoint_options
 def answers(sets: tuple[str, ...], corpus: Path | None, baseline_reviews: int, reading: Reading, **where: Any) -> None:
     """What the service answers: head `sentiment` and unit as they are served, on any number of sets.
 
@@ -181,7 +182,7 @@ def histogram(source: Path, reading: Reading, unit: int | None, **where: Any) ->
 @column_options
 @click.option("--unit", type=click.IntRange(0), help="Default: the sentiment unit.")
 @click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="Texts, the first of all.")
-@model_options
+@checkpoint_options
 def shifts(source: Path, reading: Reading, unit: int | None, limit: int, **where: Any) -> None:
     """The size of the unit's changes against position in the text."""
     run(
@@ -193,7 +194,7 @@ def shifts(source: Path, reading: Reading, unit: int | None, limit: int, **where
 @evaluate.command()
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
 @click.option("--unit", "units_", type=click.IntRange(0), multiple=True, help="May be repeated. Default: sentiment.")
-@model_options
+@checkpoint_options
 def heatmap(texts: tuple[str, ...], units_: tuple[int, ...], **where: Any) -> None:
     """Units after every character of chosen texts, as figures and pages of HTML."""
 
@@ -261,7 +262,7 @@ def pairs(
 @click.option("--length", type=click.IntRange(1), default=200, show_default=True, help="Bytes at most.")
 @click.option("--temperature", type=click.FloatRange(0, 10), default=0.7, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**32), default=0, show_default=True)
-@model_options
+@checkpoint_options
 def generation(
     train: Path,
     valid: Path | None,

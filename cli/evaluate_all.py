@@ -74,9 +74,17 @@ def all_(
     """Every protocol on SST and IMDB, and a page of them with a table beside the paper's numbers.
 
     Runs the other commands, and prints each before it starts. A command whose report of the same checkpoint is already
-    in --out is not run again, so an interrupted run continues. DIR holds the files that `sst` and `imdb` need. Reports
-    of `growth` and `showdown` in --out/growth and --out/showdown go into the page as well.
+    in --out, and newer than all files that are read, is not run again, so an interrupted run continues. DIR holds the
+    files that `sst` and `imdb` need. Reports of `growth`, `showdown` and `tricks` in folders of --out of that name go
+    into the page as well, if they are of no other checkpoint.
     """
+    page = page or out / RESULTS
+    if beside is not None and not _reports(beside):
+        raise click.UsageError(f"--beside {beside} holds no reports")
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(f"{page.parent} cannot be made: {error.strerror}") from error
     try:
         of_imdb, of_sst = find_parts(data, IMDB), find_parts(data, SST)
         imdb_train = str(of_imdb["train"])
@@ -86,6 +94,9 @@ def all_(
         raise click.ClickException(str(error)) from error
     answers = [word for one in (f"SST={of_sst['test']}", f"IMDB={of_imdb['test']}", *sets) for word in ("--set", one)]
     answers += [] if corpus is None else ["--corpus", str(corpus)]
+    read = [*of_imdb.values(), *of_sst.values(), *([] if corpus is None else corpus.iterdir())]
+    read += [path for one in sets if (path := Path(one.partition("=")[2])).is_file()]
+    newest = max(path.stat().st_mtime for path in read)
     protocols: dict[str, Sequence[str]] = {
         "answers": ("answers", *answers),
         "sst": ("sst", "--data", str(data)),
@@ -108,12 +119,17 @@ def all_(
         with protocol.make_context(command, [*words, *where, "--out", str(out / name)], context.parent) as called:
             line, path = command_line(called), out / name / JSON
             report = _report(path)
-            if report.get("command") != line or report.get("manifest_sha256") != manifest:
+            old = not report or path.stat().st_mtime < newest
+            if old or report.get("command") != line or report.get("manifest_sha256") != manifest:
                 click.echo(f"$ {line}")
                 protocol.invoke(called)
-    page = page or out / RESULTS
-    replace_file(page, results_page(out, page.parent, beside))
-    table = summary.summarize(_reports(out), None if beside is None else _reports(beside))
+    reports = _reports(out)
+    others = [name for name, report in reports.items() if report.get("manifest_sha256", manifest) != manifest]
+    for name in others:
+        click.echo(f"left out: {out / name} is of another checkpoint", err=True)
+        del reports[name]
+    replace_file(page, _page(out, reports, page.parent, beside))
+    table = summary.summarize(reports, None if beside is None else _reports(beside))
     click.echo(f"{table.markdown()}\n\n{page}: this table, and every report")
 
 
@@ -122,7 +138,10 @@ def results_page(out: Path, place: Path, beside: Path | None = None) -> str:
 
     beside: reports of another checkpoint, for a column of the table.
     """
-    reports = _reports(out)
+    return _page(out, _reports(out), place, beside)
+
+
+def _page(out: Path, reports: dict[str, dict[str, Any]], place: Path, beside: Path | None) -> str:
     bodies = {
         name: embedded((out / name / MARKDOWN).read_text(), os.path.relpath(out / name, place)) for name in reports
     }

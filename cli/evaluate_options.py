@@ -34,13 +34,13 @@ cache_option = click.option(
     show_default=True,
     help="Cache of features, by checkpoint and texts, and of what `showdown` measured; may be deleted at any time.",
 )
-model_options = _options(
+checkpoint_options = _options(
     click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory."),
     checkpoint_option,
     cache_option,
-    pooling_option,
     click.option("--dtype", type=click.Choice(_DTYPES), default="auto", show_default=True, help="Of the products."),
 )
+model_options = _options(checkpoint_options, pooling_option)
 column_options = reading_options(label=True)
 train_option = click.option("--train", required=True, type=FILE, help="Labelled texts.")
 valid_option = click.option("--valid", type=FILE, help="What C is chosen on; without it, folds of --train.")

@@ -20,13 +20,22 @@ from sentiment_neuron.bars import bars
 
 
 def run(
-    protocol: Callable[[Reader], Report], out: Path, directory: Path, cache: Path, pooling: Pooling, dtype: str
+    protocol: Callable[[Reader], Report],
+    out: Path,
+    directory: Path,
+    cache: Path,
+    dtype: str,
+    pooling: Pooling | None = None,
 ) -> None:
-    """Run a protocol of one checkpoint and write its report."""
+    """Run a protocol of one checkpoint and write its report. pooling: None for a protocol that has its own."""
 
     def with_reader(progress: Progress) -> tuple[Report, dict[str, Any]]:
-        reader = Reader(directory, cache, pooling, None if dtype == "auto" else getattr(torch, dtype), progress)
-        return protocol(reader), reader.described()
+        of_products = None if dtype == "auto" else getattr(torch, dtype)
+        reader = Reader(directory, cache, pooling or "cell", of_products, progress)
+        about = reader.described()
+        if pooling is None:
+            del about["pooling"]
+        return protocol(reader), about
 
     write(with_reader, out)
 

@@ -149,15 +149,16 @@ def _submit(
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
     writer.writerow([identity, name])
-    unusable: list[Fault] = []
+    unusable, first = 0, None
     quoted = file.total > 0
     for chunk in file.chunks():
         identities = []
         for place, fault, row in zip(chunk.places, chunk.faults, file.plain(chunk.values), strict=True):
             if fault is not None:
-                unusable.append(Fault(str(file.path), place, fault))
+                unusable, found = unusable + 1, Fault(str(file.path), place, fault)
+                first = first or found
                 if faults.strict:
-                    faults.add(unusable[-1])
+                    faults.add(found)
             broken = fault is not None and file.format != "json" and len(row) < len(file.columns)
             if broken or row.get(identity) in (None, ""):
                 why = fault if broken else f"it has no {identity!r}"
@@ -175,7 +176,7 @@ def _submit(
     if quoted:
         _tell_quotes(identity)
     if unusable:
-        click.echo(f"answered as texts without words: {len(unusable):,} rows, the first {unusable[0]}", err=True)
+        click.echo(f"answered as texts without words: {unusable:,} rows, the first {first}", err=True)
     return [identity, name]
 
 

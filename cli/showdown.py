@@ -75,8 +75,9 @@ def showdown(
     on where it was: what it measured, seconds too, is kept in --cache.
     """
     numbers = _numbers(sizes)
-    if (corpus is None) == (train is None or test is None):
-        raise click.UsageError("give --train and --test, or --corpus")
+    given = [train is not None, test is not None]
+    if any(given) if corpus is not None else not all(given):
+        raise click.UsageError("give --train and --test, or --corpus alone")
     if corpus is not None:
         drawn, _, held_out = labelled_reviews(corpus, max(numbers))
         sets = Sets(drawn[0], None, held_out[0])

@@ -28,15 +28,7 @@ from engine.serving import ServedModel
 from engine.text_queue import RecurrentHead, TextRow
 from engine.traces import Places, trace_json, with_log_odds
 from model.checkpoints.stored_head import StoredHead
-from model.heads.classifier import (
-    SENTIMENT_HEAD,
-    SENTIMENT_LABELS,
-    Head,
-    head_probabilities,
-    numbers,
-    probabilities,
-    sentiment_head,
-)
+from model.heads.classifier import SENTIMENT_HEAD, Head, head_probabilities, numbers, probabilities, sentiment_head
 from model.heads.pooling import pool
 from texts.preparation import SUFFIX, prepare, prepare_prompt
 
@@ -273,8 +265,7 @@ def _generate(job: GenerateJob, served: ServedModel, deadline: float) -> Plan:
         return Plan(requests, shape, stream=job.stream)
     head = sentiment_head(served.manifest.heads)
     if head is None:
-        labels = " and ".join(SENTIMENT_LABELS)
-        detail = f"the model has no head {SENTIMENT_HEAD!r} of {labels} to rank by: leave rank_by out"
+        detail = f"the model has no head {SENTIMENT_HEAD!r} that tells negative from positive: leave rank_by out"
         raise JobFailed(ErrorCode.UNKNOWN_HEAD, detail)
     return Plan(requests, shape, then=lambda rows: _ranked(job, served, head, rows, deadline))
 

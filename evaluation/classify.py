@@ -112,7 +112,7 @@ def evaluate(reader: Reader, sets: Sets, folds: int) -> Report:
     if head is not None and are_sentiment(sets.labels):
         test_x = reader.features(sets.test.texts, "reading for the checkpoint's head", head.pooling)
         values["accuracy_shipped_head"] = accuracy(head, test_x, material.test_y)
-    return Report("classify", values, [_table(values)], {"choice": _figure(chosen)})
+    return Report("classify", values, [_table(values)], {"choice": choice_figure(chosen)})
 
 
 def with_threshold(material: Material, unit: int) -> dict[str, Any]:
@@ -157,7 +157,8 @@ def _table(values: dict[str, Any]) -> Table:
     return Table(caption, ["", "accuracy", "C", "non-zero features"], rows)
 
 
-def _figure(chosen: Chosen) -> Figure:
+def choice_figure(chosen: Chosen) -> Figure:
+    """Accuracy by C, where it was chosen."""
     figure, axes = plot("C", "accuracy where C is chosen")
     for colour, standardized in zip(COLOURS, (False, True), strict=False):
         points = [(recipe.c, score) for recipe, score in chosen.tried if recipe.standardized == standardized]

@@ -31,7 +31,7 @@ def evaluate(reader: Reader, sets: Sets, draws: int, seed: int = 0) -> Report:
     """draws: for each number of examples; the mean and the 10th and 90th percentile are of these."""
     material = read_material(reader, sets, folds=1)
     pool, valid_rows = material.splits[0]
-    sizes = _sizes(len(pool))
+    sizes = _sizes(len(pool), len(sets.labels))
     unit = the_unit(reader, material)
     kinds = ["l1", "l2"] + (["unit"] if unit is not None else [])
     candidates = recipes(GRID)
@@ -69,13 +69,13 @@ def evaluate(reader: Reader, sets: Sets, draws: int, seed: int = 0) -> Report:
     return Report("curve", values, [_table(points, kinds, draws)], {"curve": _figure(points, kinds)})
 
 
-def _sizes(rows: int) -> list[int]:
-    """Powers of two, up to half of the rows: larger draws would overlap too much."""
-    sizes, size = [], SMALLEST
+def _sizes(rows: int, labels: int) -> list[int]:
+    """Powers of two with room for every label, up to half of the rows: larger draws would overlap too much."""
+    sizes, size = [], max(SMALLEST, 1 << (labels - 1).bit_length())
     while size <= rows // 2:
         sizes.append(size)
         size *= 2
-    return sizes or [max(2, rows // 2)]
+    return sizes or [max(labels, rows // 2)]
 
 
 def _draw(y: Rows, pool: Rows, size: int, draw: np.random.Generator) -> Rows:

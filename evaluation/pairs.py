@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.area import ranks
+from evaluation.classify import choice_figure
 from evaluation.features import EvaluationError, Reader
 from evaluation.logistic import choose, recipes
 from evaluation.report import COLOURS, Report, Table, percent, plot
@@ -79,13 +80,7 @@ def paraphrase(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs, f
             ["the most frequent label", percent(values["accuracy_most_frequent"]), "-"],
         ],
     )
-    figure, axes = plot("C", "accuracy where C is chosen")
-    for colour, standardized in zip(COLOURS, (False, True), strict=False):
-        points = [(recipe.c, score) for recipe, score in chosen.tried if recipe.standardized == standardized]
-        axes.plot(*zip(*points, strict=True), marker="o", color=colour, label="standardized" if standardized else "raw")
-    axes.set_xscale("log", base=2)
-    axes.legend(frameon=False)
-    return Report("pairs", values, [table], {"choice": figure})
+    return Report("pairs", values, [table], {"choice": choice_figure(chosen)})
 
 
 def relatedness(reader: Reader, train: Pairs, valid: Pairs | None, test: Pairs, folds: int) -> Report:

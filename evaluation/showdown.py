@@ -23,7 +23,7 @@ from evaluation.baseline import fit_baseline
 from evaluation.features import EvaluationError, Features, Reader
 from evaluation.logistic import choose, fit, recipes
 from evaluation.report import COLOURS, Report, Table, percent, plot
-from evaluation.sets import Rows, Sets, Split
+from evaluation.sets import FOLDS, Rows, Sets, Split
 from model.checkpoints.durable import replace_file
 from model.heads.cross_validation import accuracy_interval
 from model.heads.unit import fit_threshold
@@ -81,9 +81,11 @@ def evaluate(
     more: other contenders. options: of the recurrent classifier; None: its defaults.
     """
     fitting, y, test_y = sets.fitting, sets.numbers(sets.fitting), sets.numbers(sets.test)
-    contenders = [*_contenders(reader, fitting.texts, sets.test.texts, options or Options(), seed), *more]
     if len(set(test_y.tolist())) < 2:
         raise EvaluationError("all texts of the test part have one label, and the area needs both")
+    if (rarest := int(np.bincount(y).min())) < FOLDS:
+        raise EvaluationError(f"{rarest} training texts have one of the labels: each needs {FOLDS} to choose on")
+    contenders = [*_contenders(reader, fitting.texts, sets.test.texts, options or Options(), seed), *more]
     notes = [f"{size:,} texts were asked for: there are {len(y):,}." for size in sizes if size > len(y)]
     sizes = sorted({min(size, len(y)) for size in sizes})
     points: list[dict[str, Any]] = []

@@ -115,6 +115,8 @@ def _learn(texts: list[str], y: NDArray[np.float64], seed: int, options: Options
     try:
         model = fit(options, "binary", ["0", "1"], texts, y, seed=seed, device="cpu")
         history, held_out = model.history, model.held_out
+        if not held_out:
+            raise EvaluationError(f"{len(texts):,} texts are too few to hold some of each label out")
     except DivergedError:
         history, held_out = [], 0
     except OptionError as error:

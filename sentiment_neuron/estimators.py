@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
-from sklearn.utils import Tags, check_consistent_length, column_or_1d
+from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
@@ -29,7 +29,7 @@ from model.heads.classifier import head_probabilities
 from model.heads.cross_validation import accuracy_interval, fit_cv
 from model.heads.pooling import Pooling
 from sentiment_neuron.errors import LoadError
-from sentiment_neuron.estimator_inputs import checked, labels_of, of_texts
+from sentiment_neuron.estimator_inputs import checked, checked_with, of_texts
 from texts.preparation import prepare
 
 
@@ -129,9 +129,7 @@ class NeuronClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, texts: Iterable[str], y: Iterable[object]) -> "NeuronClassifier":
         """y: a label of every text, of two kinds or more. Raises as `NeuronFeatures.fit`."""
-        found = checked(texts)
-        labels = column_or_1d(labels_of(y), warn=True)
-        check_consistent_length(found, labels)
+        found, labels = checked_with(texts, y)
         check_classification_targets(labels)
         self.classes_, numbers = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:

@@ -16,12 +16,13 @@ from worker.settings import WorkerSettings
 def heads_directory(place: Path) -> Path:
     """Where a worker that serves `place`, a checkpoint or a volume, keeps heads. Raises LoadError."""
     try:
-        if place == volumes.SHIPPED:
-            return WorkerSettings().heads_dir
+        settings = WorkerSettings()
     except SettingError as error:
         raise LoadError(str(error)) from error
-    volume = place if (place / volumes.LATEST).exists() else place.absolute().parent.parent
-    return volume / "heads"
+    if settings.worker_heads_dir is not None or place == volumes.SHIPPED:
+        return settings.heads_dir
+    volume = place.absolute().parent.parent  # of NAME/step-N
+    return (volume if (volume / volumes.LATEST).exists() else place) / "heads"
 
 
 class FittedHeads:

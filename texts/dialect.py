@@ -31,6 +31,8 @@ class Dialect:
         given = [value for value in (self.delimiter, self.quote, self.escape) if value]
         if len(set(given)) < len(given):
             raise TextsError("--delimiter, --quote and --escape must differ")
+        if self.quote is None and self.escape == '"':
+            raise TextsError("--escape is the quote itself: leave it out, and a doubled quote is one")
         if not _decodes(self.encoding or "utf-8"):
             raise TextsError(f"--encoding {self.encoding}: Python knows no such encoding of texts")
 

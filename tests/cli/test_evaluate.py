@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -182,7 +183,7 @@ def test_all_protocols_end_in_one_table(everything: Everything) -> None:
     out = everything.directory / "out"
     reports = {path.parent.name: json.loads(path.read_text()) for path in out.glob("*/report.json")}
     assert len(reports) == 12
-    assert {name for name, report in reports.items() if report["pooling"] == "mean"} == {"sst-mean", "imdb-mean"}
+    assert {name for name, report in reports.items() if report.get("pooling") == "mean"} == {"sst-mean", "imdb-mean"}
     text = (out / "results.md").read_text()
     for name, report in reports.items():
         assert f"## {name}\n" in text
@@ -248,6 +249,30 @@ def test_what_is_there_of_all_is_not_made_again(everything: Everything, tmp_path
     assert len(started(everything.again(tmp_path, draws=3))) == 12
 
 
+def test_a_report_that_is_older_than_its_files_is_made_again(everything: Everything, tmp_path: Path) -> None:
+    everything.copy(tmp_path)
+    for path in (tmp_path / "out").glob("*/report.json"):
+        os.utime(path, (0, 0) if path.parent.name == "units" else None)
+    assert started(everything.again(tmp_path)) == ["units"]
+
+
+def test_reports_of_another_checkpoint_stay_out_of_the_page(everything: Everything, tmp_path: Path) -> None:
+    everything.copy(tmp_path)
+    shutil.copytree(tmp_path / "out" / "units", tmp_path / "out" / "showdown")
+    report = tmp_path / "out" / "showdown" / "report.json"
+    assert "## showdown" in _page(everything, tmp_path)
+    report.write_text(json.dumps(json.loads(report.read_text()) | {"manifest_sha256": "0" * 64}))
+    assert "## showdown" not in _page(everything, tmp_path)
+    (tmp_path / "none").mkdir()
+    assert "--beside none holds no reports" in everything.again(tmp_path, "--beside", "none").stderr
+
+
+def _page(everything: Everything, place: Path) -> str:
+    result = everything.again(place, "--page", "new/page.md")
+    assert result.exit_code == 0, result.stderr
+    return (place / "new" / "page.md").read_text()
+
+
 def test_the_growth_of_a_volumes_checkpoints(neuron: Neuron, volume: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = neuron("evaluate", "growth", volume, "--data", data, "--out", out, "--cache", tmp_path / "cache")
@@ -302,6 +327,10 @@ def test_it_writes_what_generate_writes(neuron: Neuron, volume: Path, tmp_path: 
         (lambda data: ["histogram", data / "test.csv", "--unit", 32], "unit 32 does not exist"),
         (lambda _: ["heatmap", "a", "--unit", 32], "unit 32 does not exist"),
         (lambda data: ["all", "--data", data.parent], "holds no imdb_train.csv or train.csv"),
+        (
+            lambda data: ["answers", "--set", f"a={data / 'test.csv'}", "--pooling", "mean"],
+            "No such option '--pooling'",
+        ),
         (lambda data: ["pairs", *pair_files(data)], "give --label-field for paraphrase or --score-field"),
         (lambda data: ["pairs", *pair_files(data), "--label-field", "score"], "paraphrase has two labels"),
     ],
@@ -364,6 +393,7 @@ def test_a_showdown_on_sets_and_on_a_corpus(
     for wrong, told in (
         (("--sizes", "ten", *files), "--sizes is 'ten': give whole numbers of 20 or more"),
         (("--train", data / "train.csv"), "give --train and --test, or --corpus"),
+        (("--corpus", corpus, "--test", data / "test.csv"), "give --train and --test, or --corpus alone"),
     ):
         assert told in evaluate("showdown", *wrong).output
 

@@ -162,6 +162,7 @@ def test_features_of_a_file(neuron: Neuron, volume: Path, tmp_path: Path) -> Non
         (["classify", "in.csv", "--out", "in.csv"], "in.csv is the input itself"),
         (["classify", "in.csv", "--out", "in.csv/o.csv"], "in.csv cannot be made: "),
         (["classify", "in.csv", "in.csv", "--out", "o.csv"], "--out goes with one FILE, not with 2"),
+        (["classify", "in.csv", "--json", "--out", "o.csv"], "--json is for stdout"),
         (["classify", "none.csv", "--out", "o.csv"], "there is no file none.csv"),
         (["classify", ".", "--out", "o.csv"], ". is a directory: name a file"),
         (["classify", "pipe.csv", "--out", "o.csv"], "pipe.csv is no regular file"),

@@ -42,12 +42,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
 
 
 def test_a_model_without_that_head_cannot_rank(served: ServedModel, engine: Engine) -> None:
-    bare = replace(served, manifest=replace(served.manifest, heads={}))
-    with pytest.raises(
-        JobFailed, match="no head 'sentiment' of negative and positive to rank by: leave rank_by out"
-    ) as failed:
-        execute(RANKED, bare, engine)
-    assert failed.value.error.code == ErrorCode.UNKNOWN_HEAD
+    of_length = {"sentiment": replace(served.manifest.heads["sentiment"], labels=["short", "long"])}
+    for heads in ({}, of_length):
+        other = replace(served, manifest=replace(served.manifest, heads=heads))
+        with pytest.raises(JobFailed, match="no head 'sentiment' that tells negative from positive") as failed:
+            execute(RANKED, other, engine)
+        assert failed.value.error.code == ErrorCode.UNKNOWN_HEAD
 
 
 def test_what_goes_wrong_between_writing_and_reading_ends_the_job(

@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from evaluation import baseline
+from evaluation.features import EvaluationError
 from tests.support.carrier import letters
 
 
@@ -28,3 +30,14 @@ def test_what_the_baseline_chose_is_kept_by_its_texts(tmp_path: Path) -> None:
         kept.write_text(damage)
         again(texts)
         assert advanced == [1] * baseline.fits(splits)
+
+
+def test_words_that_no_two_texts_share() -> None:
+    """Such as those of a script without spaces: each text is one word."""
+    texts, labels = [chr(0x4E00 + number) * 8 for number in range(10)], np.array([0, 1] * 5)
+    splits = [(np.arange(8), np.arange(8, 10))]
+    shared = [f"{text} {'good' if label else 'bad'}" for text, label in zip(texts, labels, strict=True)]
+    assert baseline.fit_baseline(shared, labels, 10, splits, None).choice.accuracy == 1.0
+    assert baseline.fit_baseline(texts, labels, 10, splits, None).choice.min_df == 1  # each word is in one text
+    with pytest.raises(EvaluationError, match="finds no word"):
+        baseline.fit_baseline(["!"] * 10, labels, 10, splits, None)

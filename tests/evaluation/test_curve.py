@@ -34,6 +34,11 @@ def test_curve_of_the_unit_begins_high(reader: Reader, tmp_path: Path) -> None:
     assert_pictures(tmp_path, ["curve"])
 
 
+def test_the_least_size_has_room_for_every_class() -> None:
+    assert [curve._sizes(100, labels) for labels in (2, 8, 9)] == [[8, 16, 32], [8, 16, 32], [16, 32]]
+    assert curve._sizes(10, 5) == [5]
+
+
 def test_a_draw_holds_every_class() -> None:
     y = np.array([0] * 99 + [1])
     for seed in range(20):

@@ -54,3 +54,6 @@ def test_what_cannot_be_compared_says_why() -> None:
     texts = Labelled(TEXTS, ["1" if label == "good" else "0" for label in LABELS])
     with pytest.raises(EvaluationError, match="no word is in min_df=100"):
         tricks.evaluate(Progress(), texts, replace(OPTIONS, min_df=100))
+    few = Labelled(["so good", "so bad", "good", "bad"], ["1", "0", "1", "0"])
+    with pytest.raises(EvaluationError, match="4 texts are too few to hold some of each label out"):
+        tricks.evaluate(Progress(), few, replace(OPTIONS, min_df=1))

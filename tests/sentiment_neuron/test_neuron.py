@@ -4,6 +4,7 @@ import base64
 import gc
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -261,6 +262,13 @@ def test_the_heads_beside_a_checkpoint_that_is_named_from_its_volume(
     assert heads_directory(step) == heads_directory(tiny_volume) == tiny_volume / "heads"
     monkeypatch.chdir(step.parent)
     assert heads_directory(Path(step.name)) == tiny_volume / "heads"
+
+
+def test_heads_are_where_a_worker_looks(tiny_volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = shutil.copytree(volumes.latest(tiny_volume), tmp_path / "alone")
+    assert heads_directory(alone) == alone / "heads"
+    monkeypatch.setenv("NEURON_WORKER_HEADS_DIR", str(tmp_path / "elsewhere"))
+    assert {heads_directory(place) for place in (alone, tiny_volume, volumes.SHIPPED)} == {tmp_path / "elsewhere"}
 
 
 @pytest.mark.parametrize(

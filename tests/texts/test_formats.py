@@ -176,6 +176,7 @@ def test_each_suffix_names_one_format() -> None:
         ({"quote": "\n"}, "--quote is"),
         ({"escape": ""}, "--escape is"),
         ({"delimiter": ";", "quote": ";"}, "must differ"),
+        ({"escape": '"'}, "--escape is the quote itself"),
         ({"encoding": "utf-7000"}, "--encoding utf-7000"),
     ],
 )

@@ -221,6 +221,7 @@ def test_sigterm_gives_back_what_does_not_end_in_time(
     assert {streamed(queue, where) for where in jobs} == {whole}
 
 
+@pytest.mark.slow
 def test_what_runs_is_given_back_at_a_second_ctrl_c(
     service: Service, stack_alone: Stack, client: httpx.Client, queue: "redis.Redis"
 ) -> None:

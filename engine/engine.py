@@ -49,7 +49,7 @@ class Engine:
         served, in the memory of its device; with 0 every row reads its whole text. observer: without one, nothing is
         reported.
         """
-        self.block_steps = block_steps
+        self._block_steps = block_steps
         self._scheduler: Scheduler[tuple[Backend, Row]] = Scheduler(max_rows, bulk_share, batching_delay_s)
         self._arrivals: queue.SimpleQueue[list[tuple[Backend, Row]] | None] = queue.SimpleQueue()
         self._interactive_arrived = threading.Event()
@@ -61,6 +61,7 @@ class Engine:
         self._limits = RowLimits(max_rows)
         self._observer = observer or Observer()
         self._closing = False
+        self._submitting = threading.Lock()  # so that no rows arrive once the loop has looked for the last time
         self._next_look = 0.0
         self._moved_at = time.monotonic()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -73,7 +74,8 @@ class Engine:
 
         Rows that have not ended fail with EngineFailure.
         """
-        self._closing = True
+        with self._submitting:
+            self._closing = True
         self._arrivals.put(None)
         self._thread.join()
 
@@ -112,8 +114,6 @@ class Engine:
         text as it is generated, on the engine's thread: it must not block. Raises EngineFailure once the engine is
         closed, ValueError for a request that cannot be a row.
         """
-        if self._closing:
-            raise EngineFailure("the engine is shutting down")
         rows = [
             Row(
                 request,
@@ -123,7 +123,10 @@ class Engine:
             )
             for index, request in enumerate(requests)
         ]
-        self._arrivals.put([(backend, row) for row in rows])
+        with self._submitting:
+            if self._closing:
+                raise EngineFailure("the engine is shutting down")
+            self._arrivals.put([(backend, row) for row in rows])
         if any(request.priority == "interactive" for request in requests):
             self._interactive_arrived.set()
         return rows
@@ -155,15 +158,18 @@ class Engine:
         """
         self._blocks += 1
         interactive, bulk = self._runnable()
-        chosen = self._scheduler.share(len(interactive), len(bulk), self._step_seconds(interactive or bulk))
+        fitting = min(map(self._limits.of, {backend for backend, _ in interactive + bulk}), default=0)
+        chosen = self._scheduler.share(len(interactive), len(bulk), self._step_seconds(interactive or bulk), fitting)
         # Sorting is stable: rows that have stood still equally long keep their order of arrival.
         bulk.sort(key=lambda item: item[1].last_block)
         interactive, bulk = interactive[: chosen[0]], bulk[: chosen[1]]
         # No interactive row waits for the last steps of bulk rows.
-        steps = max((row.next_steps(self.block_steps) for _, row in interactive), default=self.block_steps)
+        steps = max((row.next_steps(self._block_steps) for _, row in interactive), default=self._block_steps)
         for backend in dict.fromkeys(backend for backend, _ in interactive + bulk):
             rows = [row for owner, row in interactive + bulk if owner is backend]
-            self._advance(backend, rows, steps, yields=not interactive)
+            limit = self._limits.of(backend)
+            for first in range(0, len(rows), limit):  # once, but where no two rows fit
+                self._advance(backend, rows[first : first + limit], steps, yields=not interactive)
 
     def _runnable(self) -> tuple[list[tuple[Backend, Row]], list[tuple[Backend, Row]]]:
         """Active rows that do not follow another one: interactive ones together with rows that lead them, and bulk."""
@@ -224,6 +230,7 @@ class Engine:
                 row.done.set_exception(reason)
                 continue
             row.slot, row.admitted_at = backend.open(row.request.mean), now
+            row.last_block = self._blocks  # behind rows that stand still, or short ones would overtake them for ever
             self._active.append((backend, row))
             if backend not in self._shared:
                 self._shared[backend] = SharedPrefixes(self._prefix_cache_bytes, self._observer)
@@ -240,7 +247,6 @@ class Engine:
             self._moved_at = time.monotonic()
             return self._closing or (yields and self._interactive_arrived.is_set())
 
-        rows = rows[: self._limits.of(backend)]  # the others stand still until a later block
         rows.sort(key=lambda row: row.next_steps(steps), reverse=True)
         block = [_block_row(row, steps) for row in rows]
         started = time.perf_counter()
@@ -282,7 +288,7 @@ class Engine:
             row.done.set_result(result)
 
     def _leave(self, backend: Backend, row: Row, how: RowEnd) -> None:
-        self._shared[backend].leave(backend, row)
+        self._shared[backend].leave(backend, row, failed=how == "failed")
         backend.close(row.slot)
         self._active.remove((backend, row))
         self._scheduler.leave(row.request.priority)

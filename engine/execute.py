@@ -18,7 +18,7 @@ from typing import Any
 from contract.jobs import AnyJob, ErrorCode, JobError, Outcome
 from engine.engine import Engine
 from engine.plans import FindHead, JobFailed, Plan, TextPlan, no_head, plan
-from engine.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled
+from engine.rows import DeadlineExceeded, EngineFailure, Row, RowCancelled, RowResult
 from engine.serving import ServedModel
 from engine.text_queue import TextRow
 from engine.waiting import wait_for
@@ -58,8 +58,8 @@ def start(
 ) -> None:
     """Put a job on the engine. on_text gets (index of the sample, whole characters); on_end is called once, at the end.
 
-    Both are called on the engine's thread, or on this one where the job cannot begin: they must not block. The work of
-    shaping the result is done by the caller of the ending.
+    on_text is called on the engine's thread, and so is on_end, unless the job cannot begin or continue: they must not
+    block. The work of shaping the result is done by the caller of the ending.
     """
     try:
         plan_ = plan(task.job, served, find_head, task.deadline)
@@ -96,6 +96,13 @@ def _submit(
             task.ended_at = time.monotonic()
             on_end(lambda: _outcome(task.job, plan_, rows))
             return
+        try:
+            # Texts are prepared and hashed for as long as they are many and large: the engine's thread cannot wait.
+            threading.Thread(target=proceed, args=(then,), name="then", daemon=True).start()
+        except RuntimeError as error:  # the system has no more threads
+            _end_with(error, task.job, on_end)
+
+    def proceed(then: Callable[[list[RowResult]], Plan]) -> None:
         try:
             _submit(then(_results(rows)), task, served, engine, on_text, on_end)
         except Exception as error:  # noqa: BLE001 - as above

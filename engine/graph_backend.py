@@ -6,7 +6,8 @@ number of rows is filled up with rows that stand still, one of another number of
 recorded by `warm_up` and, such as those for traces, when they are first needed.
 
 `interrupted` ends no block: a graph that was launched runs to its end. The host does not wait for a block without
-samples and traces, but no more than one block waits for the one that runs.
+samples and traces, but no more than one block waits for the one that runs. So `step_seconds` follows the blocks that
+sample or trace, where the one before has been waited for too.
 
 Neighbours: up to 16 rows share graphs, so a product has the same shape whatever rows stand beside a row, and its result
 does not depend on them. Graphs of more rows take the library's products, each of which adds up in an order of its
@@ -15,8 +16,9 @@ own, so between those results agree to rounding, and a sample may differ where t
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Hashable
-from functools import partial
+from functools import cache, partial
 from itertools import product
 
 import numpy as np
@@ -66,6 +68,7 @@ class GraphBackend(TorchBackend):
         self._padding = self.open()  # for rows that fill a block up; its state stays zero
         self._most_rows = max_rows
         self._step = _fastest_step(model)
+        self._waited = False  # whether the device had done the last block when `run` returned
         self._make_room(_CAPACITY)
 
     def warm_up(self, most_rows: int, scores: bool = False) -> None:
@@ -93,6 +96,7 @@ class GraphBackend(TorchBackend):
         scores = any(len(row.scored) for row in block)
         parts = self._parts(self._bucket(len(block)), steps, samples_from, scores, traces)
         self._graphs.prepare(parts, self._rest, interrupted)
+        began = time.perf_counter()
         self._upload(block)
         self._hold([(line, unit, value) for line, row in enumerate(block) for unit, value in row.clamps.items()])
         if traced:
@@ -100,7 +104,11 @@ class GraphBackend(TorchBackend):
             self._traces[traces].units[: len(traced)] = torch.from_numpy(lines * self.units + units)
         for part in parts:
             self._graphs.launch(part)
-        return self._results(block, samples_from, traces)
+        results = self._results(block, samples_from, traces)
+        before, self._waited = self._waited, samples_from < steps or traces > 0
+        if before and self._waited:
+            self._observe(len(block), (time.perf_counter() - began) / steps)
+        return results
 
     def _bucket(self, count: int) -> int:
         return min(self._most_rows, max(_FEWEST_ROWS, _power_of_two(count)))
@@ -108,10 +116,11 @@ class GraphBackend(TorchBackend):
     def _make_room(self, steps: int) -> None:
         """Memory for blocks of `steps` steps. What was recorded is bound to the memory before, and goes with it."""
         if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+            # Not of the whole device: another thread may be recording on it.
+            torch.cuda.current_stream(self.model.device).synchronize()
         self._block = Block(self.model, self._most_rows, steps)
         self._traces: dict[int, Trace] = {}
-        self._held: list[tuple[int, int, float]] = []
+        self._held: list[tuple[int, int, float]] | None = []
         self._graphs = _Graphs(self.model.device)
         pinned = self.model.device.type == "cuda"
         self._row_params_on_host = torch.zeros(ROW_PARAMS, self._most_rows, dtype=torch.int64, pin_memory=pinned)
@@ -208,12 +217,13 @@ class GraphBackend(TorchBackend):
         """Copy clamps to the device: line of the block, unit, value. Most blocks have those of the one before."""
         if clamps == self._held:
             return
-        self._held = clamps
+        self._held = None  # until they are: the copies may find no memory
         held = self._block.held.fill_(torch.nan)
         if clamps:
             lines, units, values = (np.array(column) for column in zip(*clamps, strict=True))
             where = torch.from_numpy(lines * self.units + units).to(held.device)
             held.view(-1)[where] = torch.from_numpy(values.astype(np.float32)).to(held.device)
+        self._held = clamps
 
     def _results(self, block: list[BlockRow], samples_from: int, traces: int) -> list[BlockRowResult]:
         steps = block[0].steps
@@ -251,7 +261,7 @@ class _Graphs:
         if self._device.type != "cuda" or not missing:
             return
         with _recording:
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side = _side_stream(self._device)
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for function in missing.values():
@@ -275,6 +285,12 @@ class _Graphs:
             self._recorded[name].replay()
         else:
             function()
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings: torch keeps a workspace of cuBLAS (32 MiB on Hopper) for every stream that used it."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _power_of_two(count: int) -> int:

@@ -242,9 +242,10 @@ def _generate(job: GenerateJob, served: ServedModel, deadline: float) -> Plan:
         if calibration is None:
             raise JobFailed(ErrorCode.NO_SENTIMENT_UNIT, "the model has no sentiment unit: leave sentiment out")
         clamps.setdefault(calibration.unit, calibration.value(job.sentiment))
+    prompt = prepare_prompt(job.prompt)
     requests = [
         RowRequest(
-            text=prepare_prompt(job.prompt),
+            text=prompt,
             generate=job.length,
             sampling=Sampling(job.temperature, job.top_k, job.top_p, (job.seed + index * _SEED_STRIDE) % 2**63),
             stop=tuple(stop.encode("utf-8") for stop in job.stop),

@@ -18,6 +18,7 @@ from model.network.cells import State
 
 SCORED = scored(0, MOST_BYTES)
 _ROWS, _ROWS_ON_A_GPU = 256, 512
+_PART_STEPS = 2048  # whose bytes are laid out at once: 4 MiB for 256 rows, however long the longest text is
 _AT = {int(place): number for number, place in enumerate(SCORED)}
 
 
@@ -85,24 +86,19 @@ def _read_batch(
     scores: (texts, SCORED), gets the scores. A column of bytes a step, for the rows that have not ended.
     """
     lengths = np.array([len(text) for text in texts])
-    padded = np.zeros((lengths[0], len(texts)), dtype=np.int64)
-    for row, text in enumerate(texts):
-        padded[: len(text), row] = np.frombuffer(text, dtype=np.uint8)
-    columns = torch.from_numpy(padded).to(model.device)
-    active_at = np.searchsorted(-lengths, -np.arange(lengths[0]), side="left")  # rows longer than the step's index
     final = torch.empty(len(texts), model.units, device=model.device)
     hidden_sum = model.zero_sum(len(texts)) if means else None
     state = model.zero_state(len(texts))
     active = len(texts)
-    for index in range(int(lengths[0])):
-        now = int(active_at[index])
+    for index, column in enumerate(_columns(texts, lengths, model.device)):
+        now = len(column)
         if now < active:
             final[now:active] = state.cell[now:active]
             state = State(state.cell[:now], state.hidden[:now])
             active = now
         if scores is not None and index in _AT:
-            scores[:active, _AT[index]] = bits(model.logits(state.hidden), columns[index, :active]).cpu().numpy()
-        state = model.step(columns[index, :active], state)
+            scores[:active, _AT[index]] = bits(model.logits(state.hidden), column).cpu().numpy()
+        state = model.step(column, state)
         if hidden_sum is not None:
             hidden_sum[:active].add_(state.hidden)
     final[:active] = state.cell
@@ -110,3 +106,17 @@ def _read_batch(
     if hidden_sum is None:
         return cell, None
     return cell, (hidden_sum.cpu().numpy() / np.maximum(lengths, 1)[:, None]).astype(np.float32)
+
+
+def _columns(texts: list[bytes], lengths: NDArray[np.int64], device: torch.device) -> Iterator[torch.Tensor]:
+    """Of every step the bytes that are read, (rows that have not ended,). texts: longest first."""
+    for begin in range(0, int(lengths[0]), _PART_STEPS):
+        steps = np.arange(begin, min(begin + _PART_STEPS, int(lengths[0])))
+        active_at = np.searchsorted(-lengths, -steps, side="left").tolist()  # rows longer than the step's index
+        padded = np.zeros((len(steps), active_at[0]), dtype=np.int64)
+        for row, text in enumerate(texts[: active_at[0]]):
+            part = memoryview(text)[begin : begin + len(steps)]
+            padded[: len(part), row] = np.frombuffer(part, dtype=np.uint8)
+        columns = torch.from_numpy(padded).to(device)
+        for column, active in zip(columns, active_at, strict=True):
+            yield column[:active]

@@ -115,7 +115,7 @@ class Row:
         self.done: Future[RowResult] = Future()
         self.slot = -1
         self.admitted_at: float | None = None  # by time.monotonic, when it got its place in the engine
-        self.last_block = 0  # number of the block that it last ran in
+        self.last_block = 0  # number of the block that it last ran in, or of the last before its place
         self.read = 0  # bytes read
         self.sampled = 0  # bytes sampled
         self.log_probability = 0.0

@@ -87,16 +87,18 @@ class Scheduler(Generic[RowT]):
             raise ValueError(f"leave() without an active {priority} row")
         self._classes[priority].active -= 1
 
-    def share(self, interactive: int, bulk: int, step_seconds: Callable[[int], float]) -> tuple[int, int]:
+    def share(self, interactive: int, bulk: int, step_seconds: Callable[[int], float], fitting: int) -> tuple[int, int]:
         """How many interactive and how many bulk rows run in the next block, of those that could.
 
-        step_seconds: time of a step by its number of rows; it must not fall as rows are added.
+        step_seconds: time of a step by its number of rows; it must not fall as rows are added. fitting: rows of a block
+        for which there is memory; one of each class runs in any case.
         """
+        most_rows = min(self.max_rows, fitting)
         if interactive == 0 or bulk == 0:
-            return min(interactive, self.max_rows), min(bulk, self.max_rows)
-        interactive = min(interactive, max(1, min(self.max_rows - 1, round((1 - self.bulk_share) * self.max_rows))))
+            return min(interactive, most_rows), min(bulk, most_rows)
+        interactive = min(interactive, max(1, min(most_rows - 1, round((1 - self.bulk_share) * most_rows))))
         limit_s = step_seconds(interactive) / (1 - self.bulk_share)
-        least, most = 1, max(1, min(bulk, self.max_rows - interactive))
+        least, most = 1, max(1, min(bulk, most_rows - interactive))
         while least < most:  # the most bulk rows with which a step keeps the limit
             middle = (least + most + 1) // 2
             if step_seconds(interactive + middle) <= limit_s:

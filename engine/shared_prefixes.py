@@ -3,8 +3,10 @@
 The state of a prompt is kept at its end and at its last prefix but one (prefix_cache.py), and that of any row where its
 request says so; the state after any other prefix is kept when the prefix is seen for the second time, so texts that
 never come again cost no copy. While an active row reads a prefix whose state will be kept, it leads: rows with the same
-prefix follow it, which means that they stand still until it has read the prefix and then take over its state. That is
-never later than if they had read it themselves, because all rows advance side by side.
+prefix follow it, which means that they stand still until it has read the prefix and then take over its state. Since all
+rows advance side by side, that is no later than if they had read it themselves, unless the row that leads is further
+back than they could be: it must trace bytes that they find in a kept state, say. Where it ends before it has read the
+prefix, the first row that follows it goes on from where it stood.
 
 A row follows at a prefix that is shorter than any it leads, so no two rows wait for each other.
 """
@@ -62,17 +64,23 @@ class SharedPrefixes:
         followers = self._led.pop(prefix.digest)
         for follower in followers:
             follower.follows = None
-            self._take_over(backend, follower, prefix, state)
+            self._take_over(backend, follower, prefix.length, state)
         return followers
 
     def leads_interactive(self, row: Row) -> bool:
-        """Whether an interactive row follows `row`, which therefore must not stand still for other bulk rows."""
+        """Whether an interactive row waits for `row`, which therefore must not stand still for other bulk rows."""
         return any(
-            follower.request.priority == "interactive" for prefix in row.keeps for follower in self._led[prefix.digest]
+            follower.request.priority == "interactive" or self.leads_interactive(follower)
+            for prefix in row.keeps
+            for follower in self._led[prefix.digest]
         )
 
-    def leave(self, backend: Backend, row: Row) -> None:
-        """The row has ended. Of those that followed it, the first reads on for the others."""
+    def leave(self, backend: Backend, row: Row, failed: bool) -> None:
+        """The row has ended. Of those that followed it, the first reads on for the others.
+
+        failed: whether its last block did, after which its state counts for nothing.
+        """
+        stood = 0 if failed else row.read
         if row.follows is not None:
             self._led[row.follows.digest].remove(row)
         for prefix in row.keeps:
@@ -81,18 +89,21 @@ class SharedPrefixes:
                 heir, *others = followers
                 heir.keeps.appendleft(prefix)
                 self._led[prefix.digest] = others
-                self._start(backend, heir)
+                if not self._start(backend, heir, stood) and stood:
+                    self._take_over(backend, heir, stood, backend.state(row.slot))
         row.keeps.clear()
 
-    def _start(self, backend: Backend, row: Row) -> int:
+    def _start(self, backend: Backend, row: Row, least: int = 0) -> int:
         """Take over or follow the longest prefix that is kept or led, shorter than any that the row leads: its length,
-        0 where there is no such prefix."""
+        0 where there is no such prefix of more than `least` bytes."""
         row.follows = None
         for prefix in reversed(row.prefixes):
+            if prefix.length <= least:
+                break
             if prefix.length > row.may_start_at or (row.keeps and prefix.length >= row.keeps[0].length):
                 continue
             if (state := self._cache.find(prefix.digest)) is not None:
-                self._take_over(backend, row, prefix, state)
+                self._take_over(backend, row, prefix.length, state)
                 return prefix.length
             if (followers := self._led.get(prefix.digest)) is not None:
                 followers.append(row)
@@ -100,10 +111,10 @@ class SharedPrefixes:
                 return prefix.length
         return 0
 
-    def _take_over(self, backend: Backend, row: Row, prefix: Prefix, state: RowState) -> None:
+    def _take_over(self, backend: Backend, row: Row, length: int, state: RowState) -> None:
         backend.restore(row.slot, state)
-        row.read = prefix.length
-        self._observer.prefix_spared(prefix.length)
+        row.read = length
+        self._observer.prefix_spared(length)
 
     def _remember(self, prefixes: Iterable[Prefix]) -> None:
         for prefix in prefixes:

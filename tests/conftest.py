@@ -35,6 +35,7 @@ from tests.support import pages
 
 TINY = Architecture("mlstm", units=48, embedding_size=16)
 SENTIMENT_UNIT = 5
+BLOCK_STEPS = 8  # of the fixture `engine`
 _PORTS_TRIED = 5
 # A test that is not marked slow takes less than 5 s on two quiet cores. With the set-up of what it shares, on a busy
 # machine, it may take this long.
@@ -313,7 +314,7 @@ def client(stack: Stack) -> Iterator[httpx.Client]:
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     """An engine of few rows, for tests that drive it without Celery."""
-    running = Engine(max_rows=16, block_steps=8)
+    running = Engine(max_rows=16, block_steps=BLOCK_STEPS)
     running.start()
     yield running
     running.close()

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from contract import wire
-from contract.jobs import JOB, DeleteHeadJob, ErrorCode, FitJob, JobBase, JobError, Outcome
+from contract.jobs import JOB, DeleteHeadJob, ErrorCode, FitJob, JobError, Outcome
 from engine import execute
 from engine.engine import Engine
 from engine.execute import Ending, Task
@@ -159,29 +159,27 @@ class Jobs:
             job = JOB.validate_json(begun.body)
         except ValidationError as error:
             # The fault's place, not the body: it may hold a user's text.
-            _refuse(f"{error.errors()[0]['type']} at {error.errors()[0]['loc']}")
-            failure = JobError(code=ErrorCode.ENGINE_FAILURE, detail="the worker cannot read the job")
-            self._fail(addressed(begun.id, begun.body), failure, delivery, receipt)
+            _refuse(f"{error.errors()[0]['type']} at {error.errors()[0]['loc']} of {begun.id}")
+            metrics.JOBS.labels("unknown", "failed").inc()
+            outcome = _failed(ErrorCode.ENGINE_FAILURE, "the worker cannot read the job")
+            self._results.finish(addressed(begun.id, begun.body), delivery, lambda: outcome, receipt)
             return None
         streamed_before = begun.again and job.kind == "generate" and job.stream
         written = self._results.stream_content(job.id) if streamed_before else StreamContent()
         served = self._served()
-        if written.model not in (None, served.version):
-            # The model served now would continue another text.
-            detail = f"{written.model} had begun to write the stream, and {served.version} is served now: ask again"
-            self._fail(job, JobError(code=ErrorCode.MODEL_CHANGED, detail=detail), delivery, receipt)
-            return None
-        metrics.QUEUE_WAIT.labels(job.priority).observe(begun.age_s)
         now = time.monotonic()
         task = Task(job, threading.Event(), now + job.timeout_s - begun.age_s, begun.again)
         running = _Running(task, delivery, receipt, served, now, begun.age_s, written)
+        if written.model not in (None, served.version):
+            # The model served now would continue another text.
+            detail = f"{written.model} had begun to write the stream, and {served.version} is served now: ask again"
+            changed = _failed(ErrorCode.MODEL_CHANGED, detail)
+            self._results.finish(job, delivery, lambda: _counted(running, changed), receipt)
+            return None
+        metrics.QUEUE_WAIT.labels(job.priority).observe(begun.age_s)
         if begun.cancelled:
             running.task.cancelled.set()
         return running
-
-    def _fail(self, job: JobBase, error: JobError, delivery: str, receipt: Receipt) -> None:
-        outcome = Outcome(state="failed", error=error)
-        self._results.finish(job, delivery, lambda: outcome, receipt)
 
     def _write(self, running: _Running, index: int, text: str) -> None:
         """Generated characters to the job's stream, except for those that an earlier delivery wrote."""
@@ -252,6 +250,10 @@ class Jobs:
 
 def _ending(outcome: Outcome) -> Ending:
     return lambda: outcome
+
+
+def _failed(code: ErrorCode, detail: str) -> Outcome:
+    return Outcome(state="failed", error=JobError(code=code, detail=detail))
 
 
 def _counted(running: _Running, outcome: Outcome) -> Outcome:

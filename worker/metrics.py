@@ -34,6 +34,7 @@ QUEUE_WAIT = Histogram(
     ["queue"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
 )
+# kind: unknown, where the job could not be read
 JOBS = Counter("neuron_jobs", "Jobs that ended", ["kind", "state"])
 JOB_SECONDS = Histogram("neuron_job_seconds", "Time from taking a job off the queue to its outcome", ["kind"])
 REFUSED_MESSAGES = Counter("neuron_refused_messages", "Queue messages that are not a job")

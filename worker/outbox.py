@@ -24,10 +24,9 @@ _PAUSE_S = 0.2
 class Receipt:
     """Waits until everything that was sent with it is written."""
 
-    def __init__(self, expected: int = 0) -> None:
-        """expected: notes to wait for beside those of what is sent."""
+    def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._left = expected
+        self._left = 0
         self._error: Exception | None = None
 
     def wait(self) -> None:
@@ -38,6 +37,7 @@ class Receipt:
                 raise self._error
 
     def expect(self) -> None:
+        """Wait for a `note` more."""
         with self._changed:
             self._left += 1
 

@@ -37,6 +37,8 @@ def celery_app(settings: WorkerSettings, service: Service) -> Celery:
         worker_prefetch_multiplier=1,
         # Redis may come up after the worker, and may go away and come back.
         broker_connection_retry_on_startup=True,
+        # However long it takes: by default the worker would end after 46 minutes.
+        broker_connection_max_retries=None,
         # And may refuse to write for a while: its disk is full, or it is still loading what it had.
         broker_channel_error_retry=True,
         # The process's logging is set up by `main`.

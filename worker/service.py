@@ -117,6 +117,7 @@ class Service:
         self._closing.set()
         for watcher in self._watchers:
             watcher.join()
+        self.jobs.give_back("stop")  # what a second Ctrl-C has left
         self.engine.close()
         self.texts.close()
         self.results.close()
@@ -189,11 +190,12 @@ class Service:
             if directory is None:
                 return
             self.served = self._load(directory)
-        except checkpoint.CheckpointError as error:
+        except Exception as error:
+            damaged = isinstance(error, checkpoint.CheckpointError)
             metrics.RELOADS.labels("refused").inc()
-            log.error("kept %s: %s", self.served.version, error)
-            # What could not be read may be readable later.
-            if directory is not None and not isinstance(error.__cause__, OSError):
+            log.error("kept %s: %s", self.served.version, error, exc_info=not damaged)
+            # What could not be read may be readable later, and what did not fit may fit.
+            if directory is not None and damaged and not isinstance(error.__cause__, OSError):
                 self._latest.give_up()
         else:
             metrics.RELOADS.labels("served").inc()

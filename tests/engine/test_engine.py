@@ -17,7 +17,7 @@ from engine.observer import Observer
 from engine.reading import read_features
 from engine.rows import DeadlineExceeded, EngineFailure, RowCancelled, RowRequest, RowResult, Sampling
 from engine.torch_backend import TorchBackend
-from tests.conftest import tiny_model, wait_until
+from tests.conftest import BLOCK_STEPS, tiny_model, wait_until
 from tests.support.exact import mean_hidden
 from tests.support.examples import examples
 
@@ -157,12 +157,29 @@ def test_bulk_rows_take_turns_beside_interactive_ones(engine: Engine) -> None:
     for row in rows:
         row.done.result(60)
     shared = [block for block in backend.blocks[begun:] if len(block) == 4]  # two rows more double the time of two
-    assert len(shared) >= 400 // engine.block_steps
+    assert len(shared) >= 400 // BLOCK_STEPS
     turns = [sum(slot in block for block in shared) for slot in range(16)]
     assert max(turns) - min(turns) <= 1
     cells = [row.done.result(60).cell for row in bulk]  # only then may another thread use the model
     np.testing.assert_allclose(cells, read_features(FOLDED, texts), atol=1e-5)
     assert len(backend.blocks[-4]) == 16  # alone again, all of them run
+
+
+def test_a_long_bulk_row_runs_beside_interactive_ones_while_short_bulk_rows_keep_coming(engine: Engine) -> None:
+    backend, stopped = Recording(), threading.Event()
+    engine.submit(backend, [RowRequest(b"i", generate=10**9)], stopped)  # leaves one bulk row room in a block
+    (long,) = engine.submit(backend, [RowRequest(b"l" * 400, priority="bulk")], threading.Event())
+    wait_until(lambda: any(len(block) == 2 for block in backend.blocks), what="the long row's start")
+
+    def submit_short(number: int = 0) -> None:
+        if not stopped.is_set():
+            text = number.to_bytes(4)
+            (row,) = engine.submit(backend, [RowRequest(text, priority="bulk")], stopped)
+            row.done.add_done_callback(lambda _: submit_short(number + 1))
+
+    submit_short()
+    assert long.done.result(30).cell.shape == (48,)
+    stopped.set()
 
 
 def test_an_interactive_row_ends_a_block_of_bulk_rows() -> None:
@@ -198,7 +215,7 @@ def test_a_bulk_row_that_an_interactive_row_follows_runs_as_one(engine: Engine) 
         assert other.done.result(60).cell.shape == (48,)
     alone = [block for block in backend.blocks[:begun] if len(block) == 1]
     beside = [block for block in backend.blocks[:begun] if len(block) == 2]
-    assert len(alone) >= len(text) // engine.block_steps  # the row before
+    assert len(alone) >= len(text) // BLOCK_STEPS  # the row before
     assert len(beside) >= 100
 
 

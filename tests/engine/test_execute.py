@@ -1,16 +1,19 @@
 """A job that continues after its first rows: what was generated is read to be ranked, and whatever happens, it ends."""
 
+import queue
+import threading
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from contract.jobs import ErrorCode, GenerateJob
 from engine import plans, serving
 from engine.engine import Engine
-from engine.execute import execute
+from engine.execute import Ending, Task, execute, start
 from engine.plans import JobFailed
-from engine.rows import RowResult
+from engine.rows import RowRequest, RowResult
 from engine.serving import ServedModel
 from model.heads.classifier import Head
 from tests.conftest import publish_tiny
@@ -57,6 +60,40 @@ def test_what_goes_wrong_between_writing_and_reading_ends_the_job(
     with pytest.raises(JobFailed, match="RuntimeError, which was logged"):
         execute(RANKED, served, engine)
     assert execute(RANKED.model_copy(update={"rank_by": "likelihood"}), served, engine)["results"]
+
+
+def test_other_rows_run_while_samples_are_prepared_to_be_read(
+    served: ServedModel, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preparing many samples of a long prompt takes longer than an engine may stand still."""
+    ranked = plans._ranked
+
+    def beside_another_row(*arguments: Any) -> plans.Plan:
+        (row,) = engine.submit(served.backend, [RowRequest(b"another text")], threading.Event())
+        row.done.result(20)
+        return ranked(*arguments)
+
+    monkeypatch.setattr(plans, "_ranked", beside_another_row)
+    assert len(execute(RANKED, served, engine)["results"]) == RANKED.n
+
+
+def test_a_job_ends_whose_engine_is_closed_between_writing_and_reading(
+    served: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(max_rows=16, block_steps=8)
+    engine.start()
+    ranked = plans._ranked
+
+    def closing(*arguments: Any) -> plans.Plan:
+        engine.close()
+        return ranked(*arguments)
+
+    monkeypatch.setattr(plans, "_ranked", closing)
+    task, ends = Task(RANKED, threading.Event()), queue.SimpleQueue[Ending]()
+    start(task, served, engine, lambda *_: None, ends.put, plans.no_head)
+    error = ends.get(timeout=60)().error
+    assert error is not None
+    assert (error.code, error.detail) == (ErrorCode.ENGINE_FAILURE, "the engine is shutting down")
 
 
 def test_a_deadline_holds_for_the_reading_too(

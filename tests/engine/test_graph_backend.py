@@ -159,6 +159,34 @@ def test_a_clamp_ends_with_its_block() -> None:
     assert (free.trace[:, 1] != 0.5).all()
 
 
+def test_clamps_hold_after_a_block_for_whose_clamps_there_was_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = GraphBackend(FOLDED["mlstm"], MAX_ROWS)
+    block = [replace(ROW, slot=backend.open())]
+
+    def no_memory(*_: object) -> torch.Tensor:
+        raise MemoryError
+
+    for clamps in ({4: 0.5}, {4: 0.25}):  # those of the next block; and others, while the device has these
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "from_numpy", no_memory)
+            with pytest.raises(MemoryError):
+                backend.run([replace(block[0], clamps=clamps)])
+        (held,) = backend.run(block)
+        assert (held.trace[:, 1] == 0.5).all()
+
+
+def test_what_a_step_takes_follows_the_blocks_that_are_waited_for() -> None:
+    backend = GraphBackend(FOLDED["mlstm"], MAX_ROWS)
+    waited, other = replace(ROW, slot=backend.open()), replace(ROW, slot=backend.open(), samples_from=6, traced=())
+    backend._seconds[:] = 1e9
+    for row in (other, waited, other):  # none of which shows its own time alone
+        backend.run([row])
+        assert backend.step_seconds(1) == 1e9
+    backend.run([waited])
+    backend.run([waited])
+    assert backend.step_seconds(1) < 1e9
+
+
 def test_every_slot_that_was_asked_for_can_be_opened_and_starts_from_zero() -> None:
     backend = GraphBackend(FOLDED["mlstm"], MAX_ROWS)
     backend.warm_up(MAX_ROWS)

@@ -77,6 +77,17 @@ def test_one_row_that_does_not_fit_fails_alone(engine: Engine) -> None:
     assert engine.alive
 
 
+@pytest.mark.parametrize("fits", [1, 4])
+def test_a_bulk_row_runs_beside_more_interactive_rows_than_fit(engine: Engine, fits: int) -> None:
+    backend, cancelled = Small(MemoryError(), fits), threading.Event()
+    endless = [RowRequest(bytes([number]), generate=10**9) for number in range(8)]
+    rows = engine.submit(backend, endless, cancelled)
+    (bulk,) = engine.submit(backend, [RowRequest(b"a text that nobody waits for", priority="bulk")], threading.Event())
+    assert bulk.done.result(30).cell.shape == (48,)
+    assert not any(row.done.done() for row in rows)
+    cancelled.set()
+
+
 def test_every_block_that_does_not_fit_is_reported() -> None:
     class Counting(Observer):
         blocks = 0

@@ -1,5 +1,6 @@
 """`read_features` gives every text the vector it would have alone, in the order of the texts, whatever the batch."""
 
+import tracemalloc
 from typing import get_args
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from engine import reading
 from engine.folded import FoldedModel
 from engine.reading import read_features, read_texts
 from model.heads.pooling import Pooling, pool
@@ -90,6 +92,18 @@ def test_many_texts_of_one_length() -> None:
     features = read_features(MODEL, texts, rows=16)
     np.testing.assert_allclose(features[37], read_alone(MODEL, texts[37]), rtol=0, atol=1e-5)
     assert len(np.unique(features.round(4), axis=0)) == 50
+
+
+def test_one_long_text_among_short_ones_takes_no_memory_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_PART_STEPS", 64)
+    texts = [bytes(range(256)) * 4, bytes(64), bytes(65), *[b"short"] * 997]
+    tracemalloc.start()
+    features = read_features(MODEL, texts, rows=1000)
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most_bytes < 2e6  # a number for each step and row takes 8 MB
+    for number in (0, 1, 2, 999):
+        np.testing.assert_allclose(features[number], read_alone(MODEL, texts[number]), rtol=0, atol=1e-5)
 
 
 def test_a_text_of_no_bytes_is_the_zero_state() -> None:

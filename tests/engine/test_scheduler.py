@@ -58,15 +58,19 @@ def test_a_withdrawn_row_never_runs(rows: list[Priority], gone: set[int]) -> Non
     assert {id(row) for row in admitted} == {id(row) for row in objects} - {id(row) for row in dead}
 
 
-@given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 256), shares, st.floats(0, 1), st.floats(0, 0.1))
+row_limits = st.integers(1, 256)
+
+
+@given(st.integers(0, 300), st.integers(0, 300), row_limits, row_limits, shares, st.floats(0, 1), st.floats(0, 0.1))
 def test_a_block_is_shared_as_promised(
-    interactive: int, bulk: int, max_rows: int, bulk_share: float, step_s: float, row_s: float
+    interactive: int, bulk: int, max_rows: int, fitting: int, bulk_share: float, step_s: float, row_s: float
 ) -> None:
     def step_seconds(rows: int) -> float:
         return step_s + row_s * rows
 
     scheduler: Scheduler[int] = Scheduler(max_rows, bulk_share)
-    awaited, others = scheduler.share(interactive, bulk, step_seconds)
+    awaited, others = scheduler.share(interactive, bulk, step_seconds, fitting)
+    max_rows = min(max_rows, fitting)
     assert awaited <= interactive
     assert others <= bulk
     assert (awaited > 0, others > 0) == (interactive > 0, bulk > 0)  # nobody starves
@@ -81,13 +85,13 @@ def test_a_block_is_shared_as_promised(
 
 
 def test_where_a_step_costs_the_same_for_all_rows_none_stands_still() -> None:
-    assert Scheduler[int](256, 0.5).share(1, 255, lambda _: 1e-4) == (1, 255)
+    assert Scheduler[int](256, 0.5).share(1, 255, lambda _: 1e-4, 256) == (1, 255)
 
 
 def test_half_of_the_engine_is_a_step_of_twice_the_time() -> None:
-    assert Scheduler[int](256, 0.5).share(10, 256, lambda rows: 100 + 10 * rows) == (10, 20)
-    assert Scheduler[int](256, 0.5).share(256, 256, lambda rows: rows) == (128, 128)
-    assert Scheduler[int](256, 0.0).share(256, 256, lambda rows: rows) == (255, 1)
+    assert Scheduler[int](256, 0.5).share(10, 256, lambda rows: 100 + 10 * rows, 256) == (10, 20)
+    assert Scheduler[int](256, 0.5).share(256, 256, lambda rows: rows, 256) == (128, 128)
+    assert Scheduler[int](256, 0.0).share(256, 256, lambda rows: rows, 256) == (255, 1)
 
 
 def test_what_makes_no_sense_is_refused() -> None:

@@ -31,9 +31,9 @@ class Service:
     stack: Stack
     harm: Path  # what it says befalls the worker: see tests/worker/sabotaged.py
 
-    def start_worker(self) -> None:
+    def start_worker(self, **environment: str) -> None:
         self.stack.environment["NEURON_WORKER_METRICS_PORT"] = str(free_port())
-        self.stack.spawn("worker", "tests.worker.hurried")
+        self.stack.spawn("worker", "tests.worker.hurried", **environment)
 
     @property
     def has_worker(self) -> bool:
@@ -219,6 +219,30 @@ def test_sigterm_gives_back_what_does_not_end_in_time(
     wait_until(lambda: {state(client, where) for where in jobs} == {"done"}, what="the end")
     wait_until(lambda: state(client, endless) == "cancelled", what="the end of the endless one")
     assert {streamed(queue, where) for where in jobs} == {whole}
+
+
+@pytest.mark.slow
+def test_what_runs_is_given_back_at_a_second_ctrl_c(
+    service: Service, stack_alone: Stack, client: httpx.Client, queue: "redis.Redis"
+) -> None:
+    service.start_worker(NEURON_WORKER_GRACE_S="60")
+    stack_alone.wait_ready()
+    where = client.post("/generate", json=ENDLESS, headers=ASYNC).headers["location"]
+    wait_until(lambda: state(client, where) == "running", what="the start")
+    worker = stack_alone.processes.pop("worker")
+    worker.send_signal(signal.SIGINT)
+
+    def takes_no_messages() -> bool:
+        """Celery asked for one each second, and waits for its threads now."""
+        (taking,) = [of for of in queue.client_list() if of["cmd"] == "brpop"]
+        return "b" not in taking["flags"] and int(taking["idle"]) > 2
+
+    wait_until(takes_no_messages, what="the last look for messages")
+    worker.send_signal(signal.SIGINT)
+    worker.wait(30)
+    assert state(client, where) == "queued"
+    assert queue.hget(wire.job(where.split("/")[-1]), "attempts") == b"0"
+    client.delete(where)
 
 
 def test_sigterm_ends_a_worker_whose_redis_is_away(stack: Stack, client: httpx.Client) -> None:

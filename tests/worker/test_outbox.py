@@ -76,7 +76,8 @@ def test_what_cannot_be_worked_out_fails_its_own_receipt_alone(redis_url: str) -
 
 def test_a_receipt_waits_for_what_is_expected_beside_what_is_sent(redis_url: str) -> None:
     outbox = Outbox(redis.Redis.from_url(redis_url))
-    receipt = Receipt(expected=1)
+    receipt = Receipt()
+    receipt.expect()
     outbox.send(receipt, partial(commands, ("INCR", "written")))
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(receipt.wait)

@@ -24,6 +24,7 @@ REFUSED = '{outcome="refused"}'
 class Serving:
     volume: Path
     stack: Stack
+    harm: Path  # what it says befalls the worker: see tests/worker/sabotaged.py
 
     @property
     def step(self) -> int:
@@ -48,9 +49,12 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     directory = tmp_path_factory.mktemp("reload")
     volume = directory / "volume"
     publish_tiny(volume, step=1)
+    harm = directory / "harm"
     settings = {"NEURON_CHECKPOINT_DIR": str(volume), "NEURON_WORKER_POLL_S": POLL_S, "NEURON_API_MAX_LENGTH": "50000"}
-    with run_stack(directory, **settings) as stack:
-        yield Serving(volume, stack)
+    with run_stack(directory, worker=False, SABOTAGE_FILE=str(harm), **settings) as stack:
+        stack.spawn("worker", "tests.worker.sabotaged")
+        stack.wait_ready()
+        yield Serving(volume, stack, harm)
 
 
 def test_ten_models_are_published_under_load(serving: Serving) -> None:
@@ -134,6 +138,18 @@ def test_a_bad_checkpoint_is_refused_counted_and_logged_and_the_old_one_serves_o
     assert "is damaged: its SHA-256" in serving.stack.log.read_text()
     serving.wait_served(serving.publish())
     assert serving.stack.worker_metric("neuron_reloads_total", REFUSED) == before + 1  # refused once, not at every look
+
+
+def test_a_model_that_does_not_fit_is_refused_and_counted_and_is_served_once_it_fits(serving: Serving) -> None:
+    old = serving.step
+    before = serving.stack.worker_metric("neuron_reloads_total", REFUSED)
+    serving.harm.write_text("oom 0")
+    new = serving.publish()
+    wait_until(lambda: serving.stack.worker_metric("neuron_reloads_total", REFUSED) > before, what="the refusal")
+    assert serving.serves(old)
+    serving.harm.unlink()
+    serving.wait_served(new)
+    assert serving.stack.worker_metric("neuron_watcher_errors_total", '{watcher="watch_latest"}') == 0
 
 
 def test_going_back_is_a_reload_like_any_other(serving: Serving) -> None:

@@ -59,6 +59,8 @@ def test_a_job_delivered_twice_is_answered_once(stack: Stack, client_of_redis: "
 
 def test_what_is_no_job_is_refused_and_its_neighbours_run(stack: Stack, client_of_redis: "redis.Redis") -> None:
     before = stack.worker_metric("neuron_refused_messages_total")
+    unread = '{kind="unknown",state="failed"}'
+    counted = stack.worker_metric("neuron_jobs_total", unread)
     ids = [{"kind": "shell"}, "../../etc/passwd-------", None, 7]
     bodies = [{"kind": "shell"}, {"surprise": 1}, {"texts": "text"}]
     jobs = [record(client_of_redis, f"no-job-{number:013d}", **changes) for number, changes in enumerate(bodies)]
@@ -68,6 +70,7 @@ def test_what_is_no_job_is_refused_and_its_neighbours_run(stack: Stack, client_o
     for job_id in (*jobs, "no-json-at-all-00000"):
         assert outcome(client_of_redis, job_id)["error"]["code"] == "engine-failure"  # type: ignore[index]
     assert stack.worker_metric("neuron_refused_messages_total") == before + len(ids) + len(jobs) + 1
+    assert stack.worker_metric("neuron_jobs_total", unread) == counted + len(jobs) + 1
 
 
 @pytest.mark.parametrize(("model", "state"), [("tiny step 1", "done"), ("tiny step 0", "failed")])
@@ -81,11 +84,13 @@ def test_a_stream_is_gone_on_with_by_the_model_that_began_it(
     job_id = record(client_of_redis, f"began-by-{model.replace(' ', '-')}", **job)
     stored = {name: value for name, value in (JOB | job | {"id": job_id}).items() if value is not None}
     client_of_redis.hset(wire.job(job_id), mapping={"body": json.dumps(stored | {"sentiment": None}), "holder": "dead"})
+    counted = stack.worker_metric("neuron_jobs_total", ended_so := f'{{kind="generate",state="{state}"}}')
     data = json.dumps({"index": 0, "text": whole[:7]})
     client_of_redis.xadd(wire.events(job_id), {"event": "token", "data": data, "model": model})
     send(stack, [job_id])
     ended = outcome(client_of_redis, job_id)
     assert ended["state"] == state
+    assert stack.worker_metric("neuron_jobs_total", ended_so) == counted + 1
     entries = client_of_redis.xrange(wire.events(job_id))
     text = "".join(json.loads(entry[b"data"])["text"] for _, entry in entries if entry[b"event"] == b"token")  # type: ignore[union-attr]
     assert text == (whole if state == "done" else whole[:7])

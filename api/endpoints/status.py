@@ -48,7 +48,7 @@ def _reason(worker: WorkerStatus) -> str:
     """Why a worker is not ready."""
     if worker.stopping:
         return "is stopping"
-    if worker.engine_age_s < wire.ENGINE_STALLED_S:
+    if worker.engine_age_s < wire.HEARTBEAT_INTERVAL_S:  # it moved a moment ago, so it does not hang
         return "has an engine that has failed: the worker's log says how"
     return f"has an engine that has not moved for {worker.engine_age_s:.0f} s"
 

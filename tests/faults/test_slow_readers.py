@@ -61,7 +61,8 @@ def test_streams_that_nobody_reads_harm_nobody(tiny_volume: Path, tmp_path: Path
                 some = written()
                 wait_until(lambda: written() > 2 * some, what="more, although nobody reads it")
                 grown = rss_mib(gateway) - before
-                assert load.ended_since(moment) > 20, "the others wait for the readers"
+                wait_until(lambda: load.ended_since(moment) > 20, what="the end of others, which wait for no reader")
+                assert len(unread()) == STREAMS
             finally:
                 for client in clients:
                     client.close()

@@ -79,8 +79,14 @@ def build(
     labelling = _labelling(label_field, labels_directory, positive, negative, named_classes)
     with ExitStack() as stack:
         # By default it would end the process at once, and leave up to three times the text beside --out.
-        ended = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-        stack.callback(signal.signal, signal.SIGTERM, ended)
+        terminated = False
+
+        def terminate(number: int, _: object) -> None:
+            nonlocal terminated
+            terminated = True
+            sys.exit(128 + number)
+
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, terminate))
         bar = stack.enter_context(_progress())
         task = bar.add_task("")
 
@@ -105,8 +111,12 @@ def build(
                 strict=reading.faults.strict,
                 progress=BuildProgress(stage, lambda size: bar.advance(task, size), report),
             )
-        except CorpusError as error:
-            raise click.ClickException(str(error)) from error
+        except (Exception, KeyboardInterrupt) as error:
+            if terminated:  # a library that was at work has made an error of its own of it
+                sys.exit(128 + signal.SIGTERM)
+            if isinstance(error, CorpusError):
+                raise click.ClickException(str(error)) from error
+            raise
     if manifest.malformed > REPORTED:
         click.echo(f"left out: {manifest.malformed - REPORTED:,} more malformed records", err=True)
     click.echo(

@@ -79,7 +79,8 @@ def all_(
     into the page as well, if they are of no other checkpoint.
     """
     page = page or out / RESULTS
-    if beside is not None and not _reports(beside):
+    compared = None if beside is None else _reports(beside)
+    if compared == {}:
         raise click.UsageError(f"--beside {beside} holds no reports")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -128,8 +129,8 @@ def all_(
     for name in others:
         click.echo(f"left out: {out / name} is of another checkpoint", err=True)
         del reports[name]
-    replace_file(page, _page(out, reports, page.parent, beside))
-    table = summary.summarize(reports, None if beside is None else _reports(beside))
+    replace_file(page, _page(out, reports, page.parent, compared))
+    table = summary.summarize(reports, compared)
     click.echo(f"{table.markdown()}\n\n{page}: this table, and every report")
 
 
@@ -138,14 +139,14 @@ def results_page(out: Path, place: Path, beside: Path | None = None) -> str:
 
     beside: reports of another checkpoint, for a column of the table.
     """
-    return _page(out, _reports(out), place, beside)
+    return _page(out, _reports(out), place, None if beside is None else _reports(beside))
 
 
-def _page(out: Path, reports: dict[str, dict[str, Any]], place: Path, beside: Path | None) -> str:
+def _page(out: Path, reports: summary.Reports, place: Path, beside: summary.Reports | None) -> str:
     bodies = {
         name: embedded((out / name / MARKDOWN).read_text(), os.path.relpath(out / name, place)) for name in reports
     }
-    return summary.page(reports, bodies, None if beside is None else _reports(beside))
+    return summary.page(reports, bodies, beside)
 
 
 def _reports(out: Path) -> dict[str, dict[str, Any]]:

@@ -65,6 +65,7 @@ def test_a_run_is_watched_from_outside(corpus: Path, tmp_path: Path) -> None:
     try:
         wait_until(
             lambda: process.poll() is not None or ask(port).get('publishes_total{outcome="ok"}', 0) >= 1,
+            timeout_s=240,  # it takes a process of its own, which shares the cores with all other tests
             what="a snapshot being published",
         )
         assert process.poll() is None, output.read_text()

@@ -74,7 +74,7 @@ test: $(DEVELOP_STAMP)
 	$(PYTEST) -m 'not slow' --hypothesis-profile=quick
 
 test-all: $(DEVELOP_STAMP) $(CLIENTS_STAMP)
-	$(PYTEST)
+	$(PYTEST) --durations=25
 
 # The kernels for GPUs, without one: compiled for an H100, and interpreted.
 kernels: $(KERNELS_STAMP)

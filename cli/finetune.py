@@ -17,8 +17,8 @@ from model.checkpoints.checkpoint import CheckpointError
 from model.heads.checks import HeadError
 from model.heads.classifier import SENTIMENT_HEAD
 from sentiment_neuron.bars import Bars
-from texts.faults import shown
-from texts.labelled import Labelled, distinct
+from texts.faults import TextsError
+from texts.labelled import check_known, distinct
 from trainer.finetuning.finetune import Finetuning, Stopped
 from trainer.finetuning.options import FinetuningOptions
 from trainer.finetuning.task import digest
@@ -86,7 +86,9 @@ def finetune(
         train, valid, test = parts[0], parts[1], parts[2]
         if train is None or valid is None:
             raise click.UsageError("--train and --valid are needed")
-        labels = _labels(train, {"valid": valid, "test": test})
+        labels = distinct(train.labels)
+        for part, labelled in (("--valid", valid), ("--test", test)):
+            check_known(part, labelled.labels if labelled else (), labels)
         start = checkpoint.read_manifest(volumes.resolve(Path(start_from)))
         check_size(start.architecture.units, len(labels))
         name = name or f"{start.name[:57]}-tuned"
@@ -101,23 +103,13 @@ def finetune(
         published, head = publish_tuned(tuning, volume, name, head_name, test)
     except Stopped as stopped:
         raise click.ClickException("stopped; the same command publishes what is done") from stopped
-    except (TrainingError, SnapshotError, CheckpointError, HeadError, OSError) as error:
+    except (TextsError, TrainingError, SnapshotError, CheckpointError, HeadError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if directory is None:
         shutil.rmtree(place)
     for metric, value in head.metrics.items():
         click.echo(f"{metric:<20} {value:.4f}")
     click.echo(f"published {published}\nserve it: NEURON_CHECKPOINT_DIR={shlex.quote(str(volume))} neuron up")
-
-
-def _labels(train: Labelled, others: dict[str, Labelled | None]) -> list[str]:
-    """The labels of the training texts."""
-    found = distinct(train.labels)
-    for name, part in others.items():
-        unknown = distinct(set(part.labels) - set(found)) if part is not None else []
-        if unknown:
-            raise click.ClickException(f"--{name} has labels that --train does not have: {shown(unknown)}")
-    return found
 
 
 def _run(tuning: Finetuning) -> bool:

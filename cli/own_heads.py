@@ -26,7 +26,7 @@ from model.heads.pooling import Pooling
 from recurrent import published
 from sentiment_neuron.heads import heads_directory
 from sentiment_neuron.requests import fit_body
-from texts.labelled import distinct
+from texts.labelled import distinct, numbered
 from texts.preparation import prepare
 
 
@@ -57,8 +57,7 @@ def fit_head(
         model = FoldedModel(loaded.model, "cuda" if torch.cuda.is_available() else "cpu")
         features = _read(model, material.texts, body.features, rows)
         labels = distinct(example.label for example in body.examples)
-        classes = {label: number for number, label in enumerate(labels)}
-        y = np.array([classes[label] for label in material.labels], dtype=np.int64)
+        y = np.array(numbered(material.labels, labels), dtype=np.int64)
         fitted = fit_unit_cv(features, y) if unit_only else fit_cv(features, y, len(labels))
         stored = stored_head(name, loaded.manifest, fitted, labels, body.features, len(y), time.time(), made_by="")
         with head_store.alone_in(heads):

@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from texts.faults import Faults, TextsError, shown
-from texts.labelled import WHERE_THEY_ARE, Columns, Labelled, distinct, joined, read_labelled
+from texts.faults import Faults, TextsError
+from texts.labelled import (
+    WHERE_THEY_ARE,
+    Columns,
+    Labelled,
+    check_known,
+    distinct,
+    joined,
+    numbered,
+    read_labelled,
+)
 from texts.sets import find_parts
 
 Rows = NDArray[np.int64]
@@ -30,11 +39,7 @@ class Sets:
         if len(self.labels) < 2:
             raise TextsError(f"train: all rows have the label {self.labels[0]!r}: at least two are needed")
         for name, part in (("valid", self.valid), ("test", self.test)):
-            unknown = sorted(set(part.labels if part else ()) - set(self.labels))
-            if unknown:
-                raise TextsError(
-                    f"{name}: labels {shown(unknown)} are not among the training part's: {shown(self.labels)}"
-                )
+            check_known(name, part.labels if part else (), self.labels)
 
     @property
     def labels(self) -> list[str]:
@@ -47,8 +52,7 @@ class Sets:
 
     def numbers(self, part: Labelled) -> Rows:
         """The labels of a part as their index in `labels`, (rows,)."""
-        index = {label: number for number, label in enumerate(self.labels)}
-        return np.array([index[label] for label in part.labels], dtype=np.int64)
+        return np.array(numbered(part.labels, self.labels), dtype=np.int64)
 
     def splits(self, folds: int, seed: int = 0) -> list[Split]:
         """(rows to fit on, rows to choose on) of `fitting`.

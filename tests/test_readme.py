@@ -69,6 +69,7 @@ def speaks_to_the_service(block: str) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # some take minutes on one core of an old CPU
 @pytest.mark.parametrize(
     ("page", "block"),
     [pytest.param(page, block, id=f"{page}-{number}") for page, number, block in BLOCKS if block != SERVE],

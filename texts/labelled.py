@@ -104,6 +104,19 @@ def distinct(labels: Iterable[str]) -> list[str]:
     return sorted(set(labels), key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0, label))
 
 
+def numbered(labels: Iterable[str], classes: Sequence[str]) -> list[int]:
+    """The index of every label in `classes`, (labels,)."""
+    index = {label: number for number, label in enumerate(classes)}
+    return [index[label] for label in labels]
+
+
+def check_known(part: str, labels: Iterable[str], classes: Sequence[str]) -> None:
+    """Raises TextsError, which names the part, if one of its labels is not one of `classes`, the training part's."""
+    unknown = distinct(set(labels) - set(classes))
+    if unknown:
+        raise TextsError(f"{part}: labels {shown(unknown)} are not among the training part's: {shown(classes)}")
+
+
 def joined(parts: Iterable[Labelled]) -> Labelled:
     """The rows of all parts, in order."""
     parts = list(parts)

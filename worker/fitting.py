@@ -28,7 +28,7 @@ from model.checkpoints.stored_head import StoredHead, stored_head
 from model.heads.checks import HeadError
 from model.heads.l1 import Matrix
 from model.heads.pooling import pool
-from texts.labelled import distinct
+from texts.labelled import distinct, numbered
 from texts.preparation import prepare
 from worker import metrics
 from worker.fit_process import FitProcess, FitProcessError, FitStopped
@@ -97,8 +97,7 @@ class Fitter:
 
     def _make(self, task: Task, job: FitJob, served: ServedModel) -> StoredHead:
         labels = distinct(job.labels)
-        classes = {label: number for number, label in enumerate(labels)}
-        y = np.array([classes[label] for label in job.labels], dtype=np.int64)
+        y = np.array(numbered(job.labels, labels), dtype=np.int64)
         features = self._read(task, job, served)
         began = time.monotonic()
         with FitProcess(len(labels), job.unit_only, torch.get_num_threads(), lambda: _is_over(task)) as process:

@@ -110,7 +110,7 @@ def test_what_is_refused(neuron: Neuron, volume: Path, files: list[object], tmp_
     other.write_text("text,label\nfine,2\n")
     whole = ("finetune", "--from", volume, *files, "--out", tmp_path / "out")
     for options, said in (
-        (("--valid", other), "--valid has labels that --train does not have: 2"),
+        (("--valid", other), "--valid: labels 2 are not among the training part's: 0, 1"),
         (("--label-field", "stars"), "the label field 'stars' is not there (--label-field)"),
         (("--rows", 0), "--rows is 0, it must be at least 1"),
         (("--name", "No Name"), "name 'No Name'"),

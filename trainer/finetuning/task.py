@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.network.objective import Targets
-from texts.labelled import Labelled
+from texts.labelled import Labelled, numbered
 from texts.preparation import prepare
 
 NOTHING = -100  # a target that torch's cross-entropy leaves out: after the last byte of a text nothing is predicted
@@ -27,7 +27,7 @@ class Task:
 
     @classmethod
     def of(cls, labelled: Labelled, labels: list[str]) -> "Task":
-        classes = np.array([labels.index(label) for label in labelled.labels])
+        classes = np.array(numbered(labelled.labels, labels), dtype=np.int64)
         return cls([prepare(text) for text in labelled.texts], classes)
 
     @property

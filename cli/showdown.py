@@ -24,7 +24,7 @@ from evaluation import tricks as tricks_protocol
 from evaluation.features import Progress, Reader
 from evaluation.report import Report
 from evaluation.sets import Rows, Sets
-from evaluation.showdown import SIZES, Contender, Fitted
+from evaluation.showdown import SIZES, Answer, Contender
 from model.checkpoints import checkpoint
 from recurrent.options import Options
 from texts.labelled import Labelled
@@ -105,10 +105,10 @@ def _numbers(sizes: str) -> list[int]:
     return found
 
 
-def _tuned(options: FinetuningOptions) -> Callable[[Sequence[str], Rows, Rows], Fitted]:
+def _tuned(options: FinetuningOptions) -> Callable[[Sequence[str], Rows, Rows], Answer]:
     """options: for any texts, whose digest they lack."""
 
-    def fit(texts: Sequence[str], y: Rows, _rows: Rows) -> Fitted:
+    def fit(texts: Sequence[str], y: Rows, _rows: Rows) -> Answer:
         held = np.arange(len(texts)) % _VALID == 0
         train, valid = (
             Labelled([texts[row] for row in rows], [str(y[row]) for row in rows])
@@ -122,7 +122,7 @@ def _tuned(options: FinetuningOptions) -> Callable[[Sequence[str], Rows, Rows], 
             model = FoldedModel(checkpoint.read(published).model, str(tuning.device))
         weights, bias = head.matrix[:, 0], head.bias[0]
         units = sorted(head.weights)
-        return Fitted(lambda asked: read_features(model, [prepare(text) for text in asked])[:, units] @ weights + bias)
+        return lambda asked: read_features(model, [prepare(text) for text in asked])[:, units] @ weights + bias
 
     return fit
 

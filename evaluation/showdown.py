@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from engine.reading import read_features
 from evaluation.area import area, area_interval
 from evaluation.baseline import fit_baseline
-from evaluation.features import EvaluationError, Features, Reader
+from evaluation.features import EvaluationError, Reader
 from evaluation.logistic import choose, fit, recipes
 from evaluation.report import COLOURS, Report, Table, percent, plot
 from evaluation.sets import FOLDS, Rows, Sets, Split
@@ -37,7 +37,7 @@ from texts.preparation import prepare
 SIZES = (100, 1_000, 10_000, 100_000)
 _FEW = 1_000  # texts up to which there are several draws, and several folds to choose on
 _DRAWS = 5
-_TIMED = 512  # test texts that the speed of answering is measured on
+_TIMED = 512  # texts that the speed of reading is measured on
 _MEASURED = ("accuracy", "auc", "fit_s", "texts_per_s")
 
 Scores = NDArray[np.float64]  # (texts,), the larger the more it is the second label, above 0 where it is
@@ -45,11 +45,11 @@ Answer = Callable[[Sequence[str]], Scores]
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """answer: for any texts. scores: of the test, where they are known already. reading_s: of what was read before."""
+class Answered:
+    """The test's scores, and how fast any texts are answered. reading_s: of what was read before the fit, for it."""
 
-    answer: Answer
-    scores: Scores | None = None
+    scores: Scores
+    texts_per_s: float
     reading_s: float = 0.0
 
 
@@ -57,12 +57,13 @@ class Fitted:
 class Contender:
     """What learns.
 
-    fit: gets texts, their classes, 0 or 1, and their rows. about: all settings that its answers depend on, with so many
+    fit: gets texts, their classes, 0 or 1, and their rows; returns what answers, or the answers, where these cost
+    nothing because all texts were read before. about: all settings that its answers depend on, with so many
     texts. most: labelled texts that it is given. draws: of one size, at most.
     """
 
     name: str
-    fit: Callable[[Sequence[str], Rows, Rows], Fitted]
+    fit: Callable[[Sequence[str], Rows, Rows], Answer | Answered]
     about: Callable[[int], str] = lambda _: ""
     most: int | None = None
     draws: int = _DRAWS
@@ -142,14 +143,14 @@ def _judged(
     chosen = [texts[row] for row in rows]
     began = time.monotonic()
     fitted = contender.fit(chosen, y[rows], rows)
-    fit_s = time.monotonic() - began + fitted.reading_s
-    some = test.texts[:_TIMED]
-    began = time.monotonic()
-    fitted.answer(some)
-    texts_per_s = len(some) / (time.monotonic() - began)
-    scores = fitted.answer(test.texts) if fitted.scores is None else fitted.scores
-    accuracy = float(((scores > 0) == (test_y == 1)).mean())
-    return dict(zip(_MEASURED, (accuracy, area(scores, test_y), fit_s, texts_per_s), strict=True))
+    fit_s = time.monotonic() - began
+    if not isinstance(fitted, Answered):
+        began = time.monotonic()
+        scores = fitted(test.texts)
+        fitted = Answered(scores, len(scores) / (time.monotonic() - began))
+    accuracy = float(((fitted.scores > 0) == (test_y == 1)).mean())
+    measured = (accuracy, area(fitted.scores, test_y), fit_s + fitted.reading_s, fitted.texts_per_s)
+    return dict(zip(_MEASURED, measured, strict=True))
 
 
 def _mean(found: list[dict[str, float]], test_y: Rows) -> dict[str, Any]:
@@ -191,26 +192,22 @@ def _contenders(
 ) -> list[Contender]:
     """The features of all texts are read once, before any fit; how long that takes is told to each that uses some."""
     x, test_x = reader.features(texts, "reading"), reader.features(test, "reading the test part")
-    some = [prepare(text) for text in texts[:_TIMED]]
+    some = texts[:_TIMED]
     began = time.monotonic()
-    read_features(reader.model, some, reader.pooling)
-    seconds_a_byte = (time.monotonic() - began) / sum(map(len, some))
+    read_features(reader.model, [prepare(text) for text in some], reader.pooling)
+    seconds_a_byte = (time.monotonic() - began) / _bytes(some)
 
-    def linear(weights: NDArray[np.float64], bias: float, chosen: Sequence[str]) -> Fitted:
-        def scores(features: Features) -> Scores:
-            return features @ weights + bias
+    def linear(weights: NDArray[np.float64], bias: float, chosen: Sequence[str]) -> Answered:
+        # The product with the weights takes nothing beside the reading.
+        texts_per_s = len(test) / (seconds_a_byte * _bytes(test))
+        return Answered(test_x @ weights + bias, texts_per_s, seconds_a_byte * _bytes(chosen))
 
-        def answer(asked: Sequence[str]) -> Scores:
-            return scores(read_features(reader.model, [prepare(text) for text in asked], reader.pooling))
-
-        return Fitted(answer, scores(test_x), seconds_a_byte * sum(len(prepare(text)) for text in chosen))
-
-    def features(chosen: Sequence[str], y: Rows, rows: Rows) -> Fitted:
+    def features(chosen: Sequence[str], y: Rows, rows: Rows) -> Answered:
         best = choose(x[rows], y, _splits(y), recipes()).recipe
         (found,) = fit(x[rows], y, [best])
         return linear(found.weights[0], float(found.bias[0]), chosen)
 
-    def unit(chosen: Sequence[str], y: Rows, rows: Rows) -> Fitted:
+    def unit(chosen: Sequence[str], y: Rows, rows: Rows) -> Answered:
         number = reader.calibration.unit
         threshold, polarity, _ = fit_threshold(x[rows, number], y)
         weights = np.zeros(x.shape[1])
@@ -230,6 +227,10 @@ def _contenders(
     return found if reader.manifest.sentiment is None else [*found, Contender("the unit", unit)]
 
 
+def _bytes(texts: Sequence[str]) -> int:
+    return sum(len(prepare(text)) for text in texts)
+
+
 def _warm_up(options: Options, seed: int) -> None:
     """What a process does at its first fit alone, such as imports, is no contender's time."""
     texts, y = ["good", "bad"] * 10, np.array([1, 0] * 10)
@@ -237,16 +238,16 @@ def _warm_up(options: Options, seed: int) -> None:
     _recurrent(replace(options, min_df=1, epochs=1), texts, y, seed)
 
 
-def _tfidf(texts: Sequence[str], y: Rows, _rows: Rows) -> Fitted:
-    return Fitted(fit_baseline(texts, y, len(y), _splits(y), None, logarithms=(True, False)).log_odds)
+def _tfidf(texts: Sequence[str], y: Rows, _rows: Rows) -> Answer:
+    return fit_baseline(texts, y, len(y), _splits(y), None, logarithms=(True, False)).log_odds
 
 
-def _recurrent(options: Options, texts: Sequence[str], y: Rows, seed: int) -> Fitted:
+def _recurrent(options: Options, texts: Sequence[str], y: Rows, seed: int) -> Answer:
     try:
         model = fit_recurrent(options, "binary", ["0", "1"], texts, y.astype(np.float64), seed=seed)
     except (OptionError, DivergedError) as error:
         raise EvaluationError(f"the recurrent classifier cannot learn from {len(texts):,} texts: {error}") from error
-    return Fitted(lambda asked: model.outputs(asked)[:, 0].astype(np.float64))
+    return lambda asked: model.outputs(asked)[:, 0].astype(np.float64)
 
 
 def _resolved(options: Options, texts: int) -> Options:

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from evaluation import showdown
 from evaluation.area import area, area_interval
 from evaluation.features import EvaluationError, Reader
-from evaluation.showdown import Contender, Fitted
+from evaluation.showdown import Answer, Contender
 from recurrent.options import Options
 from tests.support.carrier import assert_pictures, flipped, sets
 from texts.labelled import Labelled
@@ -61,10 +61,10 @@ def test_contenders_choose_nothing_on_the_test_part(reader: Reader, tmp_path: Pa
     evaluate = partial(showdown.evaluate, reader, options=Options(embedding=4, units=4, epochs=3))
     seen: list[tuple[int, int]] = []
 
-    def fit(texts: Any, y: Any, rows: Any) -> Fitted:
+    def fit(texts: Any, y: Any, rows: Any) -> Answer:
         seen.append((len(texts), int(y.sum())))
         assert [one.train.texts[row] for row in rows] == texts
-        return Fitted(lambda asked: np.array([text.count("+") - 0.5 for text in asked]))
+        return lambda asked: np.array([text.count("+") - 0.5 for text in asked])
 
     mark = Contender("the mark", fit, most=40)
     more = [mark, replace(mark, name="the mark, twice", draws=2)]
@@ -82,6 +82,7 @@ def test_contenders_choose_nothing_on_the_test_part(reader: Reader, tmp_path: Pa
         assert low <= point["accuracy"] <= high + 1e-9
         assert point["fit_s"] >= 0
         assert point["texts_per_s"] > 0
+    assert points["features", 40]["texts_per_s"] == points["the unit", 120]["texts_per_s"]  # both read as much
     assert evaluate(one, [40, 1000], more).values["points"] == report.values["points"]
     assert len(seen) == 7
     whole = replace(mark, most=None)

@@ -196,10 +196,9 @@ def _contenders(
     began = time.monotonic()
     read_features(reader.model, [prepare(text) for text in some], reader.pooling)
     seconds_a_byte = (time.monotonic() - began) / _bytes(some)
+    texts_per_s = len(test) / (seconds_a_byte * _bytes(test))  # the product with the weights takes nothing beside it
 
     def linear(weights: NDArray[np.float64], bias: float, chosen: Sequence[str]) -> Answered:
-        # The product with the weights takes nothing beside the reading.
-        texts_per_s = len(test) / (seconds_a_byte * _bytes(test))
         return Answered(test_x @ weights + bias, texts_per_s, seconds_a_byte * _bytes(chosen))
 
     def features(chosen: Sequence[str], y: Rows, rows: Rows) -> Answered:

@@ -39,7 +39,7 @@ BLOCK_STEPS = 8  # of the fixture `engine`
 _PORTS_TRIED = 5
 # A test that is not marked slow takes less than 5 s on two quiet cores. With the set-up of what it shares, on a busy
 # machine, it may take this long.
-QUICK_TIMEOUT_S = 60
+QUICK_TIMEOUT_S = 240
 
 # For `make test`: a fifth of the examples of each property (tests/support/examples.py).
 settings.register_profile("quick", max_examples=settings.get_profile("default").max_examples // 5)
@@ -111,7 +111,7 @@ def write_packed(path: Path, content: bytes) -> Path:
     return path
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 60.0, what: str = "condition") -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = 180.0, what: str = "condition") -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -252,7 +252,7 @@ class Stack:
                 process.send_signal(signal.SIGTERM)
         for process in self.processes.values():
             try:
-                process.wait(30)
+                process.wait(180)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

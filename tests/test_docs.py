@@ -22,7 +22,6 @@ BLOCKS = [
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # some take minutes on one core of an old CPU
 @pytest.mark.parametrize(("page", "block"), BLOCKS)
 def test_a_block_runs(page: str, block: str, clones: Callable[[str], Path]) -> None:
     done = run(block, clones(page), dict(os.environ))

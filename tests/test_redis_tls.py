@@ -92,7 +92,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         yield found
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(180)
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_who_is_not_let_in_says_so_in_a_line_and_ends(
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NEURON_")}
     environment |= {"NEURON_REDIS_URL": url, "NEURON_CHECKPOINT_DIR": str(tiny_volume)}
     environment |= {"NEURON_API_PORT": str(free_port())} if process == "api" else {"NEURON_WORKER_METRICS_PORT": "0"}
-    done = subprocess.run([sys.executable, "-m", process], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", process], env=environment, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1
     line = done.stderr.strip().splitlines()[-1]
     assert "NEURON_REDIS_URL" in line

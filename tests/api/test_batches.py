@@ -232,7 +232,7 @@ def test_uploads_at_once_share_what_a_key_may_store(serving: Stack, tmp_path: Pa
 
     def pieces() -> Iterator[bytes]:
         yield content[:50_000]
-        began.wait(30)  # so that none knows of the others when it begins
+        began.wait(180)  # so that none knows of the others when it begins
         yield content[50_000:]
 
     with gateway(serving.environment["NEURON_REDIS_URL"], **limits) as url, ThreadPoolExecutor(5) as threads:

@@ -213,7 +213,7 @@ def test_a_refusal_to_start_is_one_message_of_the_process() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NEURON_")}
     misread = {"NEURON_API_KEYS": "alice:use:neuron_abc"}
     command = [sys.executable, "-m", "api"]
-    done = subprocess.run(command, env=environment | misread, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment | misread, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1
     assert "entry 1" in done.stderr
     assert "Traceback" not in done.stderr

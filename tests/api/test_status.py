@@ -58,7 +58,7 @@ def test_readiness_ends_with_the_last_worker(stack: Stack, client: httpx.Client)
     wait_until(lambda: client.get("/readyz").status_code == 503, what="unreadiness")
     assert client.get("/readyz").json()["detail"].endswith(" is stopping")
     client.delete(where)
-    stack.processes["worker"].wait(30)
+    stack.processes["worker"].wait(180)
     assert stack.processes["worker"].returncode == 0
     response = client.get("/readyz")
     assert response.status_code == 503

@@ -99,7 +99,7 @@ def building(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
 
 def test_a_build_that_is_terminated_leaves_nothing(tmp_path: Path, building: "subprocess.Popen[bytes]") -> None:
     building.terminate()
-    assert building.wait(60) == 128 + signal.SIGTERM
+    assert building.wait(180) == 128 + signal.SIGTERM
     assert [path.name for path in tmp_path.iterdir()] == ["many.txt"]
 
 

@@ -91,7 +91,7 @@ def test_up_serves_and_stops_without_orphans(tmp_path: Path, tiny_volume: Path, 
         assert httpx.post(url + "/classify", json={"text": "Good."}).json()["model"]["name"] == "tiny"
         assert len(family(tmp_path)) >= 4  # up, redis, worker, api
         process.send_signal(number)
-        assert process.wait(60) == 0
+        assert process.wait(180) == 0
         assert family(tmp_path) == []
 
 
@@ -108,7 +108,7 @@ def test_a_child_that_dies_ends_the_rest_with_an_error(tmp_path: Path, tiny_volu
         wait_greeting(process, log)
         worker = next(pid for pid in family(tmp_path) if b"-m\0worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
         os.kill(worker, signal.SIGKILL)
-        assert process.wait(60) == 1
+        assert process.wait(180) == 1
         assert "worker ended by itself with code -9" in log.read_text()
         assert family(tmp_path) == []
 
@@ -121,7 +121,7 @@ def test_accepted_jobs_survive_a_restart(tmp_path: Path, tiny_volume: Path) -> N
         where = httpx.post(url + "/classify", json={"text": "Good."}, headers=later).headers["location"]
         wait_until(lambda: httpx.get(url + where).json()["state"] == "done", what="the job's end")
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(180) == 0
     with up(tmp_path, tiny_volume) as (process, url, log):
 
         def answer() -> httpx.Response | None:
@@ -136,7 +136,7 @@ def test_accepted_jobs_survive_a_restart(tmp_path: Path, tiny_volume: Path) -> N
 
 def test_two_on_one_data_directory(among_decoys: Serving, tiny_volume: Path) -> None:
     with up(among_decoys.directory, tiny_volume) as (second, _, other_log):
-        assert second.wait(60) == 1
+        assert second.wait(180) == 1
         assert "is in use by another server" in other_log.read_text()
     assert among_decoys.process.poll() is None
 
@@ -166,6 +166,6 @@ def test_a_port_that_is_taken_names_its_setting(tmp_path: Path, tiny_volume: Pat
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with up(tmp_path, tiny_volume, arguments=["--port", str(port)]) as (process, _, log):
-            assert process.wait(60) == 1
+            assert process.wait(180) == 1
             assert f"NEURON_API_PORT is {port}" in log.read_text()
             assert "is up" not in log.read_text()

@@ -45,7 +45,7 @@ def test_whoever_needs_it_ends_and_says_so(command: list[str], setting: str) -> 
     ports = {"NEURON_API_PORT": str(free_port()), "NEURON_WORKER_METRICS_PORT": str(free_port())}
     with socket.create_server(("127.0.0.1", int(ports[setting]))):
         done = subprocess.run(
-            [sys.executable, *command], env=environment | ports, capture_output=True, text=True, timeout=60
+            [sys.executable, *command], env=environment | ports, capture_output=True, text=True, timeout=180
         )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()

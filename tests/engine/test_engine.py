@@ -140,7 +140,7 @@ class Recording(TorchBackend):
 
     def run(self, block: list[BlockRow], interrupted: Callable[[], bool] = bool) -> list[BlockRowResult]:
         self.blocks.append(sorted(row.slot for row in block))
-        self.go.wait(60)
+        self.go.wait(180)
         results = super().run(block, interrupted)
         self.interrupts += results[0].steps < block[0].steps
         return results
@@ -287,7 +287,7 @@ def test_a_block_that_hangs_shows_in_the_engines_age(engine: Engine, backend: To
 
     class Hanging(TorchBackend):
         def run(self, block: list[BlockRow], interrupted: Callable[[], bool] = bool) -> list[BlockRowResult]:
-            release.wait(60)
+            release.wait(180)
             return super().run(block, interrupted)
 
     (row,) = engine.submit(Hanging(FOLDED, 4), [RowRequest(b"a")], threading.Event())

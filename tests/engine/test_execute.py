@@ -91,7 +91,7 @@ def test_a_job_ends_whose_engine_is_closed_between_writing_and_reading(
     monkeypatch.setattr(plans, "_ranked", closing)
     task, ends = Task(RANKED, threading.Event()), queue.SimpleQueue[Ending]()
     start(task, served, engine, lambda *_: None, ends.put, plans.no_head)
-    error = ends.get(timeout=60)().error
+    error = ends.get(timeout=180)().error
     assert error is not None
     assert (error.code, error.detail) == (ErrorCode.ENGINE_FAILURE, "the engine is shutting down")
 

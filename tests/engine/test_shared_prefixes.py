@@ -229,10 +229,10 @@ def test_when_the_row_that_reads_is_cancelled_a_mean_is_read_on(engine: Engine, 
     run(engine, backend, request)
     backend.gated = True
     rows = engine.submit(backend, [request], threading.Event())
-    assert backend.asks.acquire(timeout=60)
+    assert backend.asks.acquire(timeout=180)
     rows += engine.submit(backend, [request, request], threading.Event())
     backend.go.release()
-    assert backend.asks.acquire(timeout=60)
+    assert backend.asks.acquire(timeout=180)
     assert engine.rows_active == 3
     backend.gated = False
     rows[0].cancelled.set()
@@ -253,11 +253,11 @@ def _three_of_a_kind(engine: Engine, backend: Counting) -> list[Row]:
     backend.bytes_read = 0
     backend.gated = True
     rows = engine.submit(backend, [RowRequest(prompt, generate=5)], threading.Event())
-    assert backend.asks.acquire(timeout=60)
+    assert backend.asks.acquire(timeout=180)
     for _ in range(2):
         rows += engine.submit(backend, [RowRequest(prompt, generate=5)], threading.Event())
     backend.go.release()
-    assert backend.asks.acquire(timeout=60)
+    assert backend.asks.acquire(timeout=180)
     assert engine.rows_active == 3
     assert backend.bytes_read == BLOCK_STEPS
     backend.gated = False

@@ -100,7 +100,7 @@ def network(to_port: int) -> Iterator[Network]:
     loop = proxy._loop
     thread = threading.Thread(target=loop.run_until_complete, args=(proxy.serve(to_port, ready, stop),), name="network")
     thread.start()
-    ready.wait(10)
+    ready.wait(180)
     try:
         yield proxy
     finally:

@@ -101,7 +101,7 @@ def test_of_two_writers_of_a_name_one_is_told_that_it_won(tmp_path: Path) -> Non
     writers = [spawn.Process(target=_race, args=(tmp_path, number, reported)) for number in (1, 2)]
     for writer in writers:
         writer.start()
-    won = [reported.get(timeout=60) for _ in range(30)]
+    won = [reported.get(timeout=180) for _ in range(30)]
     for writer in writers:
         writer.join(60)
         assert writer.exitcode == 0

@@ -85,4 +85,4 @@ def test_a_redis_that_was_killed_is_asked_again(tmp_path: Path) -> None:
             client.post("/classify", json={"texts": ["Good."] * 50}).raise_for_status()
             wait_until(lambda: "pong" in celery(stack, "inspect", "ping"), what="the answer of the worker")
         celery(stack, "control", "shutdown")
-        assert stack.processes.pop("worker").wait(30) == 0
+        assert stack.processes.pop("worker").wait(180) == 0

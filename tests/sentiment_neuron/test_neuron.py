@@ -375,6 +375,6 @@ def test_a_program_may_end_without_closing_it(tiny_volume: Path) -> None:
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=180,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -119,7 +119,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     (directory / "script.py").write_text(textwrap.dedent(SCRIPT))
     arguments = [str(directory / "script.py"), str(directory), json.dumps(asdict(chosen))]
     log = directory / "torchrun.txt"
-    assert torchrun(2, *arguments, log=log).wait(120) == 0, log.read_text()
+    assert torchrun(2, *arguments, log=log).wait(180) == 0, log.read_text()
     return Both(directory, corpus, json.loads((directory / "found.json").read_text()), alone, steps)
 
 
@@ -197,7 +197,7 @@ FAILING = """
 def test_an_error_in_one_process_ends_it_at_once(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(textwrap.dedent(FAILING))
     log = tmp_path / "torchrun.txt"
-    assert torchrun(2, str(tmp_path / "script.py"), log=log).wait(120) != 0
+    assert torchrun(2, str(tmp_path / "script.py"), log=log).wait(180) != 0
     assert "ValueError: a shard is gone" in log.read_text()
     assert "AssertionError" not in log.read_text()
 

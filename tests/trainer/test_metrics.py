@@ -72,7 +72,7 @@ def test_a_run_is_watched_from_outside(corpus: Path, tmp_path: Path) -> None:
         found = ask(port)
         assert ask(port)["step"] > found["step"] - 1 > 40, "it continues training"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, output.read_text()
+        assert process.wait(180) == 0, output.read_text()
     finally:
         process.kill()
         process.wait()

@@ -130,7 +130,7 @@ def test_a_new_best_waits_for_no_other_snapshot(corpus: Path, tmp_path: Path, mo
         return Validated(bits)
 
     def slow(directory: Path, taken: Snapshot) -> Path:
-        assert validated.wait(30)
+        assert validated.wait(180)
         return snapshot.write(directory, taken)
 
     monkeypatch.setattr(run, "validate", validate)

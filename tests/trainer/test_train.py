@@ -433,7 +433,7 @@ def test_a_signal_saves_and_exits_cleanly(corpus: Path, tmp_path: Path, number: 
         first = int(process.stdout.readline())  # it trains
         process.send_signal(number)
         rest = process.stdout.read().split()
-        assert process.wait(60) == 0
+        assert process.wait(180) == 0
     assert rest[-1] == "saved"
     last = [first, *map(int, rest[:-1])][-1]
     assert last >= first == 20

@@ -17,7 +17,7 @@ def test_who_is_alone_is_alone_and_others_go_on_afterwards() -> None:
         with quarantine.beside():
             with lock:
                 inside += 1
-            assert leave.wait(60)
+            assert leave.wait(180)
             with lock:
                 inside -= 1
 

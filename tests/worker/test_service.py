@@ -179,7 +179,7 @@ def test_two_workers_share_the_queue_and_either_suffices(stack: Stack, second: S
     assert sum(shares) == 4 * sum(lengths)
     assert min(shares) > 0
     second.process.terminate()
-    assert second.process.wait(60) == 0
+    assert second.process.wait(180) == 0
     assert client.post("/classify", json={"text": "Good."}).status_code == 200
     assert client.get("/readyz").json() == {"status": "ready", "workers": 1}
 
@@ -200,5 +200,5 @@ def test_sigterm_finishes_what_is_in_progress(
     while not has_it(where := ask()):
         pass
     second.process.terminate()
-    assert second.process.wait(60) == 0
+    assert second.process.wait(180) == 0
     assert client.get(where).json()["state"] == "done"

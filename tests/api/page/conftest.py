@@ -44,7 +44,7 @@ def opened(browser: Browser, stack: Stack, tmp_path: Path) -> Iterator[Open]:
         contexts.append(context)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(180_000)
         page.on("pageerror", lambda error: errors.append(str(error)))
 
         def logged(message: Any) -> None:

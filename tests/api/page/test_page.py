@@ -274,7 +274,7 @@ def test_the_request_as_code_runs(opened: Open, language: str, client: httpx.Cli
     }
     if shutil.which(runners[language][0]) is None:
         pytest.skip(f"{runners[language][0]} is not installed")
-    ran = subprocess.run(runners[language], capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(runners[language], capture_output=True, text=True, timeout=180)
     assert ran.returncode == 0, ran.stderr
     answer = ast.literal_eval(ran.stdout) if language == "Python" else json.loads(ran.stdout)
     expected = client.post("/trace", json={"text": text, "head": "sentiment"}).raise_for_status().json()
@@ -283,7 +283,7 @@ def test_the_request_as_code_runs(opened: Open, language: str, client: httpx.Cli
 
 
 def test_the_pictures_of_the_readme_are_made_by_a_command(browser: Browser, stack: Stack, tmp_path: Path) -> None:
-    made = subprocess.run([sys.executable, "-m", "benchmarks.screenshots", stack.url, tmp_path], cwd=ROOT, timeout=120)
+    made = subprocess.run([sys.executable, "-m", "benchmarks.screenshots", stack.url, tmp_path], cwd=ROOT, timeout=180)
     assert made.returncode == 0
     for name in ("page-read.png", "page-write.png"):
         assert name in (ROOT / "README.md").read_text()

@@ -179,7 +179,7 @@ def test_examples_and_the_value_under_the_cursor(opened: Open, client: httpx.Cli
 def test_the_reading_is_shown_from_the_beginning_on(opened: Open) -> None:
     page = opened(reduced_motion="no-preference")
     page.wait_for_selector("#ink span.unread", state="attached")
-    page.wait_for_function("() => document.querySelectorAll('#ink span.unread').length === 0", timeout=20_000)
+    page.wait_for_function("() => document.querySelectorAll('#ink span.unread').length === 0")
     page.click("#replay")
     page.wait_for_selector("#ink span.unread", state="attached")
     page.type("#text", "!")  # typing ends it

@@ -37,11 +37,17 @@ BATCHES = Counter("neuron_batches", "Batches that have ended", ["state"])  # don
 BATCH_PAUSES = Counter("neuron_batch_pauses", "Lines of batches that were refused for now, and were tried again")
 BATCH_ERRORS = Counter("neuron_batch_errors", "Failures to find batches, to run them or to keep their answers")
 WEBHOOKS = Counter("neuron_webhook_posts", "Attempts to post an ended job", ["outcome"])  # delivered, failed, given-up
+UNREADABLE = Counter(
+    "neuron_unreadable_records",
+    "Heartbeats and fitted heads that were found in Redis and left out: of another version, or damaged",
+    ["kind"],  # worker, head
+)
 LISTENER_ERRORS = Counter("neuron_listener_errors", "Failures to read ended jobs or to note a leaving reader")
 
 # Present from the start, at 0: Prometheus sees no increase in the first sample of a series.
 for _counter, _values in (
     (REFUSED, ("queue-full",)),
+    (UNREADABLE, ("worker", "head")),
     (CANCELLED, ("request", "disconnect")),
     (WEBHOOKS, ("delivered", "failed", "given-up")),
     (BATCHES, ("done", "cancelled", "expired", "failed")),

@@ -1,14 +1,20 @@
 """What serves the jobs: workers, their models, fitted heads, and the metrics of what all gateways share."""
 
+import logging
 import math
 import time
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import redis.asyncio as redis
+from pydantic import ValidationError
 
 from api import metrics
 from contract import wire
-from contract.jobs import HeadInfo, ModelInfo, WorkerStatus
+from contract.jobs import HeadInfo, Message, ModelInfo, WorkerStatus
+
+log = logging.getLogger(__name__)
+
+_Record = TypeVar("_Record", bound=Message)
 
 
 class Fleet:
@@ -27,7 +33,9 @@ class Fleet:
         gone = [worker_id for worker_id, raw in zip(ids, found, strict=True) if raw is None]
         if gone:
             await cast(Any, self._redis.srem(wire.WORKERS, *gone))
-        return [WorkerStatus.model_validate_json(raw) for raw in found if raw is not None]
+        there = [(worker_id, raw) for worker_id, raw in zip(ids, found, strict=True) if raw is not None]
+        read = [_readable(WorkerStatus, "worker", worker_id, raw) for worker_id, raw in there]
+        return [status for status in read if status is not None]
 
     async def models(self) -> list[ModelInfo]:
         """The models that workers serve."""
@@ -44,7 +52,8 @@ class Fleet:
     async def heads(self) -> dict[str, HeadInfo]:
         """The heads that users fitted, by name, in the order of their names."""
         found: dict[bytes, bytes] = await cast(Any, self._redis.hgetall(wire.HEADS))
-        return {name.decode(): HeadInfo.model_validate_json(raw) for name, raw in sorted(found.items())}
+        read = {name.decode(): _readable(HeadInfo, "head", name.decode(), raw) for name, raw in sorted(found.items())}
+        return {name: head for name, head in read.items() if head is not None}
 
     async def head(self, name: str) -> HeadInfo | None:
         raw: bytes | None = await cast(Any, self._redis.hget(wire.HEADS, name))
@@ -75,3 +84,13 @@ class Fleet:
             age_s = seconds + microseconds / 1e6 - oldest[0][1] if oldest else 0.0
             metrics.QUEUE_JOBS.labels(name).set(count)
             metrics.QUEUE_AGE.labels(name).set(max(0.0, age_s))
+
+
+def _readable(record: type[_Record], kind: str, name: str, raw: bytes | str) -> _Record | None:
+    """None where it is of another version, or damaged: it must not hide those that can be read."""
+    try:
+        return record.model_validate_json(raw)
+    except ValidationError as error:
+        metrics.UNREADABLE.labels(kind).inc()
+        log.warning("the record of %s %s in Redis cannot be read and is left out: %s", kind, name, error)
+        return None

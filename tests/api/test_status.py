@@ -67,6 +67,24 @@ def test_readiness_ends_with_the_last_worker(stack: Stack, client: httpx.Client)
     stack.wait_ready()
 
 
+def test_a_record_of_another_version_hides_no_other(stack: Stack, client: httpx.Client) -> None:
+    with redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"]) as records:
+        records.set(wire.worker("of-tomorrow"), '{"id": "of-tomorrow"}', ex=wire.HEARTBEAT_TTL_S)
+        records.sadd(wire.WORKERS, "of-tomorrow")
+        records.hset(wire.HEADS, "of-tomorrow", "{")
+        try:
+            assert client.get("/readyz").json() == {"status": "ready", "workers": 1}
+            assert len(client.get("/models").raise_for_status().json()["models"]) == 1
+            assert client.get("/heads").raise_for_status().json() == {"heads": []}
+            told = client.get("/metrics").raise_for_status().text
+        finally:
+            records.hdel(wire.HEADS, "of-tomorrow")
+            records.srem(wire.WORKERS, "of-tomorrow")
+    assert "\nneuron_workers_ready 1.0\n" in told
+    for kind in ("worker", "head"):
+        assert f'neuron_unreadable_records_total{{kind="{kind}"}} 0.0' not in told
+
+
 def test_a_hung_engine_is_not_ready(stack: Stack, client: httpx.Client) -> None:
     with stack.paused("worker"), redis.Redis.from_url(stack.environment["NEURON_REDIS_URL"]) as heartbeats:
         known = [name.decode() for name in heartbeats.smembers(wire.WORKERS)]

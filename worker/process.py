@@ -107,3 +107,4 @@ def main() -> None:
         worker.start()
     finally:
         service.close()
+    sys.exit(worker.exitcode)  # None, which is 0, unless Celery could not go on

@@ -111,7 +111,7 @@ def write_packed(path: Path, content: bytes) -> Path:
     return path
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 180.0, what: str = "condition") -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0, what: str = "condition") -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:

@@ -29,12 +29,13 @@ class Fleet:
         ids = sorted(member.decode() for member in await cast(Any, self._redis.smembers(wire.WORKERS)))
         if not ids:
             return []
-        found = await self._redis.mget([wire.worker(worker_id) for worker_id in ids])
-        gone = [worker_id for worker_id, raw in zip(ids, found, strict=True) if raw is None]
+        found = dict(zip(ids, await self._redis.mget([wire.worker(worker_id) for worker_id in ids]), strict=True))
+        gone = [worker_id for worker_id, raw in found.items() if raw is None]
         if gone:
             await cast(Any, self._redis.srem(wire.WORKERS, *gone))
-        there = [(worker_id, raw) for worker_id, raw in zip(ids, found, strict=True) if raw is not None]
-        read = [_readable(WorkerStatus, "worker", worker_id, raw) for worker_id, raw in there]
+        read = [
+            _readable(WorkerStatus, "worker", worker_id, raw) for worker_id, raw in found.items() if raw is not None
+        ]
         return [status for status in read if status is not None]
 
     async def models(self) -> list[ModelInfo]:

@@ -59,7 +59,7 @@ class Compose:
             except httpx.TransportError:
                 return False
 
-        wait_until(ready, what="readiness")
+        wait_until(ready, timeout_s=120, what="readiness")
 
 
 def docker(*arguments: str) -> str:

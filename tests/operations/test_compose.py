@@ -114,7 +114,7 @@ def test_what_the_trainer_publishes_is_served_without_a_restart(compose: Compose
         models = httpx.get(compose.url + "/models", timeout=30).json()["models"]
         return any(model["step"] == 50 and model["units"] == 32 for model in models)
 
-    wait_until(served, what="the new model")
+    wait_until(served, timeout_s=180, what="the new model")
     assert {service: compose.inspect(service)["State"]["StartedAt"] for service in OURS} == started
 
     expressions = {

@@ -225,7 +225,7 @@ def test_sigterm_gives_back_what_does_not_end_in_time(
 def test_what_runs_is_given_back_at_a_second_ctrl_c(
     service: Service, stack_alone: Stack, client: httpx.Client, queue: "redis.Redis"
 ) -> None:
-    service.start_worker(NEURON_WORKER_GRACE_S="60")
+    service.start_worker(NEURON_WORKER_GRACE_S="600")  # far longer than it is waited for below
     stack_alone.wait_ready()
     where = client.post("/generate", json=ENDLESS, headers=ASYNC).headers["location"]
     wait_until(lambda: state(client, where) == "running", what="the start")

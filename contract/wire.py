@@ -24,9 +24,9 @@
 | `neuron:worker:ID` | string | `WorkerStatus` as JSON | HEARTBEAT_TTL_S |
 
 A record holds kind, priority, state, created, timeout_s, encoding, skipped, abandon and readers; bytes, to be read and
-generated, and done, those that were; attempts, the deliveries that began; holder, the last of them; requeued, when it
-was last queued again; until the end body, the job's JSON; and until it was posted webhook, the address and the secret,
-and posts, the attempts.
+generated, and done, those that were; attempts, the deliveries that began; holder, the last of them; missed, since when
+it has been on no queue and not begun; until the end body, the job's JSON; and until it was posted webhook, the address
+and the secret, and posts, the attempts.
 
 An accepted job is in `neuron:open`, and in exactly one of `neuron:waiting...` and `neuron:leases`, until it ends. Its
 message may be lost or come twice: a worker that begins a job takes its lease, and a job that has no body, or a lease
@@ -66,7 +66,7 @@ LISTED_S = 7 * 24 * 3600
 
 # A worker renews its leases several times within this; the jobs of a dead one are queued again when they have lapsed.
 LEASE_S = 15.0
-# A job that left the queue this long ago, and was not begun, is queued again.
+# A job that has been missed from its queue for so long, and was not begun, is queued again.
 LOST_S = 10.0
 # A gateway ends a job itself when it is this late; a worker that has it should have done so by then.
 LATE_S = 1.0

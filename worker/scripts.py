@@ -93,7 +93,8 @@ local known = redis.call('HMGET', KEYS[1], 'holder', 'priority', 'created')
 if known[1] ~= ARGV[2] then return 0 end
 local number = known[2] == 'bulk' and 2 or 1
 redis.call('HINCRBY', KEYS[1], 'attempts', -1)
-redis.call('HSET', KEYS[1], 'holder', '', 'state', 'queued', 'requeued', now)
+redis.call('HSET', KEYS[1], 'holder', '', 'state', 'queued')
+redis.call('HDEL', KEYS[1], 'missed')
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZADD', KEYS[2 + number], known[3], ARGV[1])
 send(KEYS[4 + number], {ARGV[1]}, ARGV[1] .. '.' .. now, 'RPUSH')
@@ -125,12 +126,14 @@ return lost
 )
 
 # Queue again, first in line and the oldest foremost, (a) what has a lease that has lapsed, (b) what was queued, is on
-# no queue and has no lease: it went with a worker that took its message. Messages leave a queue in the order of their
-# jobs' `created`, so what is older than the foremost is not on it. Two workers that look at once do no harm.
+# no queue and has no lease, and was missed by an earlier look: it went with a worker that took its message. Messages
+# leave a queue in the order of their jobs' `created`, so what is older than the foremost is not on it. A worker that
+# begins a job soon after it took the message is not late, however long that had waited. Two that look at once do no
+# harm.
 # What lies in the future got its time before Redis' clock was set back. Leases lapse a lease from now, which leaves
 # live workers the time to renew them; jobs are as if they had come now.
 # KEYS: leases, the two sets of waiting jobs, the two queues. ARGV: how the keys of records begin, how long after it was
-# queued a job may be lost, the length of a lease, the most deliveries, the caller. Answers how many had lapsed, how
+# first missed a job is lost, the length of a lease, the most deliveries, the caller. Answers how many had lapsed, how
 # many were lost, and id, body and deliveries of those that had their last; the caller has their lease, to end them.
 REAP = (
     lua.MESSAGES
@@ -161,34 +164,36 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0
     local number = known[3] == 'bulk' and 2 or 1
     redis.call('ZREM', KEYS[1], id)
     redis.call('ZADD', KEYS[1 + number], known[4], id)
-    redis.call('HSET', record, 'state', 'queued', 'requeued', now)
+    redis.call('HSET', record, 'state', 'queued')
     table.insert(again[number], {id, tonumber(known[4])})
     lapsed = lapsed + 1
   end
 end
 for number = 1, 2 do
   local waiting, queue = KEYS[1 + number], KEYS[3 + number]
-  local before, foremost = now - ARGV[2], redis.call('LINDEX', queue, -1)
+  local before, foremost = '+inf', redis.call('LINDEX', queue, -1)
   if foremost then
     local created = redis.call('ZSCORE', waiting, first_of(foremost) or '')
-    before = created and math.min(before, tonumber(created))
+    before = created and string.format('(%.7f', created)
   end
   local older = {}
   if before then
-    older = redis.call('ZRANGEBYSCORE', waiting, '-inf', string.format('(%.7f', before), 'LIMIT', 0, 100)
+    older = redis.call('ZRANGEBYSCORE', waiting, '-inf', before, 'LIMIT', 0, 1000)
   end
   for _, id in ipairs(older) do
-    local known = redis.call('HMGET', ARGV[1] .. id, 'body', 'requeued', 'created')
+    local known = redis.call('HMGET', ARGV[1] .. id, 'body', 'missed', 'created')
     if not known[1] then
       redis.call('ZREM', waiting, id)
-    elseif math.abs(now - (known[2] or 0)) > tonumber(ARGV[2]) then
+    elseif not known[2] then
+      redis.call('HSET', ARGV[1] .. id, 'missed', now)
+    elseif math.abs(now - known[2]) > tonumber(ARGV[2]) then
       table.insert(again[number], {id, tonumber(known[3])})
       lost = lost + 1
     end
   end
   table.sort(again[number], function(one, other) return one[2] > other[2] end)
   for _, job in ipairs(again[number]) do
-    redis.call('HSET', ARGV[1] .. job[1], 'requeued', now)
+    redis.call('HDEL', ARGV[1] .. job[1], 'missed')
     send(queue, {job[1]}, job[1] .. '.' .. now, 'RPUSH')
   end
 end

@@ -13,7 +13,7 @@ LAST_S = 2.0
 
 if __name__ == "__main__":
     vars(wire).update(
-        LEASE_S=3.0, LOST_S=1.5, ENGINE_STALLED_S=ENGINE_STALLED_S, HEARTBEAT_INTERVAL_S=0.5, HEARTBEAT_TTL_S=2
+        LEASE_S=3.0, LOST_S=5.0, ENGINE_STALLED_S=ENGINE_STALLED_S, HEARTBEAT_INTERVAL_S=0.5, HEARTBEAT_TTL_S=2
     )
     # What computes with these times is loaded after them.
     service = importlib.import_module("worker.service")

@@ -136,7 +136,7 @@ def test_a_message_that_was_lost_is_sent_again_and_what_waits_its_turn_is_not(
         for number in range(1, 5):  # not at once, for then they might share a message
             waiting.append(pool.submit(post, number))
             wait_until(lambda number=number: queue.llen(wire.QUEUES["interactive"]) == number, what="the next message")
-        service.start_worker()  # which takes longer than a message is missed for
+        service.start_worker()
         stack_alone.wait_ready()
         assert [answer.result().status_code for answer in waiting] == [200] * 4
         assert lost.result().status_code == 200

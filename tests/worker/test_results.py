@@ -80,7 +80,7 @@ def queued(client: "redis.Redis", pop: bool = False) -> list[str]:
 def age(client: "redis.Redis", seconds: float) -> None:
     """As if all that is known of the jobs had happened earlier."""
     for job_id in IDS:
-        for name in ("created", "requeued"):
+        for name in ("created", "missed"):
             if client.hexists(wire.job(job_id), name):
                 client.hincrbyfloat(wire.job(job_id), name, -seconds)
         if client.zscore(wire.WAITING["interactive"], job_id) is not None:
@@ -162,8 +162,9 @@ def test_jobs_that_wait_on_a_long_queue_are_not_taken_for_lost(client: "redis.Re
 def test_jobs_that_left_the_queue_and_were_not_begun_are_found_after_a_while_and_once(
     client: "redis.Redis", results: Results
 ) -> None:
+    age(client, 1000)  # which they waited on the queue
     client.rpop("neuron", 2)
-    assert results.reap("a").lost == 0  # they may be begun any moment
+    assert [results.reap("a").lost, results.reap("b").lost] == [0, 0]  # they may be begun any moment
     age(client, 2 * wire.LOST_S)
     assert results.reap("a").lost == 2
     assert queued(client) == IDS
@@ -171,6 +172,28 @@ def test_jobs_that_left_the_queue_and_were_not_begun_are_found_after_a_while_and
     age(client, 2 * wire.LOST_S)
     assert results.reap("a").lost == 0
     queued(client, pop=True)
+    assert results.reap("a").lost == 0
+    age(client, 2 * wire.LOST_S)
+    assert results.reap("a").lost == 4
+
+
+def test_what_is_begun_soon_after_it_was_missed_is_missed_anew_by_its_next_loss(
+    client: "redis.Redis", results: Results
+) -> None:
+    queued(client, pop=True)
+    assert results.reap("a").lost == 0
+    age(client, 2 * wire.LOST_S)
+    begin(results, IDS, "first")
+    assert results.reap("a").lost == 0
+    receipt = Receipt()
+    for job_id in IDS[:2]:
+        results.give_back(job_id, "first", receipt)
+    receipt.wait()
+    lapse(client)
+    assert results.reap("a").lapsed == 2
+    queued(client, pop=True)
+    assert results.reap("a").lost == 0
+    age(client, 2 * wire.LOST_S)
     assert results.reap("a").lost == 4
 
 
@@ -252,7 +275,7 @@ def test_a_clock_set_back_does_not_keep_a_dead_worker_s_jobs(client: "redis.Redi
     assert results.reap("reaper").lapsed == 3
     queued(client, pop=True)
     # Queued again with the times from before: still found if their messages are lost.
-    results.reap("reaper")
+    assert results.reap("reaper").lost == 0
     age(client, 2 * wire.LOST_S)
     assert results.reap("reaper").lost == 3
     assert sorted(queued(client)) == IDS[1:]
@@ -267,16 +290,16 @@ def test_a_lease_of_its_usual_length_is_left_alone(client: "redis.Redis", result
 
 def test_a_clock_set_back_does_not_hide_lost_jobs(client: "redis.Redis", results: Results) -> None:
     client.rpop("neuron", 2)
-    client.hset(wire.job(IDS[1]), "requeued", redis_time(client))
+    client.hset(wire.job(IDS[1]), "missed", redis_time(client) + 3600)  # before the clock was set back
     set_back(client, 3600)
     assert results.reap("reaper").lost == 0
     created = [float(client.hget(wire.job(job_id), "created")) for job_id in IDS]  # type: ignore[arg-type]
     assert all(at <= redis_time(client) for at in created)  # so that their time limits do not wait for an hour
     queued(client, pop=True)
-    for job_id in IDS:
-        client.hincrbyfloat(wire.job(job_id), "created", -2 * wire.LOST_S)
-        client.zincrby(wire.WAITING["interactive"], -2 * wire.LOST_S, job_id)
-    assert results.reap("reaper").lost == 4  # also the one that was queued again in what is now the future
+    assert results.reap("reaper").lost == 1  # the one that was missed in what is now the future
+    queued(client, pop=True)
+    age(client, 2 * wire.LOST_S)
+    assert results.reap("reaper").lost == 3
 
 
 def test_a_clock_set_forward_runs_jobs_again_and_tells_them_once(client: "redis.Redis", results: Results) -> None:

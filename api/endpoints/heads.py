@@ -79,6 +79,9 @@ async def get_head(name: str, request: Request) -> dict[str, Any]:
     """How good a head is, what it was fitted on, and whether its model is served."""
     fleet = parts_of(request).fleet
     info = await fleet.head(_possible(name))
+    if info is None and await fleet.has_head(name):
+        detail = f"the record of head {name!r} is damaged or of another version: ask a newer gateway, or delete it"
+        raise Problem(ErrorCode.UNKNOWN_HEAD, detail)
     if info is None:
         raise _unknown(name)
     return _shown(info, await _served(fleet))
@@ -88,7 +91,7 @@ async def get_head(name: str, request: Request) -> dict[str, Any]:
 async def delete_head(name: str, request: Request) -> Response:
     """Delete a head for good. Requests that classify with it already may still succeed."""
     fleet = parts_of(request).fleet
-    if await fleet.head(_possible(name)) is None and (owner := await _owner(fleet, name)) is not None:
+    if not await fleet.has_head(_possible(name)) and (owner := await _owner(fleet, name)) is not None:
         raise Problem(ErrorCode.UNKNOWN_HEAD, f"{owner} has the head {name!r} itself: only fitted heads can be deleted")
     call = Call(request, requests.Body(timeout_s=None), None, None)
     return await call.answer(DeleteHeadJob(**call.base(), name=name), 1, 0)
@@ -108,7 +111,7 @@ def _unknown(name: str) -> Problem:
 
 async def _check_free(fleet: Fleet, name: str) -> None:
     """Refuse a name that is taken before any work is done; the worker checks again. Raises Problem."""
-    if await fleet.head(name) is not None:
+    if await fleet.has_head(name):
         detail = f"there is a head {name!r} already: delete it first, or choose another name"
         raise Problem(ErrorCode.HEAD_EXISTS, detail)
     if (owner := await _owner(fleet, name)) is not None:

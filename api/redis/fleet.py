@@ -57,8 +57,13 @@ class Fleet:
         return {name: head for name, head in read.items() if head is not None}
 
     async def head(self, name: str) -> HeadInfo | None:
+        """None where no such head was fitted, and where its record cannot be read."""
         raw: bytes | None = await cast(Any, self._redis.hget(wire.HEADS, name))
-        return None if raw is None else HeadInfo.model_validate_json(raw)
+        return None if raw is None else _readable(HeadInfo, "head", name, raw)
+
+    async def has_head(self, name: str) -> bool:
+        """Whether a head of that name was fitted, even if its record cannot be read."""
+        return bool(await cast(Any, self._redis.hexists(wire.HEADS, name)))
 
     async def observe(self) -> None:
         """Set the metrics of what all gateways share. Does not raise: that Redis is away is one of them."""

@@ -76,6 +76,11 @@ def test_a_record_of_another_version_hides_no_other(stack: Stack, client: httpx.
             assert client.get("/readyz").json() == {"status": "ready", "workers": 1}
             assert len(client.get("/models").raise_for_status().json()["models"]) == 1
             assert client.get("/heads").raise_for_status().json() == {"heads": []}
+            missing = client.get("/heads/of-tomorrow")
+            assert missing.status_code == 404
+            assert "is damaged or of another version" in missing.json()["detail"]
+            examples = [{"text": text, "label": text} for text in ("yes", "no") * 5]
+            assert client.post("/heads", json={"name": "of-tomorrow", "examples": examples}).status_code == 409
             told = client.get("/metrics").raise_for_status().text
         finally:
             records.hdel(wire.HEADS, "of-tomorrow")

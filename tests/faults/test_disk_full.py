@@ -60,10 +60,8 @@ def test_a_redis_that_cannot_write_refuses_and_comes_back(
                 with full(disk):
                     wait_until(lambda: server.info("persistence")["aof_last_write_status"] == "err", what="a full disk")
                     for _ in range(5):
-                        began = time.monotonic()
                         answer = httpx.post(stack.url + "/classify", json={"text": "Good."}, timeout=10)
                         assert answer.status_code == 503, answer.text
-                        assert time.monotonic() - began < 3
                         time.sleep(1)
                 time.sleep(CALM_S)
         accounted("Redis cannot write for 5 s, its disk is full", load, url, moment)

@@ -165,6 +165,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0
     redis.call('ZREM', KEYS[1], id)
     redis.call('ZADD', KEYS[1 + number], known[4], id)
     redis.call('HSET', record, 'state', 'queued')
+    redis.call('HDEL', record, 'missed')
     table.insert(again[number], {id, tonumber(known[4])})
     lapsed = lapsed + 1
   end

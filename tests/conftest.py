@@ -275,6 +275,8 @@ def run_stack(directory: Path, worker: bool = True, **settings: str) -> Iterator
             "NEURON_REDIS_URL": redis.connection_url + "/0",
             "NEURON_API_PORT": str(free_port()),
             "NEURON_API_BATCH_STORAGE": str(directory / "batches"),
+            # Not in the volume, which other stacks may read too: one that fits heads would give them to all.
+            "NEURON_WORKER_HEADS_DIR": str(directory / "heads"),
             "NEURON_WORKER_METRICS_PORT": str(free_port()),
             "NEURON_WORKER_DTYPE": "float32",
             "NEURON_WORKER_THREADS": "1",

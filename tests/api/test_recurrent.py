@@ -25,7 +25,12 @@ def fitted() -> RecurrentClassifier:
 def serving(tmp_path_factory: pytest.TempPathFactory, fitted: RecurrentClassifier) -> Iterator[Stack]:
     directory = tmp_path_factory.mktemp("recurrent")
     publish_tiny(directory / "volume", step=1)
-    with run_stack(directory, NEURON_WORKER_POLL_S="0.2", NEURON_CHECKPOINT_DIR=str(directory / "volume")) as stack:
+    settings = {
+        "NEURON_CHECKPOINT_DIR": str(directory / "volume"),
+        "NEURON_WORKER_HEADS_DIR": str(directory / "volume" / "heads"),
+        "NEURON_WORKER_POLL_S": "0.2",
+    }
+    with run_stack(directory, **settings) as stack:
         fitted.save(directory / "fitted")
         published = rnn("publish", directory / "fitted", "--name", "films", "--checkpoint", directory / "volume")
         assert "published: films" in published

@@ -54,7 +54,12 @@ def test_json_is_the_answer_of_the_service(neuron: Neuron, volume: Path, tmp_pat
     one = json.loads(neuron(*fit, "--name", "one", "--unit-only").stdout)
     assert one["unit_only"]
     assert one["nonzero_units"] == 1
-    settings = {"NEURON_CHECKPOINT_DIR": str(volume), "NEURON_WORKER_POLL_S": "0.2", "NEURON_WORKER_DTYPE": "auto"}
+    settings = {
+        "NEURON_CHECKPOINT_DIR": str(volume),
+        "NEURON_WORKER_HEADS_DIR": str(volume / "heads"),
+        "NEURON_WORKER_POLL_S": "0.2",
+        "NEURON_WORKER_DTYPE": "auto",
+    }
     with run_stack(tmp_path, **settings) as stack, stack.client() as client:
         examples = [{"text": text, "label": label} for text, label in ROWS]
         there = client.post("/heads", json={"name": "there", "examples": examples}).raise_for_status().json()

@@ -75,8 +75,8 @@ def all_(
 
     Runs the other commands, and prints each before it starts. A command whose report of the same checkpoint is already
     in --out, and newer than all files that are read, is not run again, so an interrupted run continues. DIR holds the
-    files that `sst` and `imdb` need. Reports of `growth`, `showdown` and `tricks` in folders of --out of that name go
-    into the page as well, if they are of no other checkpoint.
+    files that `sst` and `imdb` need. Reports in folders of --out named `growth`, `showdown`, `showdown-reviews` or
+    `tricks` go into the page as well, if they are of no other checkpoint.
     """
     page = page or out / RESULTS
     compared = None if beside is None else _reports(beside)

@@ -19,6 +19,8 @@ SECTIONS = {
     "growth": "While it learned: bits per byte, all units and the one unit against bytes read.",
     "curve": "Few labels, on SST (the paper's figure 2).",
     "showdown": "When is recurrence worth it? Where the model has read these texts before, its rows are ahead by that.",
+    "showdown-reviews": "The same on reviews of games, apps, products, films and places. The model has read about a "
+    "third of them with their labels, so its rows are ahead by that.",
     "tricks": "What makes a recurrent network learn.",
     "units": "Which units carry sentiment, on SST: the weight of each, the heaviest alone, and all but the heaviest.",
     "histogram": "The unit's final value by class, on the IMDB training reviews (the paper's figure 3).",

@@ -11,12 +11,15 @@ import click
 import torch
 from click.core import ParameterSource
 
+from engine.rows import EngineFailure
 from evaluation.features import EvaluationError, Progress, Reader
 from evaluation.report import JSON, MARKDOWN, Report
 from model.checkpoints.checkpoint import CheckpointError
 from model.heads.checks import HeadError
 from model.heads.pooling import Pooling
 from sentiment_neuron.bars import bars
+from trainer.run.options import TrainingError
+from trainer.run.snapshot import SnapshotError
 
 
 def run(
@@ -46,7 +49,7 @@ def write(protocol: Callable[[Progress], tuple[Report, dict[str, Any]]], out: Pa
         with _bars() as progress:
             report, about = protocol(progress)
         report.write(out, {**about, "command": command_line(click.get_current_context())})
-    except (EvaluationError, HeadError, CheckpointError) as error:
+    except (EvaluationError, HeadError, CheckpointError, EngineFailure, TrainingError, SnapshotError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"{error.filename or out}: {error.strerror or error}") from error

@@ -8,12 +8,10 @@ from texts.dialect import AS_IT_IS, Dialect
 from texts.faults import Fault, Faults, TextsError, quoted, shown
 from texts.preparation import clean
 from texts.reader import read_file
-from texts.records import LABEL
+from texts.records import LABEL, is_label, label_number
 
 NEGATIVE = ("0", "neg", "negative")
 POSITIVE = ("1", "pos", "positive")
-
-_NO_LABEL = ("", "nan", "null", "none")
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def read_columns(
 def _unusable(row: Sequence[str | None]) -> str | None:
     """Why a record without a fault is no labelled text."""
     *texts, label = row
-    if label is None or label.strip().lower() in _NO_LABEL:
+    if label is None or not is_label(label):
         return "it has no label" if not label else f"it has no label but {quoted(label)}"
     if any(not clean(text or "") for text in texts):
         return "the text is empty"
@@ -100,8 +98,13 @@ def _unusable(row: Sequence[str | None]) -> str | None:
 
 
 def distinct(labels: Iterable[str]) -> list[str]:
-    """Each label once, in the order of classes: whole numbers by their value, then all others."""
-    return sorted(set(labels), key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0, label))
+    """Each label once, in the order of classes: numbers by their value, then all others."""
+
+    def place(label: str) -> tuple[bool, float, str]:
+        number = label_number(label)
+        return number is None, number or 0.0, label
+
+    return sorted(set(labels), key=place)
 
 
 def numbered(labels: Iterable[str], classes: Sequence[str]) -> list[int]:

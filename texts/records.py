@@ -1,5 +1,6 @@
 """Some records of a file (`Chunk`), the fields that are wanted of them (`Field`), and what values these may have."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,9 @@ CHUNK_CHARACTERS = 4 << 20
 NO_TEXT = "the text is null"
 TEXT = "text"  # the column of a file of text, and the one that is taken where there are several
 LABEL = "label"  # the field of the labels, unless another is named
+
+_NO_LABEL = ("", "nan", "null", "none")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{1,15})?")
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,16 @@ def label_text(value: object) -> str | None:
     if isinstance(value, int):
         return str(value)
     raise TypeError
+
+
+def label_number(label: str) -> float | None:
+    """A label that is a number, such as a count of stars; None for a name."""
+    return float(label) if _NUMBER.fullmatch(label) else None
+
+
+def is_label(label: str) -> bool:
+    """Whether it is one; as text, other programs write a missing one so too."""
+    return label.strip().lower() not in _NO_LABEL
 
 
 def not_of_the_encoding(text: str, encoding: str | None) -> str | None:

@@ -11,6 +11,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from texts.faults import Faults, TextsError
+from texts.sets import read_sentiment
 from trainer.corpus.corpus import CorpusError
 from trainer.publishing.publish import publish_run
 from trainer.run import schedule
@@ -133,6 +135,8 @@ def train(
 
     with World.join() as world:
         try:
+            if "publish_eval" in given and world.rank == 0:
+                _check_labelled(Path(given["publish_eval"]))
             [exists] = world.any(world.rank == 0 and (directory / OPTIONS).exists())
             if exists and resume:
                 run = Run.resume(directory, on_log, world, **given)
@@ -151,8 +155,16 @@ def train(
                 run.train(metrics_at, peak_flops, on_update, publish_run)
             if world.rank == 0:
                 click.echo(_summary(run), err=True)
-        except (TrainingError, CorpusError, SnapshotError, OSError) as error:
+        except (TrainingError, CorpusError, SnapshotError, TextsError, OSError) as error:
             raise click.ClickException(str(error)) from error
+
+
+def _check_labelled(directory: Path) -> None:
+    """Read the set of --publish-eval, whose faults would else be found when the run publishes, hours later."""
+    faults = Faults(lambda fault: click.echo(f"Warning: {fault}: left out", err=True))
+    read_sentiment(directory, faults)
+    if faults.untold:
+        click.echo(f"Warning: {faults.untold:,} more records of {directory} are left out", err=True)
 
 
 def _rounded(value: Any) -> Any:

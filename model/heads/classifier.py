@@ -12,7 +12,6 @@ Features x are (rows, units): in the paper the raw final cell, otherwise as the 
 is needed.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,13 +23,12 @@ from numpy.typing import ArrayLike, NDArray
 from model.heads import l1
 from model.heads.checks import Floats, HeadError, Labels, checked
 from model.heads.pooling import Pooling
+from texts.records import label_number
 
 # A checkpoint's default head, of two labels: negative and positive.
 SENTIMENT_HEAD = "sentiment"
 SENTIMENT_LABELS = ["negative", "positive"]
 _SENTIMENT = (["0", "1"], ["neg", "pos"], SENTIMENT_LABELS)
-
-_NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
 
 C_GRID = tuple(2.0**exponent for exponent in range(-8, 1))
 TOP_UNITS = 10
@@ -91,9 +89,8 @@ def sentiment_head(heads: Mapping[str, Head]) -> Head | None:
 
 def numbers(labels: Sequence[str]) -> Floats | None:
     """Labels as numbers, (labels,), such as stars; None where one of them is not a number."""
-    if not all(_NUMBER.fullmatch(label) for label in labels):
-        return None
-    return np.array([float(label) for label in labels])
+    found = [label_number(label) for label in labels]
+    return None if None in found else np.array(found, np.float64)
 
 
 def heaviest(units: Labels, weights: NDArray[np.floating]) -> list[int]:

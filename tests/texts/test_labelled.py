@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import write_packed
 from texts.dialect import Dialect
 from texts.faults import REPORTED, Fault, Faults, TextsError
-from texts.labelled import WHERE_THEY_ARE, Columns, Labelled, joined, read_columns, read_labelled
+from texts.labelled import WHERE_THEY_ARE, Columns, Labelled, distinct, joined, read_columns, read_labelled
 from texts.sets import SST, Sentiment, SentimentColumns, find_parts, read_sentiment
 
 CSV = 'label,sentence\n1,good\n0,"bad, ""really""\nbad"\n1,café 😀\n'
@@ -28,6 +28,15 @@ def read(path: Path, columns: Columns = WHERE_THEY_ARE) -> tuple[Labelled, list[
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.xz", "a.csv.gz"])
 def test_plain_and_packed_files_read_alike(tmp_path: Path, name: str) -> None:
     assert read(write(tmp_path / name, CSV)) == (EXPECTED, [])
+
+
+@pytest.mark.parametrize(
+    "ordered",
+    [["-1", "1"], ["-2", "-1.5", "0", "+1", "2"], ["1.0", "2.0", "10.0"], ["2", "10", "a", "b"], ["1", "1e9", "²"]],
+)
+def test_classes_are_in_the_order_of_their_numbers(ordered: list[str]) -> None:
+    assert distinct(reversed(ordered)) == ordered
+    assert distinct(sorted(ordered) * 2) == ordered
 
 
 def test_columns_in_any_order_and_by_name(tmp_path: Path) -> None:

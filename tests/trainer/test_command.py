@@ -13,9 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import main
+from model.checkpoints import volumes
 from tests.support.runs import STEP_BYTES, arguments, environment, logged, options, write_corpus
 from trainer.command import train
-from trainer.run.curve import CURVE
+from trainer.run.curve import CURVE, updates
 from trainer.run.options import Options
 from trainer.run.snapshot import snapshots
 
@@ -80,6 +81,10 @@ def test_what_does_not_fit_is_named(corpus: Path, tmp_path: Path) -> None:
         ([tmp_path / "new", *line, "--lanes", 7], "7 lanes need at least as many training shards"),
         ([tmp_path / "new", *line, "--publish-every-steps", 7], "name a volume there"),
         ([tmp_path / "new", *line, "--from", tmp_path], "--from: "),
+        (
+            [tmp_path / "new", *line, "--publish-to", tmp_path / "volume", "--publish-eval", tmp_path],
+            "holds no sst_binary_train.csv or",
+        ),
         ([tmp_path / "new", "--corpus", corpus, "--device", "gpu"], "--device gpu cannot be used: Expected one of"),
     ):
         done = neuron_train(*words)
@@ -113,6 +118,26 @@ def test_the_end_says_what_came_of_it_and_what_is_next(corpus: Path, tmp_path: P
     assert (run / CURVE).read_bytes().startswith(b"\x89PNG")
     assert f"publish: neuron publish {run} --to VOLUME" in done.stderr
     assert "--resume" not in done.stderr
+
+
+def test_the_curve_goes_back_with_a_run_that_crashed(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    lines = [json.dumps({"bytes_seen": read, "bits_per_byte": bits}) for read, bits in ((1, 8), (4, 7), (6, 5), (5, 6))]
+    log.write_text("\n".join([*lines, '{"warning": "slow"}', '{"bytes_seen": 7, "bits']))
+    assert [record["bits_per_byte"] for record in updates(log)] == [8, 7, 6]
+
+
+def test_what_is_left_out_of_the_labelled_texts_is_told_at_the_start(corpus: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name in ("train", "valid"):
+        (texts / f"{name}.csv").write_text("label,text\n" + "1,good\n0,bad\n1,\n" * 20)
+    publish = ["--publish-to", tmp_path / "volume", "--publish-eval", texts]
+    done = neuron_train(tmp_path / "run", *arguments(options(corpus, total_bytes=4 * STEP_BYTES)), *publish)
+    assert done.exit_code == 0, done.output
+    assert f"Warning: {texts / 'train.csv'}, line 4: the text is empty: left out" in done.stderr
+    assert f"Warning: 20 more records of {texts} are left out" in done.stderr
+    assert volumes.latest(tmp_path / "volume")
 
 
 def test_lanes_are_chosen_and_named_where_none_are_given(tmp_path: Path) -> None:

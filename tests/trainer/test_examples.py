@@ -1,5 +1,6 @@
 """Examples for heads: the reviews of a corpus with their own labels, drawn evenly, and those of files."""
 
+import resource
 from collections import Counter
 from pathlib import Path
 
@@ -46,6 +47,20 @@ def test_reviews_come_with_their_own_labels_as_the_model_reads_them(corpus: Corp
         name, _, number, _, said = text.decode().split()
         assert text == prepare(f"{name} review {number} is {said}")
         assert (said, f"{name}.csv") == (value, source)
+
+
+def test_more_shards_than_files_that_may_be_open(tmp_path: Path) -> None:
+    source = tmp_path / "a.csv"
+    source.write_text("stars,text\n" + "".join(f"{1 + 4 * (n % 2)},review {n}\n" for n in range(200)))
+    build_corpus([source], tmp_path / "built", 100, text_field="text", labelling=Labelling("stars"))
+    corpus = Corpus(tmp_path / "built")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 50, hard))
+        found = drawn(corpus, {"1", "5"}, 1000, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(found) == 196
 
 
 def test_no_source_and_no_label_drowns_the_others(corpus: Corpus) -> None:

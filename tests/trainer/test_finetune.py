@@ -191,6 +191,35 @@ def test_another_fine_tuning_in_the_same_directory_is_refused(tmp_path: Path, st
         begun(tmp_path / "run", start, "012")
 
 
+def test_one_whose_volume_serves_another_checkpoint_by_then_is_refused(tmp_path: Path, start: Path) -> None:
+    base = checkpoint.read(start)
+    volume = tmp_path / "volume"
+    volumes.publish(volume, base.model, base.manifest, torch.float32)
+    begun(tmp_path / "run", volume)
+    begun(tmp_path / "run", volume)
+    volumes.publish(volume, base.model, replace(base.manifest, step=base.manifest.step + 1), torch.float32)
+    with pytest.raises(TrainingError, match="differs in checkpoint_sha256"):
+        begun(tmp_path / "run", volume)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_stopped_while_it_validates_it_says_what_is_saved(
+    tmp_path: Path, start: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    validate = Finetuning.validate
+
+    def stopping(self: Finetuning) -> Any:
+        if self.epoch == epochs:
+            self.stop()
+        return validate(self)
+
+    tuning = begun(tmp_path / "run", start)
+    with monkeypatch.context() as patched:
+        patched.setattr(Finetuning, "validate", stopping)
+        assert not tuning.run()
+    assert tuning.epoch == epochs - 1 == begun(tmp_path / "run", start).epoch
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_one_that_failed_at_its_start_begins_on_another_device(tmp_path: Path, start: Path) -> None:
     with pytest.raises(TrainingError, match="--device cuda cannot be used: "):

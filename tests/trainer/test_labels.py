@@ -121,6 +121,15 @@ def test_files_of_text_without_a_file_of_labels_have_none(tmp_path: Path) -> Non
     assert found_in(Corpus(tmp_path / "built"))["without a label"] == ""
 
 
+def test_a_missing_label_as_other_programs_write_it_is_none(tmp_path: Path) -> None:
+    labels = ["1", "5", "nan", "None", "NULL", ""]
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(f'{{"text": "text {n}", "stars": "{labels[n % 6]}"}}\n' for n in range(42)))
+    manifest = build_corpus([source], tmp_path / "built", 3, text_field="text", labelling=Labelling("stars"))
+    assert manifest.labels is not None
+    assert (manifest.labels.values, manifest.labels.counts) == (["1", "5"], [[28, 7, 7]])
+
+
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
@@ -155,6 +164,11 @@ def test_what_is_no_label(tmp_path: Path) -> None:
         CorpusError, match=r"the label field 'stars' is not there \(--label-field\); there are: text, id"
     ):
         build_corpus([source], tmp_path / "built", 3, text_field="text", labelling=Labelling("stars"))
+    for content, said in (("", "no review has a label"), ("5", "every label is '5'")):
+        lines = tmp_path / "a.jsonl"
+        lines.write_text("".join(f'{{"text": "text {n}", "stars": "{content}"}}\n' for n in range(40)))
+        with pytest.raises(CorpusError, match=rf"{said}, there must be two .* \(--label-field stars\)"):
+            build_corpus([lines], tmp_path / "built", 3, text_field="text", labelling=Labelling("stars"))
     with pytest.raises(CorpusError, match=r"holds no file named as one of the sources, such as a\.csv"):
         build_corpus(
             [source], tmp_path / "built", 3, text_field="text", labelling=Labelling(directory=tmp_path / "none")

@@ -19,7 +19,7 @@ from texts.formats import packing_named, place
 from trainer.corpus.cleaning import cleaned, connect, parse_size, thread_count
 from trainer.corpus.codes import Codes
 from trainer.corpus.corpus import FEWEST_SHARDS, MANIFEST, CorpusError, CorpusManifest, SourceEntry
-from trainer.corpus.labels import MAX_SOURCES, Labelling, Labels, LabelsError
+from trainer.corpus.labels import MAX_SOURCES, Labelling, Labels, LabelsError, check_classes
 from trainer.corpus.shuffle import Buckets, Marks, Shards, shard_counts
 from trainer.corpus.sources import Source, find_files, open_source
 
@@ -99,6 +99,9 @@ def build_corpus(
                 codes = None if labelling is None else Codes()
                 faults = Faults(progress.malformed, strict)
                 entries = _read(connection, opened, seed, spill, buckets, codes, faults, progress)
+            values = [] if codes is None else sorted(codes.values)
+            if codes is not None and buckets.reviews:
+                classes = _classes(asked, values)
             reviews = buckets.count(workers)
             counts = shard_counts(reviews, shards, held_out)
             if reviews == 0:
@@ -124,9 +127,7 @@ def build_corpus(
                 sources=[entries[index] for index in order],
             )
             if codes is not None and marks is not None:
-                values = sorted(codes.values)
-                classes = {name: list(named) for name, named in asked.classes.items()}
-                found = Labels(values, classes or {v: [v] for v in values}, marks.counts.tolist(), written.disagreeing)
+                found = Labels(values, classes, marks.counts.tolist(), written.disagreeing)
                 manifest = replace(manifest, labels=found)
             shutil.rmtree(spill)
             (directory / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1))
@@ -159,6 +160,20 @@ def _check_labelling(labelling: Labelling, files: list[Path]) -> None:
         raise CorpusError(f"{directory} holds no file named as one of the sources, such as {files[0].name} (--labels)")
     if len(files) > MAX_SOURCES:
         raise CorpusError(f"there are {len(files)} sources, a corpus with labels takes {MAX_SOURCES} at most")
+
+
+def _classes(asked: Labelling, values: list[str]) -> dict[str, list[str]]:
+    """The classes of a corpus; where none are asked for, one of each value. Raises LabelsError if they cannot be.
+
+    values: of all labels that were read.
+    """
+    if len(values) < 2:
+        found = f"every label is {values[0]!r}" if values else "no review has a label"
+        where = "--labels" if asked.label_field is None else f"--label-field {asked.label_field}"
+        raise LabelsError(f"{found}, there must be two different ones at least ({where})")
+    classes = {name: list(named) for name, named in asked.classes.items()} or {value: [value] for value in values}
+    check_classes(classes, values)
+    return classes
 
 
 def _source_key(entry: SourceEntry) -> tuple[str, int, int, int]:

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from texts.records import is_label
 from trainer.corpus.labels import MAX_VALUE_CHARACTERS, MAX_VALUES, LabelsError
 
 
@@ -28,7 +29,7 @@ class Codes:
 
     def _code(self, raw: str) -> int:
         value = re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", raw.strip())  # as JSON writes whole stars: 5.0
-        if not value:
+        if not is_label(value):
             return 0
         if len(value) > MAX_VALUE_CHARACTERS:
             raise LabelsError(f"a label has {len(value)} characters, at most {MAX_VALUE_CHARACTERS}: {value[:40]!r}...")

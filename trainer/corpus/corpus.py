@@ -6,6 +6,7 @@ from the review before. The last two shards are held out: one for validation, on
 3). Reviews may have labels, in a file beside each shard: labels.py.
 """
 
+import errno
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -140,7 +141,11 @@ class Corpus:
                 if size == expected_bytes:
                     return np.memmap(file, dtype=np.uint8, mode="r")
         except OSError as error:
-            raise CorpusError(f"{path} cannot be read: {error.strerror}; build the corpus again") from error
+            advice = {
+                errno.ENOENT: "; build the corpus again",
+                errno.EMFILE: "; every lane opens one: raise ulimit -n",
+            }
+            raise CorpusError(f"{path} cannot be read: {error.strerror}{advice.get(error.errno or 0, '')}") from error
         raise CorpusError(f"{path} holds {size} bytes, its manifest says {expected_bytes}: build the corpus again")
 
     def verify(self, on_bytes: Callable[[int], None] = lambda _: None) -> None:

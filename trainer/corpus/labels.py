@@ -34,6 +34,18 @@ class LabelsError(ValueError):
     """Labels of a corpus cannot be used; the message says why."""
 
 
+def check_classes(classes: Mapping[str, Sequence[str]], known: Sequence[str]) -> None:
+    """Raises LabelsError unless every class has values that are known, each in no other. known: values of labels."""
+    for name, values in classes.items():
+        missing = [value for value in values if value not in known]
+        if missing or not values:
+            named = f"{missing[0]!r}, which no review is labelled with" if missing else "no value"
+            raise LabelsError(f"class {name} has {named}; there are: {', '.join(known)}")
+    named_values = [value for values in classes.values() for value in values]
+    if twice := {value for value in named_values if named_values.count(value) > 1}:
+        raise LabelsError(f"label {min(twice)!r} is in two classes")
+
+
 @dataclass(frozen=True)
 class Labels:
     """values: in their order of codes. classes: name -> its values. counts: (sources, values + 1), reviews in the
@@ -46,14 +58,7 @@ class Labels:
     disagreeing: _Count
 
     def __post_init__(self) -> None:
-        for name, values in self.classes.items():
-            missing = [value for value in values if value not in self.values]
-            if missing or not values:
-                named = f"{missing[0]!r}, which no review is labelled with" if missing else "no value"
-                raise LabelsError(f"class {name} has {named}; there are: {', '.join(self.values)}")
-        named_values = [value for values in self.classes.values() for value in values]
-        if twice := {value for value in named_values if named_values.count(value) > 1}:
-            raise LabelsError(f"label {min(twice)!r} is in two classes")
+        check_classes(self.classes, self.values)
         if any(len(row) != len(self.values) + 1 for row in self.counts):
             raise LabelsError(f"counts are not of {len(self.values) + 1} columns")
 

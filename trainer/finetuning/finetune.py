@@ -14,7 +14,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +68,12 @@ class Finetuning:
         self, directory: Path, options: FinetuningOptions, train: Labelled, valid: Labelled, on_log: OnRecord
     ) -> None:
         self.directory = directory
-        self.options = options
         self.train, self.valid = Task.of(train, options.labels), Task.of(valid, options.labels)
         self._on_log = on_log
         self._stop = threading.Event()
-        loaded = checkpoint.read(volumes.resolve(Path(options.start_from)))
+        start = volumes.resolve(Path(options.start_from))
+        loaded = checkpoint.read(start)
+        self.options = replace(options, checkpoint_sha256=checkpoint.manifest_sha256(start))
         self.start = loaded.manifest
         self.device = ALONE.device(options.device)
         model = loaded.model.to(self.device)
@@ -98,12 +99,13 @@ class Finetuning:
         """A new one, or the one that `directory` holds where it left off. Raises TrainingError if that is another."""
         made = cls(directory, options, train, valid, on_log)
         directory.mkdir(parents=True, exist_ok=True)
+        asked = made.options
         with locked(directory):
             if not (directory / OPTIONS).exists():
-                options.write(directory)
+                asked.write(directory)
             stored = FinetuningOptions.read(directory)
-        if stored != options:
-            different = next(f.name for f in fields(options) if getattr(stored, f.name) != getattr(options, f.name))
+        if stored != asked:
+            different = next(f.name for f in fields(asked) if getattr(stored, f.name) != getattr(asked, f.name))
             raise TrainingError(
                 f"{directory} holds another fine-tuning, which differs in {different}: delete it, or name another "
                 "directory with --run"
@@ -120,6 +122,8 @@ class Finetuning:
         try:
             self._run(on_update)
         except Stopped:
+            done = self._epochs()
+            self.epoch = self._epoch_of(done[-1]) if done else 0  # an epoch that is not validated is not saved
             return False
         return True
 
@@ -284,7 +288,10 @@ class Finetuning:
         snapshot.verify(path)
         self.optimizer.state.clear()  # epoch 0 has none
         _, _, self.progress = snapshot.load(path, self.objective, [self.optimizer])
-        self.epoch = self.progress.step // self._per_epoch
+        self.epoch = self._epoch_of(path)
+
+    def _epoch_of(self, path: Path) -> int:
+        return snapshot.step_of(path) // self._per_epoch
 
     def _note(self, record: dict[str, Any]) -> None:
         with (self.directory / "log.jsonl").open("a") as log:

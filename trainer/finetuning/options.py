@@ -10,7 +10,11 @@ MAX_LABELS = 100
 
 @dataclass(frozen=True)
 class FinetuningOptions(StoredOptions):
-    """All that determines a fine-tuning. labels: in the order of the head. data_sha256: of the texts and labels."""
+    """All that determines a fine-tuning. labels: in the order of the head. data_sha256: of the texts and labels.
+
+    checkpoint_sha256: of the manifest of the checkpoint that it starts from, filled in when it begins; when it
+    continues, a volume may serve another one.
+    """
 
     of = "fine-tuning"
 
@@ -25,6 +29,7 @@ class FinetuningOptions(StoredOptions):
     language_weight: float = 0.3  # of the bits per byte beside the label bits
     unit_weight: float = 0.5  # of the label bits of the sentiment unit alone, if labels are sentiment
     seed: int = 0
+    checkpoint_sha256: str = ""
     # How it is computed, which may change from one start to the next.
     dtype: str = field(default="auto", compare=False)
     fuse: bool = field(default=True, compare=False)

@@ -52,7 +52,8 @@ def drawn(corpus: Corpus, values: Collection[str], count: int, seed: int) -> Exa
     label drowns the others. Raises CorpusError for a corpus without labels, or none of these.
     """
     codes = _codes(corpus, values)
-    labels = [corpus.read_labels(entry) for entry in corpus.training]
+    # Copies: each map of a file keeps it open, and there may be more shards than files that may be.
+    labels = [np.array(corpus.read_labels(entry)) for entry in corpus.training]
     shards = np.repeat(np.arange(len(labels)), [len(found) for found in labels])
     places = np.concatenate([np.arange(len(found)) for found in labels])
     found = np.concatenate(labels)

@@ -63,7 +63,7 @@ def publish_run(
     """
     options = Options.read(run_directory)
     name = name or f"reviews-{options.cell}-{options.units}"
-    files = read_sentiment(evaluation, Faults(strict=True)) if isinstance(evaluation, Path) else evaluation
+    files = read_sentiment(evaluation, Faults()) if isinstance(evaluation, Path) else evaluation
     material = None if files is None else of_files(files)
     if heads:
         corpus = Corpus(Path(options.corpus))

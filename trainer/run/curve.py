@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ def draw_curve(directory: Path) -> Path | None:
         from matplotlib.figure import Figure  # noqa: PLC0415 - optional
     except ModuleNotFoundError:
         return None
-    records = [record for record in _records(directory / "log.jsonl") if "bytes_seen" in record]
+    records = updates(directory / "log.jsonl")
     if not records:
         return None
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -38,8 +37,17 @@ def draw_curve(directory: Path) -> Path | None:
     return path
 
 
-def _records(log: Path) -> Iterator[dict[str, Any]]:
-    """Those that are whole: a process that was killed may have left a part of one."""
+def updates(log: Path) -> list[dict[str, Any]]:
+    """The records of updates, by bytes: those after a snapshot that a crash went back to are the later ones.
+
+    A process that was killed may have left a part of a line, which is left out.
+    """
+    found: list[dict[str, Any]] = []
     for line in log.read_text().splitlines():
         with contextlib.suppress(ValueError):
-            yield json.loads(line)
+            record = json.loads(line)
+            if "bytes_seen" in record:
+                while found and found[-1]["bytes_seen"] > record["bytes_seen"]:
+                    found.pop()
+                found.append(record)
+    return found

@@ -9,6 +9,7 @@ averages their gradients: as many bytes as k times the lanes would read.
 """
 
 import math
+import shutil
 import signal
 import threading
 import time
@@ -309,7 +310,8 @@ class Run:
                 try:
                     snapshot.verify(path)
                 except SnapshotError:
-                    path.rename(path.with_name(path.name + ".damaged"))
+                    shutil.rmtree(aside := path.with_name(path.name + ".damaged"), ignore_errors=True)
+                    path.rename(aside)
                 else:
                     raise TrainingError(f"another process has written {path} since: continue from there with --resume")
 
